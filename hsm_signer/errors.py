@@ -1,0 +1,419 @@
+"""Every error a user can meet, in one tree.
+
+Each class has a stable ``code`` (scripts and the audit trail keep it), an ``exit_status`` for the command
+line and an ``http_status`` for the service. Messages are written in the user's words when they are raised;
+``hint`` says what to do next, where there is something to do. ``retryable`` means: the same request may
+succeed if sent again, nothing was lost and nothing was signed twice.
+
+Exit statuses: 1 internal, 2 input or configuration, 3 authorisation refused, 4 card, 5 token, 6 store,
+7 a verification that found something wrong, 8 try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class SignerError(Exception):
+    """Root of the tree; never raised itself."""
+
+    code: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+# --- input: files, configuration, arguments ------------------------------------------------------------
+
+
+class InputError(SignerError):
+    """Something the caller gave is not usable; nothing was changed."""
+
+    code = "input.invalid"
+    exit_status = 2
+    http_status = 400
+
+
+class ConfigError(InputError):
+    """The configuration is missing, unreadable, has an unknown key or a value of the wrong type."""
+
+    code = "config.invalid"
+
+
+class NotInitialised(ConfigError):
+    """There is no installation at this home."""
+
+    code = "config.not-initialised"
+
+
+class AlreadyInitialised(ConfigError):
+    """There is an installation at this home already."""
+
+    code = "config.already-initialised"
+    http_status = 409
+
+
+class FileError(InputError):
+    """A file cannot be read or written."""
+
+    code = "file.unusable"
+
+
+class PinMalformed(InputError):
+    """A PIN or PUK has the wrong length or alphabet; no try was used."""
+
+    code = "pin.malformed"
+
+
+class PinMissing(InputError):
+    """No PIN was given and nobody can be asked."""
+
+    code = "pin.missing"
+
+
+class AlgorithmUnsuitable(InputError):
+    """The algorithm does not fit the key, the mode or the digests."""
+
+    code = "algorithm.unsuitable"
+
+
+# --- card ----------------------------------------------------------------------------------------------
+
+
+class CardError(SignerError):
+    """The card, or the way to it."""
+
+    code = "card.error"
+    exit_status = 4
+    http_status = 422
+
+
+class CardNotFound(CardError):
+    """No such card."""
+
+    code = "card.not-found"
+
+
+class CardInUse(CardError):
+    """Another program holds the card."""
+
+    code = "card.in-use"
+    retryable = True
+
+
+class CardRemoved(CardError):
+    """The connection to the card broke off."""
+
+    code = "card.removed"
+    retryable = True
+
+
+class CardMemoryDamaged(CardError):
+    """The card's own memory is not usable (a simulated card: its file is damaged)."""
+
+    code = "card.memory-damaged"
+
+
+class CardAnswerMalformed(CardError):
+    """The card answered something that the contract (docs/apdu.md) does not allow."""
+
+    code = "card.answer-malformed"
+
+
+class CardBlank(CardError):
+    """The card holds no credential."""
+
+    code = "card.blank"
+
+
+class CardNotBlank(CardError):
+    """The card holds a credential already."""
+
+    code = "card.not-blank"
+
+
+class CardPinWrong(CardError):
+    """Wrong PIN; ``tries_left`` more before the card blocks it (status word 63Cx)."""
+
+    code = "card.pin-wrong"
+
+    def __init__(self, message: str, *, tries_left: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.tries_left = tries_left
+
+
+class CardPukWrong(CardPinWrong):
+    """Wrong PUK; ``tries_left`` more before the card blocks it (status word 63Cx)."""
+
+    code = "card.puk-wrong"
+
+
+class CardPinBlocked(CardError):
+    """The PIN's retry counter is at zero (status word 6983)."""
+
+    code = "card.pin-blocked"
+
+
+class CardPukBlocked(CardError):
+    """The PUK's retry counter is at zero, or the card has no PUK (status word 6983)."""
+
+    code = "card.puk-blocked"
+
+
+class CardPinNotVerified(CardError):
+    """The command needs a PIN verified for this message (status word 6982)."""
+
+    code = "card.pin-not-verified"
+
+
+class CardRefused(CardError):
+    """Any other status word; ``status_word`` holds it."""
+
+    code = "card.refused"
+
+    def __init__(self, message: str, *, status_word: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status_word = status_word
+
+
+# --- authorisation -------------------------------------------------------------------------------------
+
+
+class Refused(SignerError):
+    """A request the server understood and will not carry out."""
+
+    code = "refused"
+    exit_status = 3
+    http_status = 403
+
+
+class CredentialUnknown(Refused):
+    """No credential of that id or user here."""
+
+    code = "credential.unknown"
+    http_status = 404
+
+
+class CredentialExists(Refused):
+    """The user has a live credential already."""
+
+    code = "credential.exists"
+    http_status = 409
+
+
+class CredentialRevoked(Refused):
+    """Revoked: the wrapped private key no longer exists."""
+
+    code = "credential.revoked"
+
+
+class CredentialSuspended(Refused):
+    """Suspended by an operator; ``credential resume`` ends it."""
+
+    code = "credential.suspended"
+
+
+class CredentialLocked(Refused):
+    """Too many wrong PINs that only the server could see; ``credential unlock`` ends it."""
+
+    code = "credential.locked"
+
+
+class CredentialPending(Refused):
+    """Enrolment is not finished: only its own certificate request may be signed."""
+
+    code = "credential.pending"
+
+
+class StatusUnsuitable(Refused):
+    """The credential's status does not allow this change of status."""
+
+    code = "credential.status-unsuitable"
+    http_status = 409
+
+
+class AlgorithmNotAllowed(Refused):
+    """The record does not list this algorithm."""
+
+    code = "algorithm.not-allowed"
+
+
+class ChallengeStale(Refused):
+    """x or the RN list is not the record's: another signature came first. Ask the card again."""
+
+    code = "authorisation.stale"
+    exit_status = 8
+    http_status = 409
+    retryable = True
+
+
+class AuthorisationMismatch(Refused):
+    """Q does not open under T: another message, another card, another position (step 3; never counts)."""
+
+    code = "authorisation.mismatch"
+
+
+class AuthorisationExpired(Refused):
+    """An offline authorisation older than policy allows."""
+
+    code = "authorisation.expired"
+
+
+class WrongKey(Refused):
+    """Q opened, but its key does not open SK: a wrong PIN that slipped past the card (steps 4 and 5)."""
+
+    code = "authorisation.wrong-key"
+
+
+# --- token ---------------------------------------------------------------------------------------------
+
+
+class TokenError(SignerError):
+    """The PKCS#11 token, or the way to it."""
+
+    code = "token.error"
+    exit_status = 5
+    http_status = 503
+
+
+class TokenNotFound(TokenError):
+    """Module or token not there."""
+
+    code = "token.not-found"
+
+
+class TokenPinWrong(TokenError):
+    """The token refuses its PIN."""
+
+    code = "token.pin-wrong"
+
+
+class TokenKeyMissing(TokenError):
+    """MK or the record MAC key is not on the token (re-initialised, or another token)."""
+
+    code = "token.key-missing"
+
+
+class TokenMismatch(TokenError):
+    """The record belongs to another token or another MK."""
+
+    code = "token.mismatch"
+
+
+class TokenUnsuitable(TokenError):
+    """The token lacks what the scheme or key type needs."""
+
+    code = "token.unsuitable"
+
+
+class TokenUnavailable(TokenError):
+    """The token stopped answering."""
+
+    code = "token.unavailable"
+    retryable = True
+
+
+# --- store ---------------------------------------------------------------------------------------------
+
+
+class StoreError(SignerError):
+    """The database outside the token."""
+
+    code = "store.error"
+    exit_status = 6
+    http_status = 503
+
+
+class StoreMissing(StoreError):
+    """There is no database there, or it holds no store."""
+
+    code = "store.missing"
+
+
+class StoreReadOnly(StoreError):
+    """The database cannot be written."""
+
+    code = "store.read-only"
+
+
+class StoreBusy(StoreError):
+    """Another process held the database for too long."""
+
+    code = "store.busy"
+    exit_status = 8
+    retryable = True
+
+
+class StoreTooNew(StoreError):
+    """Written by a newer version of this program."""
+
+    code = "store.too-new"
+
+
+class StoreTooOld(StoreError):
+    """Needs an upgrade first."""
+
+    code = "store.too-old"
+
+
+class StoreDamaged(StoreError):
+    """The database, or a row that has no MAC to tell better, cannot be read."""
+
+    code = "store.damaged"
+
+
+class RecordDamaged(StoreError):
+    """A record's MAC does not hold: some field is not what this installation wrote."""
+
+    code = "record.damaged"
+
+
+class RecordOutdated(StoreError):
+    """A record is older than the evidence about it: an old row was put back."""
+
+    code = "record.outdated"
+
+
+class RecordConflict(StoreError):
+    """Somebody else wrote the record in between; nothing was released."""
+
+    code = "record.conflict"
+    exit_status = 8
+    http_status = 409
+    retryable = True
+
+
+# --- verification --------------------------------------------------------------------------------------
+
+
+class VerificationFailed(SignerError):
+    """A check that ran to its end and found something wrong."""
+
+    code = "verification.failed"
+    exit_status = 7
+    http_status = 422
+
+
+class SignatureInvalid(VerificationFailed):
+    """The signature is not one of this message under this key."""
+
+    code = "signature.invalid"
+
+
+class AuditFailed(VerificationFailed):
+    """Evidence, records and anchor do not agree."""
+
+    code = "audit.failed"
+
+
+def all_errors(root: type[SignerError] = SignerError) -> Iterator[type[SignerError]]:
+    """Every class of the tree, ``root`` first; the documentation and its test walk it."""
+    yield root
+    for child in root.__subclasses__():
+        yield from all_errors(child)
