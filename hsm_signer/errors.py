@@ -380,6 +380,12 @@ class RecordOutdated(StoreError):
     code = "record.outdated"
 
 
+class EvidenceMissing(StoreError):
+    """A record is newer than the evidence about it: entries were removed."""
+
+    code = "evidence.missing"
+
+
 class RecordConflict(StoreError):
     """Somebody else wrote the record in between; nothing was released."""
 

@@ -345,6 +345,24 @@ class SignOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class NewCredential:
+    """What enrolment asks for (docs/protocol.md, section 7)."""
+
+    owner: str
+    scheme: Scheme
+    combine: Combine
+    key: KeySpec
+    pin_policy: PinPolicy
+    pin_check: PinCheck
+    pin_tries: int
+    puk_tries: int
+    card_point: bytes
+    """65 bytes: 04 || x || y on P-256."""
+    card_serial: bytes
+    """8 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class CardPersonalisation:
     """What INSTALL gives to the card (docs/protocol.md, section 7); all of it public or wrapped."""
 

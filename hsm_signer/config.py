@@ -1,0 +1,130 @@
+"""Configuration: one TOML file in the home folder, frozen once read.
+
+Relative paths are relative to the home folder. Secrets do not belong here: the token's PIN comes from the
+file that ``pin-source`` of the token's URI names, or from ``HSM_SIGNER_TOKEN_PIN``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from .errors import ConfigError, NotInitialised
+
+CONFIG_FILE = "config.toml"
+HOME_VARIABLE = "HSM_SIGNER_HOME"
+TOKEN_PIN_VARIABLE = "HSM_SIGNER_TOKEN_PIN"  # noqa: S105  a name, no PIN
+CARD_PIN_VARIABLE = "HSM_SIGNER_CARD_PIN"
+DEFAULT_HOME = Path("~/.hsm-signer")
+MAX_CONFIG = 1 << 20
+
+KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[token]``"""
+
+    uri: str
+    """PKCS#11 URI (RFC 7512): token or serial, ?module-path, &pin-source=file:PATH."""
+    master_key: KeyId
+    """CKA_ID of MK, 16 hexadecimal digits."""
+    record_key: KeyId
+    """CKA_ID of the record MAC key, 16 hexadecimal digits."""
+    softhsm_conf: str | None = None
+    """SoftHSM2's settings file, for tokens of `hsm-signer init` without --module."""
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[store]``"""
+
+    url: str = "sqlite:///store.db"
+    """SQLAlchemy URL."""
+    busy_timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    """Seconds to wait for another process that writes."""
+
+
+class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[card]``"""
+
+    pin_tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 3
+    """Wrong PINs before a new card blocks."""
+    puk_tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 10
+    """Wrong PUKs before a new card blocks for ever."""
+    wait: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
+    """Seconds to wait for a card that another program holds."""
+    hash_on_card_up_to: Annotated[int, msgspec.Meta(ge=0)] = 4096
+    """Bytes: with --hash-on auto, a longer message is hashed by the host and its digest authorised."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    """1."""
+    token: TokenConfig
+    store: StoreConfig = StoreConfig()
+    card: CardConfig = CardConfig()
+
+
+def load(home: Path) -> Config:
+    """Read HOME/config.toml; raises NotInitialised, or ConfigError naming the field and what was expected."""
+    path = home / CONFIG_FILE
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG + 1)
+    except FileNotFoundError as error:
+        raise NotInitialised(
+            f"there is no installation in {home}",
+            hint="hsm-signer init makes one; --home or HSM_SIGNER_HOME names another folder",
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_CONFIG:
+        raise ConfigError(f"{path}: longer than {MAX_CONFIG} bytes")
+    try:
+        document = tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    try:
+        return msgspec.convert(document, type=Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_in_words(str(error))}") from error
+
+
+def dump(config: Config) -> str:
+    """The file's text."""
+    lines = [
+        "# hsm-signer configuration. Relative paths are relative to this folder. Every key is explained in",
+        "# the documentation; a key that is not known is an error.",
+    ]
+    document = msgspec.to_builtins(config)
+    lines.append(f"format = {document.pop('format')}")
+    for section, values in document.items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | float) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _in_words(message: str) -> str:
+    """msgspec's "Expected `str`, got `int` - at `$.token.uri`" as "token.uri: expected str, got int"."""
+    text, _, where = message.partition(" - at ")
+    field = where.strip("`").removeprefix("$").removeprefix(".")
+    if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        return f"unknown key {'.'.join(filter(None, (field, match[1])))!r}"
+    if match := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return f"missing key {'.'.join(filter(None, (field, match[1])))!r}"
+    plain = text.replace("`", "")
+    return f"{field}: {plain[0].lower()}{plain[1:]}" if field else plain

@@ -1,0 +1,23 @@
+"""What differs between the three schemes, and nothing else: each module reads like its figure."""
+
+from __future__ import annotations
+
+from ..types import Scheme
+from .basic import BasicScheme
+from .pin import PinScheme
+from .rolling import RollingScheme
+from .steps import Created, Recovered, Rolled, SchemeSteps
+
+_SCHEMES: dict[Scheme, SchemeSteps] = {
+    Scheme.BASIC: BasicScheme(),
+    Scheme.PIN: PinScheme(),
+    Scheme.ROLLING: RollingScheme(),
+}
+
+
+def steps_of(scheme: Scheme) -> SchemeSteps:
+    """The steps of a scheme; they hold no state."""
+    return _SCHEMES[scheme]
+
+
+__all__ = ["Created", "Recovered", "Rolled", "SchemeSteps", "steps_of"]

@@ -1,0 +1,51 @@
+"""Scheme basic: figures 3 and 4, steps 480 to 482 and 491 to 495.
+
+T_1 = D_1 is public, so Q_1 is no secret from whoever reads the wire: this scheme is for a channel that is
+secure by other means (docs/protocol.md, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+from .steps import Created, Recovered
+from .workspace import KekUse, Key, KeyPair, Workspace
+
+
+class BasicScheme:
+    """The card holds KEY; the store holds wrap_KEY(SK)."""
+
+    scheme = Scheme.BASIC
+    sk_extractable = False
+    sk_gives_kowf = False
+
+    def challenge(self, record: CredentialRecord) -> tuple[RollingValue, ...]:
+        """Nothing to ask for."""
+        del record
+        return ()
+
+    def recover(
+        self,
+        workspace: Workspace,
+        record: CredentialRecord,
+        position_digests: Sequence[Digest],
+        quantities: Sequence[Quantity],
+    ) -> Recovered:
+        """KEY out of Q_1 = KW_D1(KEY) (step 492)."""
+        del record
+        transient = workspace.public_transient(position_digests[0])
+        return Recovered(unwraps_sk=workspace.open_quantity(transient, quantities[0], KekUse.UNWRAP_SK))
+
+    def check(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
+        """Nothing beyond SK having opened."""
+
+    def roll(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
+        """wrap_KEY(SK) stays as it is."""
+
+    def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
+        """A fresh KEY; combine is 0 (there is no KCAR)."""
+        if combine is not Combine.NONE:
+            raise ValueError("scheme basic has combine 0")
+        key = workspace.new_key()
+        return Created(kek=key, kcar=None, wrapped_sk=workspace.wrap_sk(key, pair.private))

@@ -1,0 +1,96 @@
+"""The shape all three schemes share: challenge, create, and steps 3, 5 and 7 of a signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ..types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme, WrappedKey
+from .workspace import Key, KeyPair, Workspace
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Keys out of **all** Q_i (step 3). Until every one has opened, SK stays wrapped."""
+
+    unwraps_sk: Key
+    compares: Key | None = None
+    """The received KOWF once more, for step 5 (scheme pin)."""
+    wraps_next: Key | None = None
+    """V_x+1, for step 7 (scheme rolling, combine 2)."""
+    rolls: Key | None = None
+    """V_x once more, for step 7 (scheme rolling, combine 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """How the record changes after a signature of scheme rolling (steps 892 to 896)."""
+
+    wrapped_sk: WrappedKey
+    x: int
+    rn: RollingValue
+    rn_next: RollingValue
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What a scheme adds to a new record, and the keys the card must get (steps 751 to 755)."""
+
+    kek: Key
+    """KEY, KOWF or KEK1: goes to the card under K_2."""
+    kcar: Key | None
+    """Goes to the card under K_1; None in scheme basic."""
+    wrapped_sk: WrappedKey
+    wrapped_kcar: WrappedKey | None = None
+    parameter: bytes | None = None
+    x: int | None = None
+    rn: RollingValue | None = None
+    rn_next: RollingValue | None = None
+
+
+class SchemeSteps(Protocol):
+    """One scheme of docs/protocol.md, section 3."""
+
+    scheme: Scheme
+    sk_extractable: bool
+    """Whether SK must leave the token wrapped again after a signature."""
+    sk_gives_kowf: bool
+    """Whether SK also computes KOWF."""
+
+    def challenge(self, record: CredentialRecord) -> tuple[RollingValue, ...]:
+        """The RN list a card must use for this record."""
+        ...
+
+    def recover(
+        self,
+        workspace: Workspace,
+        record: CredentialRecord,
+        position_digests: Sequence[Digest],
+        quantities: Sequence[Quantity],
+    ) -> Recovered:
+        """Step 3; raises AuthorisationMismatch."""
+        ...
+
+    def check(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
+        """Step 5; raises WrongKey."""
+        ...
+
+    def roll(
+        self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered
+    ) -> Rolled | None:
+        """Step 7; None where the scheme leaves the record as it is."""
+        ...
+
+    def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
+        """Step 2 of enrolment."""
+        ...
+
+
+def need(value: _T | None, field: str) -> _T:
+    """A field the record's scheme must have; the record's MAC held, so its absence is our own error."""
+    if value is None:
+        raise AssertionError(f"record without {field}")
+    return value

@@ -1,0 +1,1 @@
+"""The secure environment: the only room that imports PKCS#11."""

@@ -1,0 +1,313 @@
+"""The secure environment (the patent's 360): coarse operations, records in, records out.
+
+Bytes and frozen records cross this border, never handles and never key bytes, so that it can run in this
+process, in a worker process, or one day inside an HSM. What a scheme does differently stands in
+:mod:`hsm_signer.schemes`; this is what all of them share: steps 3 to 8 of docs/protocol.md, section 5, and
+step 2 of section 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pkcs11 import Mechanism
+
+from .. import algorithms
+from ..content import Measured, digest_list_hash
+from ..encoding import record_bytes
+from ..errors import (
+    AuthorisationMismatch,
+    InputError,
+    RecordDamaged,
+    SignatureInvalid,
+    TokenError,
+    TokenMismatch,
+    TokenUnsuitable,
+)
+from ..schemes import Created, Rolled, steps_of
+from ..schemes.authorise import authorisation_digest, personalisation_digest, position_digests
+from ..schemes.workspace import Key
+from ..types import (
+    CREDENTIAL_ID_LENGTH,
+    Algorithm,
+    Authorisation,
+    CardPersonalisation,
+    CredentialId,
+    CredentialRecord,
+    HashName,
+    Mode,
+    NewCredential,
+    SealedRecord,
+    Status,
+    WrappedKey,
+)
+from .faults import token_call
+from .profile import TokenProfile
+from .session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
+from .workspace import GeneratedPair, TokenWorkspace
+
+RECORD_FORMAT = 1
+
+Observe = Callable[[int], None]
+"""Told the number of each step of docs/protocol.md, section 5, when it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What the token gives for one authorisation: not yet released."""
+
+    signatures: tuple[bytes, ...]
+    rolled: Rolled | None
+    destroyed: int
+    """Session objects destroyed in step 8."""
+
+
+class SecureEnvironment:
+    """One token session with its profile, MK and record MAC key."""
+
+    def __init__(
+        self, session: TokenSession, profile: TokenProfile, *, mk_id: bytes, record_key_id: bytes
+    ) -> None:
+        """Find both keys; raises TokenKeyMissing."""
+        self._session = session
+        self.profile = profile
+        self.mk_id = mk_id
+        self.record_key_id = record_key_id
+        self._master_key = session.find_key(MASTER_KEY_LABEL, mk_id)
+        self._record_key = session.find_key(RECORD_KEY_LABEL, record_key_id)
+
+    @property
+    def token_serial(self) -> str:
+        """Serial number of the token, as records carry it."""
+        return self._session.serial
+
+    # --- records ---------------------------------------------------------------------------------------
+
+    def seal(self, record: CredentialRecord) -> SealedRecord:
+        """The record with its MAC: HMAC-SHA-256 by the token, 32 bytes."""
+        return SealedRecord(record, self._mac(record))
+
+    def check(self, sealed: SealedRecord) -> None:
+        """Raises RecordDamaged unless the MAC holds, TokenMismatch if KCAR is wrapped under another MK."""
+        record = sealed.record
+        if record.mac_key_id != self.record_key_id:
+            raise RecordDamaged(
+                f"the record of {record.owner!r} is not sealed by this installation's key",
+                hint="the database belongs to another installation, or the row was changed",
+            )
+        if not hmac.compare_digest(self._mac(record), sealed.mac):
+            raise RecordDamaged(
+                f"the record of {record.owner!r} was changed outside this program: its MAC does not hold",
+                hint="restore the row from a backup; `hsm-signer audit verify` lists what else is wrong",
+            )
+        if record.mk_id != self.mk_id:
+            raise TokenMismatch(
+                f"the record of {record.owner!r} needs master key {record.mk_id.hex()}, "
+                f"this installation has {self.mk_id.hex()}"
+            )
+
+    def _mac(self, record: CredentialRecord) -> bytes:
+        session = self._session.pkcs11  # checks the thread
+        del session
+        with token_call("computing a record's MAC"):
+            mac: bytes = self._record_key.sign(record_bytes(record), mechanism=Mechanism.SHA256_HMAC)
+        return mac
+
+    def random(self, length: int) -> bytes:
+        """``length`` bytes from the token's generator."""
+        with self._workspace() as workspace:
+            return workspace.random(length)
+
+    def _workspace(self) -> TokenWorkspace:
+        return self._session.workspace(self.profile, self._master_key)
+
+    # --- one authorisation -----------------------------------------------------------------------------
+
+    def sign(
+        self,
+        record: CredentialRecord,
+        authorisation: Authorisation,
+        measured: Measured,
+        observe: Observe = lambda _: None,
+    ) -> Signed:
+        """Steps 3 to 8: open Q, open SK, sign exactly ``measured``, wrap SK again, erase.
+
+        D is computed here again, from what will be signed: nobody outside can say what it is. Raises
+        AuthorisationMismatch (step 3), WrongKey (4 and 5), TokenError.
+        """
+        steps = steps_of(record.scheme)
+        algorithm = authorisation.algorithm
+        spec = algorithms.key_spec_of(record.spki)
+        _check_measured(measured, algorithm)
+        d = authorisation_digest(
+            scheme=record.scheme,
+            combine=record.combine,
+            algorithm=algorithm,
+            mode=measured.mode,
+            pin_policy=record.pin_policy,
+            credential_id=record.credential_id,
+            nonce=authorisation.nonce,
+            rolling_values=authorisation.rolling_values,
+            h=measured.h,
+        )
+        positions = position_digests(d, authorisation.rolling_values)
+        if len(authorisation.quantities) != len(positions):
+            raise AuthorisationMismatch(
+                f"authorisation: expected {len(positions)} quantities, got {len(authorisation.quantities)}"
+            )
+        workspace = self._workspace()
+        with workspace:
+            # 3. KCAR from KW_MK(KCAR); each T_i; the keys from all Q_i (steps 492, 696 to 697, 887 to 888).
+            keys = steps.recover(workspace, record, positions, authorisation.quantities)
+            observe(3)
+            # 4. SK from wrap(SK) (steps 493, 698, 889).
+            sk = workspace.unwrap_sk(
+                keys.unwraps_sk,
+                _present(record.wrapped_sk),
+                spec,
+                algorithm,
+                extractable=steps.sk_extractable,
+                gives_kowf=steps.sk_gives_kowf,
+            )
+            observe(4)
+            # 5. Scheme pin: KOWF again, and compare.
+            steps.check(workspace, record, sk, keys)
+            observe(5)
+            # 6. Sign, and verify with PK before anything is released (steps 494, 699, 890).
+            verify = algorithms.verifier(record.spki, algorithm)
+            to_sign = (measured.message,) if measured.message is not None else measured.digests
+            signatures = []
+            for each in to_sign:
+                signature = workspace.sign(sk, spec, algorithm, each)
+                try:
+                    verify(each, signature)
+                except SignatureInvalid as error:
+                    raise TokenError("the token made a signature that does not verify under PK") from error
+                signatures.append(signature)
+            observe(6)
+            # 7. Scheme rolling: wrap SK under V_x+1 (steps 891 to 894).
+            rolled = steps.roll(workspace, record, sk, keys)
+            observe(7)
+        # 8. Every session object has been destroyed (steps 495, 700, 895).
+        observe(8)
+        return Signed(tuple(signatures), rolled, workspace.destroyed)
+
+    # --- enrolment -------------------------------------------------------------------------------------
+
+    def create(self, wanted: NewCredential) -> tuple[CredentialRecord, CardPersonalisation]:
+        """Keys for one credential: a pending record, not yet sealed, and what INSTALL gives to the card.
+
+        Raises TokenUnsuitable where the token cannot hold such a credential, InputError for a card's point
+        that is not on P-256.
+        """
+        if obstacle := self.profile.obstacle(wanted.scheme, wanted.key):
+            raise TokenUnsuitable(obstacle)
+        if not algorithms.is_p256_point(wanted.card_point):
+            raise InputError("card point: expected 65 bytes, 04 || x || y, a point of P-256")
+        steps = steps_of(wanted.scheme)
+        with self._workspace() as workspace:
+            credential_id = CredentialId(workspace.random(CREDENTIAL_ID_LENGTH))
+            pair = workspace.new_pair(wanted.key, gives_kowf=steps.sk_gives_kowf)
+            created = steps.create(workspace, pair, wanted.combine)
+            personalisation = self._personalise(workspace, wanted, credential_id, created)
+            record = self._record(wanted, credential_id, pair, created)
+        return record, personalisation
+
+    def _personalise(
+        self,
+        workspace: TokenWorkspace,
+        wanted: NewCredential,
+        credential_id: CredentialId,
+        created: Created,
+    ) -> CardPersonalisation:
+        ephemeral = workspace.new_ephemeral()
+        token_point = algorithms.ec_point_of(ephemeral.spki)
+        z = workspace.agree(ephemeral.private, wanted.card_point)
+
+        def wrap(role: int, key: Key) -> WrappedKey:
+            digest = personalisation_digest(
+                role,
+                credential_id=credential_id,
+                scheme=wanted.scheme,
+                combine=wanted.combine,
+                pin_policy=wanted.pin_policy,
+                pin_check=wanted.pin_check,
+                pin_tries=wanted.pin_tries,
+                puk_tries=wanted.puk_tries,
+                card_point=wanted.card_point,
+                token_point=token_point,
+            )
+            return workspace.wrap_for_card(workspace.personalisation_key(z, digest), key)
+
+        return CardPersonalisation(
+            credential_id=credential_id,
+            scheme=wanted.scheme,
+            combine=wanted.combine,
+            pin_policy=wanted.pin_policy,
+            pin_check=wanted.pin_check,
+            pin_tries=wanted.pin_tries,
+            puk_tries=wanted.puk_tries,
+            token_point=token_point,
+            wrapped_kcar=None if created.kcar is None else wrap(1, created.kcar),
+            wrapped_kek=wrap(2, created.kek),
+        )
+
+    def _record(
+        self,
+        wanted: NewCredential,
+        credential_id: CredentialId,
+        pair: GeneratedPair,
+        created: Created,
+    ) -> CredentialRecord:
+        return CredentialRecord(
+            format=RECORD_FORMAT,
+            mac_key_id=self.record_key_id,
+            version=1,
+            credential_id=credential_id,
+            owner=wanted.owner,
+            status=Status.PENDING,
+            scheme=wanted.scheme,
+            combine=wanted.combine,
+            pin_policy=wanted.pin_policy,
+            pin_check=wanted.pin_check,
+            token_serial=self.token_serial,
+            mk_id=self.mk_id,
+            spki=pair.spki,
+            algorithms=wanted.key.algorithms,
+            parameter=created.parameter,
+            wrapped_kcar=created.wrapped_kcar,
+            wrap_mechanism=self.profile.private_wrap or 0,
+            wrapped_sk=created.wrapped_sk,
+            x=created.x,
+            rn=created.rn,
+            rn_next=created.rn_next,
+            failures=0,
+            card_serial=wanted.card_serial,
+            assurance=0,
+            request_hash=None,
+            evidence_head=None,
+        )
+
+
+def _check_measured(measured: Measured, algorithm: Algorithm) -> None:
+    """What is signed is what H is of, as far as bytes can show it; for SHA-384 and SHA-512 in message mode
+    both came from one reading of the message (content.py)."""
+    if measured.mode is Mode.DIGESTS:
+        same = digest_list_hash(measured.digests) == measured.h
+    elif algorithm.hash is HashName.SHA256:
+        same = measured.digests == (measured.h,)
+    elif algorithm.hash is None:
+        same = hashlib.sha256(measured.message or b"").digest() == measured.h
+    else:
+        same = len(measured.digests) == 1 and len(measured.digests[0]) == algorithm.hash
+    if not same:
+        raise InputError("what is to be signed is not what was authorised")
+
+
+def _present(wrapped: WrappedKey | None) -> WrappedKey:
+    if wrapped is None:
+        raise AssertionError("a live record without wrap(SK)")
+    return wrapped

@@ -1,0 +1,66 @@
+"""PKCS#11 return values -> our errors, decided once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pkcs11.exceptions as p11
+
+from ..errors import TokenUnavailable, TokenUnsuitable
+
+KEY_DID_NOT_OPEN = (
+    # What tokens answer to an unwrap under a wrong key. SoftHSM says CKR_GENERAL_ERROR, NSS
+    # CKR_WRAPPED_KEY_INVALID; so GENERAL_ERROR here never means "HSM down" by itself.
+    p11.GeneralError,
+    p11.FunctionFailed,
+    p11.WrappedKeyInvalid,
+    p11.WrappedKeyLenRange,
+    p11.EncryptedDataInvalid,
+    p11.EncryptedDataLenRange,
+    p11.DataInvalid,
+    p11.DataLenRange,
+    p11.ArgumentsBad,
+    p11.AttributeValueInvalid,
+    p11.KeySizeRange,
+)
+
+GONE = (
+    # Nothing recovers from these but a new start: drop everything, initialise, log in, find MK again.
+    p11.GeneralError,
+    p11.FunctionFailed,
+    p11.DeviceError,
+    p11.DeviceMemory,
+    p11.DeviceRemoved,
+    p11.HostMemory,
+    p11.SessionClosed,
+    p11.SessionHandleInvalid,
+    p11.SessionCount,
+    p11.TokenNotPresent,
+    p11.TokenNotRecognised,
+    p11.UserNotLoggedIn,
+    p11.KeyHandleInvalid,
+    p11.ObjectHandleInvalid,
+    p11.UnwrappingKeyHandleInvalid,
+    p11.WrappingKeyHandleInvalid,
+    p11.OperationActive,
+)
+
+
+@contextmanager
+def token_call(doing: str) -> Iterator[None]:
+    """Turn whatever PKCS#11 says into TokenUnavailable or TokenUnsuitable, with what was being done."""
+    try:
+        yield
+    except GONE as error:
+        raise TokenUnavailable(
+            f"the token stopped answering while {doing} ({reason(error)})",
+            hint="nothing was released; try again when the token is back",
+        ) from error
+    except p11.PKCS11Error as error:
+        raise TokenUnsuitable(f"the token refuses {doing} ({reason(error)})") from error
+
+
+def reason(error: p11.PKCS11Error) -> str:
+    """The return value's name, without any data of the call."""
+    return type(error).__name__

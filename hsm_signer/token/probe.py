@@ -1,0 +1,326 @@
+"""Finds out what a token can do by doing it: candidate profiles, each tried with the real operations.
+
+Everything made here is a session object of a workspace and dies with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pkcs11.exceptions as p11
+from pkcs11 import Attribute, Mechanism
+
+from .. import algorithms
+from ..errors import SignerError
+from ..schemes.workspace import KekUse, Key
+from ..types import (
+    KEY_LENGTH,
+    Algorithm,
+    Combine,
+    Digest,
+    KeySpec,
+    Quantity,
+    WrappedKey,
+)
+from . import templates
+from .binding import SecretKeyObject, mechanism
+from .profile import TokenProfile
+from .session import TokenSession
+from .workspace import TokenWorkspace
+
+KEY_WRAP_CANDIDATES = (
+    Mechanism.AES_KEY_WRAP,
+    Mechanism._AES_KEY_WRAP,
+    0x80000170,  # Luna
+)
+PRIVATE_WRAP_CANDIDATES = (
+    Mechanism.AES_KEY_WRAP_KWP,  # RFC 5649 where a token has it
+    Mechanism.AES_KEY_WRAP_PAD,  # SoftHSM 2.6: a format of its own, with the integrity of KW
+    0x80000171,  # Luna
+    Mechanism._AES_KEY_WRAP_PAD,
+)
+TEST_DATA = Digest(bytes(range(32)))
+OTHER_DATA = Digest(bytes(range(32, 64)))
+UNWRAP_REFUSALS = (p11.PKCS11Error, SignerError)
+
+
+def probe(session: TokenSession, progress: Callable[[str], None] = lambda _: None) -> TokenProfile:
+    """The profile of the token behind ``session``; takes some 0.3 s on SoftHSM. Raises TokenUnavailable.
+
+    ``progress`` is told what is being tried, in words.
+    """
+    profile = TokenProfile(identity=session.identity)
+    progress("attributes")
+    profile = _attributes(session, profile)
+    progress("key wrap")
+    profile = _key_wrap(session, profile)
+    if profile.key_wrap is None:
+        return profile
+    profile = _restrictions(session, profile)
+    progress("combine methods")
+    profile = _first(session, profile, "cbc_encrypt_data", (Mechanism.AES_CBC_ENCRYPT_DATA,), _derives_by_cbc)
+    profile = _first(session, profile, "xor_base_and_data", (Mechanism.XOR_BASE_AND_DATA,), _derives_by_xor)
+    profile = _first(session, profile, "cmac", (Mechanism.AES_CMAC,), _compares)
+    progress("private key wrap")
+    profile = _first(session, profile, "private_wrap", PRIVATE_WRAP_CANDIDATES, _wraps_private_key)
+    profile = _first(session, profile, "ecdh", (Mechanism.ECDH1_DERIVE,), _agrees)
+    keys: dict[str, str] = {}
+    for spec in (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.ED25519, KeySpec.RSA2048):
+        progress(f"key type {spec.cli_name}")
+        keys[spec.cli_name] = key_obstacle(session, profile, spec)
+    longest = session.max_rsa_bits()
+    for spec in (KeySpec.RSA3072, KeySpec.RSA4096):
+        # Generating these takes seconds; the mechanism's limits and the 2048-bit cycle decide.
+        too_long = "" if (spec.rsa_bits or 0) <= longest else f"the token generates RSA up to {longest} bits"
+        keys[spec.cli_name] = keys[KeySpec.RSA2048.cli_name] or too_long
+    profile = msgspec.structs.replace(profile, keys=keys)
+    if not keys[KeySpec.RSA2048.cli_name]:
+        progress("RSA-OAEP")
+        profile = _first(session, profile, "oaep_hash", ("sha256", "sha1"), _gives_kowf_by_rsa)
+    return profile
+
+
+def key_obstacle(session: TokenSession, profile: TokenProfile, spec: KeySpec) -> str:
+    """Generate, wrap, unwrap, sign and verify with one key type: "" if all went well, or where it stopped."""
+    doing = "generate"
+    if profile.private_wrap is None:
+        return "the token cannot wrap private keys with integrity"
+    try:
+        with session.workspace(profile) as workspace:
+            pair = workspace.new_pair(spec, gives_kowf=False)
+            doing = "wrap"
+            wrapping, unwrapping = _kek_pair(workspace)
+            wrapped = workspace.wrap_sk(wrapping, pair.private)
+            doing = "unwrap"
+            for algorithm in spec.algorithms:
+                doing = "unwrap"
+                sk = workspace.unwrap_sk(
+                    unwrapping, wrapped, spec, algorithm, extractable=False, gives_kowf=False
+                )
+                doing = f"sign by {algorithm.cli_name} with"
+                signed = bytes(algorithm.hash or KEY_LENGTH)
+                signature = workspace.sign(sk, spec, algorithm, signed)
+                algorithms.verifier(pair.spki, algorithm)(signed, signature)
+    except (SignerError, p11.PKCS11Error) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, p11.PKCS11Error) else error
+        return f"the token cannot {doing} {spec.cli_name} keys ({type(cause).__name__})"
+    return ""
+
+
+def _works(session: TokenSession, profile: TokenProfile, test: Callable[[TokenWorkspace], None]) -> bool:
+    try:
+        with session.workspace(profile) as workspace:
+            test(workspace)
+    except (SignerError, p11.PKCS11Error, ValueError):
+        session.pkcs11.generate_random(8)  # a token that has gone is no token that lacks something
+        return False
+    return True
+
+
+def _first(
+    session: TokenSession,
+    profile: TokenProfile,
+    field: str,
+    candidates: tuple[Any, ...],
+    test: Callable[[TokenWorkspace], None],
+) -> TokenProfile:
+    for candidate in candidates:
+        value = int(candidate) if isinstance(candidate, int) else candidate
+        tried = msgspec.structs.replace(profile, **{field: value})
+        if _works(session, tried, test):
+            return tried
+    return profile
+
+
+def _attributes(session: TokenSession, profile: TokenProfile) -> TokenProfile:
+    for field in ("copyable_attribute", "allowed_mechanisms"):
+        tried = msgspec.structs.replace(profile, **{field: True})
+        template = templates.secret_key(
+            tried,
+            usage=Attribute.DERIVE,
+            mechanisms=(Mechanism.AES_CBC_ENCRYPT_DATA,),
+            value_len=KEY_LENGTH,
+        )
+
+        def accepted(workspace: TokenWorkspace, template: templates.Template = template) -> None:
+            workspace.generate_from(template)
+
+        if _works(session, tried, accepted):
+            profile = tried
+    return profile
+
+
+def _key_wrap(session: TokenSession, profile: TokenProfile) -> TokenProfile:
+    for value_len in (False, True):
+        tried = msgspec.structs.replace(profile, value_len_on_unwrap=value_len)
+        found = _first(session, tried, "key_wrap", KEY_WRAP_CANDIDATES, _wraps_secret_key)
+        if found.key_wrap is not None:
+            return found
+    return profile
+
+
+def _restrictions(session: TokenSession, profile: TokenProfile) -> TokenProfile:
+    """Whether ALLOWED_MECHANISMS is enforced, and whether UNWRAP_TEMPLATE is taken."""
+    kw = profile.key_wrap or 0
+
+    def confined(workspace: TokenWorkspace) -> None:
+        template = templates.secret_key(
+            profile,
+            usage=Attribute.WRAP,
+            mechanisms=(Mechanism.AES_CBC_ENCRYPT_DATA,),
+            value_len=KEY_LENGTH,
+        )
+        wrapping = workspace.generate_from(template)
+        wrapped = workspace.generate_from(_extractable(profile))
+        try:
+            wrapping.wrap_key(wrapped, mechanism=mechanism(kw))
+        except p11.PKCS11Error:
+            return
+        raise ValueError("not enforced")
+
+    def unwrap_template(workspace: TokenWorkspace) -> None:
+        template = templates.secret_key(
+            profile,
+            usage=Attribute.WRAP,
+            also=(Attribute.UNWRAP,),
+            mechanisms=(kw,),
+            value_len=KEY_LENGTH,
+        )
+        workspace.generate_from(template | {Attribute.UNWRAP_TEMPLATE: templates.unwrap_template()})
+
+    return msgspec.structs.replace(
+        profile,
+        enforces_allowed_mechanisms=profile.allowed_mechanisms and _works(session, profile, confined),
+        unwrap_template=_works(session, profile, unwrap_template),
+    )
+
+
+def _extractable(profile: TokenProfile) -> templates.Template:
+    return templates.secret_key(
+        profile,
+        usage=Attribute.DERIVE,
+        mechanisms=(Mechanism.AES_CBC_ENCRYPT_DATA,),
+        extractable=True,
+        value_len=KEY_LENGTH,
+    )
+
+
+def _wraps_secret_key(workspace: TokenWorkspace) -> None:
+    """40 bytes, opens again to the same key, and a flipped bit does not open."""
+    profile = workspace.profile
+    number = profile.key_wrap or 0
+    wrapping: SecretKeyObject = workspace.generate_from(
+        templates.secret_key(
+            profile,
+            usage=Attribute.WRAP,
+            also=(Attribute.UNWRAP,),
+            mechanisms=(number,),
+            value_len=KEY_LENGTH,
+        )
+    )
+    wrapped = wrapping.wrap_key(workspace.generate_from(_extractable(profile)), mechanism=mechanism(number))
+    again = workspace.unwrap_with(wrapping, wrapped, _without_length(_extractable(profile), profile))
+    if len(wrapped) != 40 or wrapping.wrap_key(again, mechanism=mechanism(number)) != wrapped:
+        raise ValueError("not RFC 3394")
+    flipped = bytes([wrapped[0] ^ 1]) + wrapped[1:]
+    try:
+        workspace.unwrap_with(wrapping, flipped, _without_length(_extractable(profile), profile))
+    except UNWRAP_REFUSALS:
+        return
+    raise ValueError("no integrity")
+
+
+def _without_length(template: templates.Template, profile: TokenProfile) -> templates.Template:
+    if profile.value_len_on_unwrap:
+        return template
+    return {attribute: value for attribute, value in template.items() if attribute != Attribute.VALUE_LEN}
+
+
+def _derives_by_cbc(workspace: TokenWorkspace) -> None:
+    workspace.transient(workspace.new_kcar(Combine.CBC), Combine.CBC, TEST_DATA)
+
+
+def _derives_by_xor(workspace: TokenWorkspace) -> None:
+    workspace.transient(workspace.new_kcar(Combine.XOR), Combine.XOR, TEST_DATA)
+
+
+def _compares(workspace: TokenWorkspace) -> None:
+    """Two keys unwrapped from one wrapping are equal by CMAC, two from different ones are not."""
+    wraps, opens = _transient_pair(workspace)
+    quantities = [
+        Quantity(workspace.wrap_for_card(wraps, workspace.new_kcar(Combine.CBC))) for _ in range(2)
+    ]
+    one, same, other = (
+        workspace.open_quantity(opens, each, KekUse.COMPARE)
+        for each in (quantities[0], quantities[0], quantities[1])
+    )
+    if not workspace.same_key(one, same) or workspace.same_key(one, other):
+        raise ValueError("CMAC does not tell keys apart")
+
+
+def _transient_pair(workspace: TokenWorkspace) -> tuple[Key, Key]:
+    """One key derived twice from a fresh KCAR: once to wrap, as a card does, once to unwrap."""
+    kcar = workspace.new_kcar(Combine.CBC)
+    wraps = workspace.personalisation_key(kcar, TEST_DATA)
+    return wraps, workspace.transient(kcar, Combine.CBC, TEST_DATA)
+
+
+def _kek_pair(workspace: TokenWorkspace) -> tuple[Key, Key]:
+    """The same random key once to wrap SK and once to unwrap it, as enrolment and signing have it."""
+    wraps, opens = _transient_pair(workspace)
+    wrapping = workspace.new_key()
+    quantity = Quantity(workspace.wrap_for_card(wraps, wrapping))
+    return wrapping, workspace.open_quantity(opens, quantity, KekUse.UNWRAP_SK)
+
+
+def _wraps_private_key(workspace: TokenWorkspace) -> None:
+    """Opens again under the same key only, and not with any of its bytes changed."""
+    spec, algorithm = KeySpec.P256, Algorithm.ECDSA_SHA256
+    pair = workspace.new_pair(spec, gives_kowf=False)
+    wrapping, unwrapping = _kek_pair(workspace)
+    wrapped = workspace.wrap_sk(wrapping, pair.private)
+    sk = workspace.unwrap_sk(unwrapping, wrapped, spec, algorithm, extractable=True, gives_kowf=False)
+    algorithms.verifier(pair.spki, algorithm)(TEST_DATA, workspace.sign(sk, spec, algorithm, TEST_DATA))
+    _, other = _kek_pair(workspace)
+    attempts = [(other, bytes(wrapped))]
+    for position in (0, len(wrapped) // 2, len(wrapped) - 1):
+        changed = bytearray(wrapped)
+        changed[position] ^= 0x01
+        attempts.append((unwrapping, bytes(changed)))
+    for kek, attempt in attempts:
+        try:
+            workspace.unwrap_sk(
+                kek, WrappedKey(attempt), spec, algorithm, extractable=False, gives_kowf=False
+            )
+        except UNWRAP_REFUSALS:
+            continue
+        raise ValueError("no integrity")
+
+
+def _agrees(workspace: TokenWorkspace) -> None:
+    """Both sides of ECDH give the same key: wrapped under each, a third key looks the same."""
+    one, other = workspace.new_ephemeral(), workspace.new_ephemeral()
+    probe_key = workspace.new_kcar(Combine.CBC)
+    wrapped = {
+        bytes(
+            workspace.wrap_for_card(
+                workspace.personalisation_key(
+                    workspace.agree(mine.private, algorithms.ec_point_of(theirs.spki)), OTHER_DATA
+                ),
+                probe_key,
+            )
+        )
+        for mine, theirs in ((one, other), (other, one))
+    }
+    if len(wrapped) != 1:
+        raise ValueError("ECDH disagrees with itself")
+
+
+def _gives_kowf_by_rsa(workspace: TokenWorkspace) -> None:
+    pair = workspace.new_pair(KeySpec.RSA2048, gives_kowf=True)
+    parameter = workspace.new_parameter(pair)
+    one, other = (workspace.recompute_kowf(pair.private, parameter) for _ in range(2))
+    if not workspace.same_key(one, other):
+        raise ValueError("RSA-OAEP is not repeatable")

@@ -1,0 +1,241 @@
+"""One module, one token, one login, one thread.
+
+python-pkcs11 calls C_Initialize(NULL) and releases the GIL in nearly every call; SoftHSM then works without
+locks, and a second thread crashes the process. So a session belongs to the thread and process that opened it,
+and refuses any other. Throughput comes from several processes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import pkcs11
+import pkcs11.exceptions as p11
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+
+from ..errors import TokenError, TokenKeyMissing, TokenNotFound, TokenPinWrong, TokenUnavailable
+from . import templates
+from .binding import AttributeMapper, SecretKeyObject
+from .faults import reason, token_call
+from .profile import TokenProfile
+from .uri import TokenUri
+from .workspace import TokenWorkspace
+
+MASTER_KEY_LABEL = "hsm-signer MK"
+RECORD_KEY_LABEL = "hsm-signer record MAC"
+KEY_ID_LENGTH = 8
+
+
+class TokenSession:
+    """The anchor session: closing it logs the process out and ends every key it made."""
+
+    def __init__(self, library: Any, token: Any, session: Any) -> None:
+        self._library = library
+        self._token = token
+        self._session = session
+        self._thread = threading.get_ident()
+        self._process = os.getpid()
+
+    @classmethod
+    def open(cls, uri: TokenUri, pin: str, *, read_write: bool = False) -> TokenSession:
+        """Load the module, find the one token that ``uri`` names, log in as user.
+
+        Raises TokenNotFound, TokenPinWrong, TokenUnavailable.
+        """
+        library = load_library(uri)
+        try:
+            token = find_token(library, uri)
+            try:
+                session = token.open(rw=read_write, user_pin=pin, attribute_mapper=AttributeMapper())
+            except (p11.PinIncorrect, p11.PinInvalid, p11.PinLenRange) as error:
+                raise TokenPinWrong(
+                    f"token {token.label!r} refuses its PIN",
+                    hint="see pin-source in config.toml, or set HSM_SIGNER_TOKEN_PIN",
+                ) from error
+            except (p11.PinLocked, p11.PinExpired, p11.UserPinNotInitialized) as error:
+                raise TokenPinWrong(
+                    f"token {token.label!r}: its user PIN is not usable ({reason(error)})"
+                ) from error
+            except p11.PKCS11Error as error:
+                raise TokenUnavailable(f"token {token.label!r} cannot be opened ({reason(error)})") from error
+        except BaseException:
+            library.finalize()
+            raise
+        return cls(library, token, session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Log out and finalize the module: it keeps some memory for every session object until then."""
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        try:
+            session.close()
+        except p11.PKCS11Error:
+            pass  # a token that has gone is closed already
+        finally:
+            self._library.finalize()
+
+    @property
+    def serial(self) -> str:
+        """CK_TOKEN_INFO.serialNumber without padding."""
+        return str(self._token.serial.decode("ascii", "replace"))
+
+    @property
+    def label(self) -> str:
+        """CK_TOKEN_INFO.label without padding."""
+        return str(self._token.label)
+
+    @property
+    def identity(self) -> str:
+        """Library, model and firmware: what a probe's result holds for."""
+        library, token = self._library, self._token
+        return (
+            f"{library.library_description} {_version(library.library_version)}, "
+            f"{token.manufacturer_id} {token.model} firmware {_version(token.firmware_version)}"
+        )
+
+    @property
+    def pkcs11(self) -> Any:
+        """The python-pkcs11 session, for this room only; raises TokenError in another thread or process."""
+        if threading.get_ident() != self._thread or os.getpid() != self._process:
+            raise TokenError("the token session belongs to another thread or process")
+        if self._session is None:
+            raise TokenUnavailable("the token session is closed")
+        return self._session
+
+    def max_rsa_bits(self) -> int:
+        """Longest modulus the token generates, by C_GetMechanismInfo; 0 if none."""
+        try:
+            info = self._token.slot.get_mechanism_info(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
+        except p11.PKCS11Error:
+            return 0
+        return int(info.max_key_length)
+
+    def mechanisms(self) -> list[str]:
+        """Names of what the token lists; vendor mechanisms as hexadecimal numbers."""
+        with token_call("listing mechanisms"):
+            listed = self._token.slot.get_mechanisms()
+        return sorted(each.name if isinstance(each, Mechanism) else f"0x{each:08X}" for each in listed)
+
+    def workspace(self, profile: TokenProfile, master_key: SecretKeyObject | None = None) -> TokenWorkspace:
+        """A place for the keys of one operation."""
+        return TokenWorkspace(self.pkcs11, profile, master_key=master_key)
+
+    def find_key(self, label: str, key_id: bytes) -> SecretKeyObject:
+        """A token object by CKA_LABEL and CKA_ID; raises TokenKeyMissing unless there is exactly one."""
+        template = {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.LABEL: label,
+            Attribute.ID: key_id,
+            Attribute.TOKEN: True,
+        }
+        with token_call("looking for its keys"):
+            found = list(self.pkcs11.get_objects(template))
+        if len(found) != 1:
+            raise TokenKeyMissing(
+                f"token {self.label!r} has {len(found)} keys {label!r} with id {key_id.hex()}; expected 1",
+                hint="this is another token, or it was initialised again: restore the token's backup. "
+                "Without its master key no credential can be used",
+            )
+        return SecretKeyObject(found[0].wrapper)
+
+    def create_master_key(self, profile: TokenProfile) -> bytes:
+        """MK: AES-256, WRAP and UNWRAP by KW, never extractable; returns its CKA_ID, 8 random bytes."""
+        key_id = self._new_key_id()
+        template = templates.secret_key(
+            profile,
+            usage=Attribute.WRAP,
+            also=(Attribute.UNWRAP,),
+            mechanisms=(profile.key_wrap or 0,),
+            value_len=32,
+            token=True,
+            label=MASTER_KEY_LABEL,
+            key_id=key_id,
+        )
+        if profile.unwrap_template:
+            template[Attribute.UNWRAP_TEMPLATE] = templates.unwrap_template()
+        with token_call("generating the master key"):
+            self.pkcs11.generate_key(KeyType.AES, 256, mechanism=Mechanism.AES_KEY_GEN, template=template)
+        return key_id
+
+    def create_record_key(self, profile: TokenProfile) -> bytes:
+        """The record MAC key: 32 bytes, SIGN and VERIFY by HMAC-SHA-256; returns its CKA_ID (8 bytes)."""
+        key_id = self._new_key_id()
+        template = templates.secret_key(
+            profile,
+            usage=Attribute.SIGN,
+            also=(Attribute.VERIFY,),
+            mechanisms=(Mechanism.SHA256_HMAC,),
+            value_len=32,
+            token=True,
+            label=RECORD_KEY_LABEL,
+            key_id=key_id,
+            key_type=KeyType.GENERIC_SECRET,
+        )
+        with token_call("generating the record MAC key"):
+            self.pkcs11.generate_key(
+                KeyType.GENERIC_SECRET, 256, mechanism=Mechanism.GENERIC_SECRET_KEY_GEN, template=template
+            )
+        return key_id
+
+    def _new_key_id(self) -> bytes:
+        with token_call("drawing random bytes"):
+            return bytes(self.pkcs11.generate_random(KEY_ID_LENGTH * 8))
+
+
+def load_library(uri: TokenUri) -> Any:
+    """The PKCS#11 module, initialised; raises TokenNotFound."""
+    if uri.module_path is None:
+        raise TokenNotFound("token.uri: module-path is missing: the path of the PKCS#11 module")
+    try:
+        library = pkcs11.lib(uri.module_path)
+        library.initialize()
+    except p11.PKCS11Error as error:
+        raise TokenNotFound(
+            f"PKCS#11 module {uri.module_path} cannot be loaded",
+            hint="install it, or correct module-path in config.toml",
+        ) from error
+    return library
+
+
+def find_token(library: Any, uri: TokenUri) -> Any:
+    """The one initialised token that matches ``uri``; raises TokenNotFound, naming what is there."""
+    found, present = [], []
+    try:
+        for token in library.get_tokens(token_flags=pkcs11.TokenFlag.TOKEN_INITIALIZED):
+            present.append(f"{token.label!r}")
+            if (
+                uri.token in (None, token.label)
+                and uri.serial in (None, token.serial.decode("ascii", "replace"))
+                and uri.manufacturer in (None, token.manufacturer_id)
+                and uri.model in (None, token.model)
+            ):
+                found.append(token)
+    except p11.PKCS11Error as error:
+        raise TokenNotFound(f"the PKCS#11 module lists no tokens ({reason(error)})") from error
+    if len(found) == 1:
+        return found[0]
+    named = f"token {uri.token!r}" if uri.token else "the token of token.uri"
+    if uri.serial:
+        named += f" with serial {uri.serial}"
+    there = ", ".join(present) or "none"
+    problem = "is not there" if not found else f"is ambiguous: {len(found)} match"
+    raise TokenNotFound(f"{named} {problem}", hint=f"tokens present: {there}")
+
+
+def _version(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

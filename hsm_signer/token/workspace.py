@@ -1,0 +1,551 @@
+"""The keys of one operation: made here, used here, destroyed here, counted.
+
+Implements :class:`hsm_signer.schemes.workspace.Workspace` over PKCS#11. Every key is a session object with
+exactly the attributes of docs/protocol.md, section 6. No method reads CKA_VALUE, none decrypts, and the only
+bytes imported are scheme basic's public D_1.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import pkcs11.exceptions as p11
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11.constants import DEFAULT
+from pkcs11.mechanisms import KDF
+
+from .. import algorithms
+from ..errors import AuthorisationMismatch, SignerError, TokenError, TokenUnavailable, WrongKey
+from ..schemes.workspace import KekUse, Key, KeyPair
+from ..types import (
+    KEY_LENGTH,
+    KW_LENGTH,
+    Algorithm,
+    Combine,
+    Digest,
+    HashName,
+    KeySpec,
+    Quantity,
+    RollingValue,
+    SpkiDer,
+    WrappedKey,
+)
+from . import templates
+from .binding import (
+    Handle,
+    PrivateKeyObject,
+    PublicKeyObject,
+    SecretKeyObject,
+    mechanism,
+    xor_parameter,
+)
+from .faults import KEY_DID_NOT_OPEN, token_call
+from .profile import TokenProfile
+
+_Made = TypeVar("_Made", bound=Handle)
+
+ZERO_IV: Final = bytes(16)
+CMAC_BLOCK: Final = 16
+
+_HASH_MECHANISMS: Final = {
+    HashName.SHA256: (Mechanism.SHA256, MGF.SHA256),
+    HashName.SHA384: (Mechanism.SHA384, MGF.SHA384),
+    HashName.SHA512: (Mechanism.SHA512, MGF.SHA512),
+}
+_OAEP: Final = {
+    "sha256": (Mechanism.SHA256, MGF.SHA256, None),
+    "sha1": (Mechanism.SHA_1, MGF.SHA1, None),
+}
+_KEK_USES: Final = {
+    KekUse.UNWRAP_SK: (Attribute.UNWRAP, "private_wrap"),
+    KekUse.WRAP_SK: (Attribute.WRAP, "private_wrap"),
+    KekUse.COMPARE: (Attribute.SIGN, "cmac"),
+    KekUse.ROLL: (Attribute.DERIVE, "xor_base_and_data"),
+}
+"""One usage and one mechanism (a field of the profile) for each."""
+# unwrap_key() adds these to a private key's template; a private key has no such attributes.
+_NOT_OF_A_PRIVATE_KEY: Final = {
+    Attribute.ENCRYPT: DEFAULT,
+    Attribute.WRAP: DEFAULT,
+    Attribute.VERIFY: DEFAULT,
+}
+
+
+def key_type_of(spec: KeySpec) -> KeyType:
+    """CKK_RSA, CKK_EC or CKK_EC_EDWARDS."""
+    if spec is KeySpec.ED25519:
+        return KeyType.EC_EDWARDS
+    return KeyType.RSA if spec.rsa_bits else KeyType.EC
+
+
+def signature_mechanism(algorithm: Algorithm) -> Mechanism:
+    """The mechanism that signs a ready digest (for Ed25519 the message): the host hashes, not the token."""
+    if algorithm is Algorithm.ED25519:
+        return Mechanism.EDDSA
+    if algorithm.is_ecdsa:
+        return Mechanism.ECDSA
+    return Mechanism.RSA_PKCS_PSS if algorithm.is_pss else Mechanism.RSA_PKCS
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPair:
+    """Implements schemes.workspace.KeyPair."""
+
+    private: PrivateKeyObject
+    public: PublicKeyObject
+    spec: KeySpec
+    spki: SpkiDer
+
+
+class TokenWorkspace:
+    """Context manager; :attr:`destroyed` counts what its end destroyed."""
+
+    def __init__(
+        self,
+        session: Any,
+        profile: TokenProfile,
+        *,
+        master_key: SecretKeyObject | None,
+    ) -> None:
+        self._session = session
+        self._profile = profile
+        self._master_key = master_key
+        self._made: list[Handle] = []
+        self.destroyed = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Destroy every key, last made first. Raises TokenUnavailable where one could not be destroyed."""
+        lost: p11.PKCS11Error | None = None
+        while self._made:
+            try:
+                self._made.pop().destroy()
+                self.destroyed += 1
+            except p11.PKCS11Error as error:
+                lost = error
+        if lost is not None and exc is None:
+            raise TokenUnavailable(
+                "the token stopped answering while keys were being destroyed",
+                hint="its session objects end with the session; nothing was released",
+            ) from lost
+
+    # --- for the probe: one template, one call ---------------------------------------------------------
+
+    @property
+    def profile(self) -> TokenProfile:
+        """What this workspace takes the token to be able to do."""
+        return self._profile
+
+    def generate_from(self, template: templates.Template) -> SecretKeyObject:
+        """An AES-256 key with exactly ``template``."""
+        made = self._session.generate_key(
+            KeyType.AES, KEY_LENGTH * 8, mechanism=Mechanism.AES_KEY_GEN, template=template
+        )
+        return self._keep(SecretKeyObject(made.wrapper))
+
+    def unwrap_with(
+        self, under: SecretKeyObject, wrapped: bytes, template: templates.Template
+    ) -> SecretKeyObject:
+        """A secret key with exactly ``template``, by KW."""
+        made = under.unwrap_key(
+            ObjectClass.SECRET_KEY, KeyType.AES, wrapped, mechanism=mechanism(self._kw()), template=template
+        )
+        return self._keep(SecretKeyObject(made.wrapper))
+
+    # --- signing ---------------------------------------------------------------------------------------
+
+    def random(self, length: int) -> bytes:
+        """C_GenerateRandom, ``length`` bytes."""
+        with token_call("drawing random bytes"):
+            drawn: bytes = self._session.generate_random(length * 8)
+            return drawn
+
+    def unwrap_kcar(self, wrapped: WrappedKey, combine: Combine) -> Key:
+        """KCAR from KW_MK(KCAR): DERIVE only. Raises TokenError where MK is not the one that wrapped it."""
+        template = self._secret(Attribute.DERIVE, self._combine_mechanism(combine))
+        return self._unwrap_secret(
+            self._mk(),
+            wrapped,
+            template,
+            TokenError("KW_MK(KCAR) does not open under this token's master key"),
+        )
+
+    def transient(self, kcar: Key, combine: Combine, d_i: Digest) -> Key:
+        """T_i = combine(KCAR, D_i): UNWRAP only."""
+        return self._combine(kcar, combine, d_i, self._derived(Attribute.UNWRAP, self._kw()))
+
+    def public_transient(self, d_1: Digest) -> Key:
+        """T_1 = D_1, by C_CreateObject: public bytes, UNWRAP only (scheme basic)."""
+        template = self._secret(Attribute.UNWRAP, self._kw()) | {Attribute.VALUE: bytes(d_1)}
+        with token_call("importing D"):
+            return self._keep(SecretKeyObject(self._session.create_object(template).wrapper))
+
+    def open_quantity(self, t: Key, q: Quantity, use: KekUse) -> Key:
+        """The 32-byte key inside Q_i (40 bytes), for one use. Raises AuthorisationMismatch (step 3)."""
+        mismatch = AuthorisationMismatch(
+            "authorisation does not match this message and card",
+            hint="the message, the algorithm or the card is not the one that was authorised",
+        )
+        if len(q) != KW_LENGTH:
+            raise mismatch
+        usage, allowed = _KEK_USES[use]
+        return self._unwrap_secret(_secret_of(t), q, self._secret(usage, self._number(allowed)), mismatch)
+
+    def recompute_kowf(self, sk: Key, parameter: bytes) -> Key:
+        """KOWF(SK, P) for comparison: SIGN by AES-CMAC only (step 5)."""
+        template = self._secret(Attribute.SIGN, self._number("cmac"))
+        return self._kowf(_private_of(sk), parameter, template)
+
+    def same_key(self, one: Key, other: Key) -> bool:
+        """AES-CMAC of one fresh random block under each; the 16-byte MACs are compared in constant time."""
+        block = self.random(CMAC_BLOCK)
+        cmac = mechanism(self._number("cmac"))
+        with token_call("comparing keys"):
+            macs = [_secret_of(each).sign(block, mechanism=cmac) for each in (one, other)]
+        return hmac.compare_digest(*macs)
+
+    def roll_by_xor(self, v: Key, difference: bytes) -> Key:
+        """V_x+1 = V_x XOR difference, WRAP only (steps 891 to 893, combine 1)."""
+        return self._combine(v, Combine.XOR, difference, self._derived(Attribute.WRAP, self._sk_wrap()))
+
+    def unwrap_sk(
+        self,
+        kek: Key,
+        wrapped: WrappedKey,
+        spec: KeySpec,
+        algorithm: Algorithm,
+        *,
+        extractable: bool,
+        gives_kowf: bool,
+    ) -> Key:
+        """SK, for one algorithm (step 4). Raises WrongKey where ``kek`` does not open it."""
+        template = templates.private_key(
+            self._profile,
+            key_type=key_type_of(spec),
+            usages=(Attribute.SIGN, *self._kowf_usages(spec, gives_kowf)),
+            mechanisms=(signature_mechanism(algorithm), *self._kowf_mechanisms(spec, gives_kowf)),
+            extractable=extractable,
+        )
+        return self._unwrap(
+            lambda: PrivateKeyObject(
+                _secret_of(kek)
+                .unwrap_key(
+                    ObjectClass.PRIVATE_KEY,
+                    key_type_of(spec),
+                    wrapped,
+                    mechanism=mechanism(self._sk_wrap()),
+                    template=template | _NOT_OF_A_PRIVATE_KEY,
+                )
+                .wrapper
+            ),
+            WrongKey("the key from the card does not open this credential's private key"),
+        )
+
+    def sign(self, sk: Key, spec: KeySpec, algorithm: Algorithm, signed: bytes) -> bytes:
+        """One signature over a digest, or for Ed25519 over the message (step 6); ECDSA in DER."""
+        data, parameter = signed, None
+        if algorithm.is_ecdsa:
+            data = algorithms.ecdsa_input(spec, signed)
+        elif algorithm.is_pss and algorithm.hash is not None:
+            hash_mechanism, mgf = _HASH_MECHANISMS[algorithm.hash]
+            parameter = (hash_mechanism, mgf, int(algorithm.hash))
+        elif algorithm.is_rsa and algorithm.hash is not None:
+            data = algorithms.digest_info(algorithm.hash, signed)
+        with token_call("signing"):
+            signature: bytes = _private_of(sk).sign(
+                data, mechanism=signature_mechanism(algorithm), mechanism_param=parameter
+            )
+        return algorithms.ecdsa_der(signature) if algorithm.is_ecdsa else signature
+
+    def wrap_sk(self, kek: Key, sk: Key) -> WrappedKey:
+        """wrap_KEK(SK), in the token's own format."""
+        with token_call("wrapping the private key"):
+            return WrappedKey(_secret_of(kek).wrap_key(sk, mechanism=mechanism(self._sk_wrap())))
+
+    # --- enrolment -------------------------------------------------------------------------------------
+
+    def new_pair(self, spec: KeySpec, *, gives_kowf: bool) -> GeneratedPair:
+        """SK and PK as session objects, SK extractable so that it can be wrapped."""
+        key_type = key_type_of(spec)
+        signing = {signature_mechanism(each) for each in spec.algorithms}
+        private = templates.private_key(
+            self._profile,
+            key_type=key_type,
+            usages=(Attribute.SIGN, *self._kowf_usages(spec, gives_kowf)),
+            mechanisms=(*sorted(signing), *self._kowf_mechanisms(spec, gives_kowf)),
+            extractable=True,
+        )
+        public_usages = (Attribute.WRAP,) if gives_kowf and spec.rsa_bits else ()
+        with token_call(f"generating a key pair ({spec.cli_name})"):
+            if spec.rsa_bits:
+                public = templates.public_key(
+                    self._profile, key_type=key_type, usages=public_usages, modulus_bits=spec.rsa_bits
+                )
+                pair = self._session.generate_keypair(
+                    key_type,
+                    spec.rsa_bits,
+                    mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+                    public_template=public,
+                    private_template=private,
+                )
+                return self._kept_pair(pair, spec)
+            return self._kept_pair(self._generate_ec(spec, key_type, private), spec)
+
+    def new_ephemeral(self) -> GeneratedPair:
+        """An ephemeral P-256 pair for personalisation: DERIVE by ECDH1 only, not extractable."""
+        private = templates.private_key(
+            self._profile,
+            key_type=KeyType.EC,
+            usages=(Attribute.DERIVE,),
+            mechanisms=(self._number("ecdh"),),
+            extractable=False,
+        )
+        with token_call("generating an ephemeral key pair"):
+            return self._kept_pair(self._generate_ec(KeySpec.P256, KeyType.EC, private), KeySpec.P256)
+
+    def agree(self, private: Key, point: bytes) -> Key:
+        """Z, the ECDH x coordinate (32 bytes) with a 65-byte P-256 point: DERIVE by CBC only."""
+        template = self._derived(Attribute.DERIVE, self._number("cbc_encrypt_data"))
+        return self._agree(_private_of(private), point, template)
+
+    def personalisation_key(self, z: Key, digest: Digest) -> Key:
+        """K_r = CBC_Z(digest), WRAP by KW only (docs/protocol.md, section 7)."""
+        return self._combine(z, Combine.CBC, digest, self._derived(Attribute.WRAP, self._kw()))
+
+    def wrap_for_card(self, k_r: Key, key: Key) -> WrappedKey:
+        """KW_K_r(key), 40 bytes."""
+        with token_call("wrapping a key for the card"):
+            return WrappedKey(_secret_of(k_r).wrap_key(key, mechanism=mechanism(self._kw())))
+
+    def new_kcar(self, combine: Combine) -> Key:
+        """A fresh KCAR: DERIVE only, extractable."""
+        return self._generate(Attribute.DERIVE, self._combine_mechanism(combine), "KCAR")
+
+    def new_key(self) -> Key:
+        """A fresh KEY of scheme basic: WRAP only, extractable."""
+        return self._generate(Attribute.WRAP, self._sk_wrap(), "KEY")
+
+    def new_kek1(self, combine: Combine) -> Key:
+        """A fresh KEK1: DERIVE only, extractable."""
+        return self._generate(Attribute.DERIVE, self._combine_mechanism(combine), "KEK1")
+
+    def variant(self, kek1: Key, combine: Combine, rn: RollingValue) -> Key:
+        """V = combine(KEK1, RN): WRAP only."""
+        return self._combine(kek1, combine, rn, self._derived(Attribute.WRAP, self._sk_wrap()))
+
+    def new_parameter(self, pair: KeyPair) -> bytes:
+        """P of scheme pin (docs/protocol.md, section 3)."""
+        generated = _pair_of(pair)
+        if not generated.spec.rsa_bits:
+            # The private half is destroyed with the workspace and was never able to do anything: it has no
+            # usage. (SoftHSM takes no empty list of mechanisms.)
+            private = templates.private_key(
+                self._profile,
+                key_type=KeyType.EC,
+                usages=(),
+                mechanisms=(Mechanism.ECDSA,),
+                extractable=False,
+            )
+            with token_call("generating a random point"):
+                point = self._generate_ec(generated.spec, KeyType.EC, private)
+                return algorithms.ec_point_of(self._kept_pair(point, generated.spec).spki)
+        with token_call("encrypting by RSA-OAEP"):
+            # Generated to be encrypted once; no usage of its own.
+            template = self._derived(None, self._kw()) | {Attribute.EXTRACTABLE: True}
+            secret = self.generate_from(template)
+            parameter: bytes = generated.public.wrap_key(
+                secret, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=self._oaep()
+            )
+            return parameter
+
+    def first_kowf(self, pair: KeyPair, parameter: bytes) -> Key:
+        """KOWF(SK, P): WRAP only, extractable."""
+        template = self._secret(Attribute.WRAP, self._sk_wrap(), extractable=True)
+        return self._kowf(_pair_of(pair).private, parameter, template)
+
+    def wrap_kcar(self, kcar: Key) -> WrappedKey:
+        """KW_MK(KCAR), 40 bytes."""
+        with token_call("wrapping KCAR"):
+            return WrappedKey(self._mk().wrap_key(kcar, mechanism=mechanism(self._kw())))
+
+    # --- how -------------------------------------------------------------------------------------------
+
+    def _secret(
+        self, usage: Attribute | None, mechanisms: int | tuple[int, ...], *, extractable: bool = False
+    ) -> templates.Template:
+        return templates.secret_key(
+            self._profile,
+            usage=usage,
+            mechanisms=(mechanisms,) if isinstance(mechanisms, int) else mechanisms,
+            extractable=extractable,
+        )
+
+    def _derived(self, usage: Attribute | None, mechanisms: int | tuple[int, ...]) -> templates.Template:
+        return self._secret(usage, mechanisms) | {Attribute.VALUE_LEN: KEY_LENGTH}
+
+    def _generate(self, usage: Attribute, allowed: int, name: str) -> Key:
+        template = self._derived(usage, allowed) | {Attribute.EXTRACTABLE: True}
+        with token_call(f"generating {name}"):
+            return self.generate_from(template)
+
+    def _generate_ec(self, spec: KeySpec, key_type: KeyType, private: templates.Template) -> tuple[Any, Any]:
+        generation = (
+            Mechanism.EC_EDWARDS_KEY_PAIR_GEN if spec is KeySpec.ED25519 else Mechanism.EC_KEY_PAIR_GEN
+        )
+        ec_params = algorithms.EC_PARAMS[spec]
+        domain = self._session.create_domain_parameters(
+            key_type, {Attribute.EC_PARAMS: ec_params}, local=True
+        )
+        public = templates.public_key(self._profile, key_type=key_type, ec_params=ec_params)
+        pair: tuple[Any, Any] = domain.generate_keypair(
+            mechanism=generation, public_template=public, private_template=private
+        )
+        return pair
+
+    def _kept_pair(self, pair: tuple[Any, Any], spec: KeySpec) -> GeneratedPair:
+        public = self._keep(PublicKeyObject(pair[0].wrapper))
+        private = self._keep(PrivateKeyObject(pair[1].wrapper))
+        if spec.rsa_bits:
+            spki = algorithms.rsa_spki(public[Attribute.MODULUS], public[Attribute.PUBLIC_EXPONENT])
+        else:
+            spki = algorithms.ec_spki(spec, public[Attribute.EC_POINT])
+        return GeneratedPair(private, public, spec, spki)
+
+    def _combine(self, base: Key, combine: Combine, data: bytes, template: templates.Template) -> Key:
+        parameter: Any
+        if combine is Combine.XOR:
+            parameter, alive = xor_parameter(bytes(data))
+        else:
+            parameter, alive = (ZERO_IV, bytes(data)), None
+        with token_call("deriving a key"):
+            made = _secret_of(base).derive_key(
+                KeyType.AES,
+                KEY_LENGTH * 8,
+                mechanism=mechanism(self._combine_mechanism(combine)),
+                mechanism_param=parameter,
+                template=template,
+            )
+        del alive
+        return self._keep(SecretKeyObject(made.wrapper))
+
+    def _agree(self, private: PrivateKeyObject, point: bytes, template: templates.Template) -> Key:
+        with token_call("agreeing on a key by ECDH"):
+            made = private.derive_key(
+                KeyType.AES,
+                KEY_LENGTH * 8,
+                mechanism=mechanism(self._number("ecdh")),
+                mechanism_param=(KDF.NULL, None, point),
+                template=template | {Attribute.VALUE_LEN: KEY_LENGTH},
+            )
+        return self._keep(SecretKeyObject(made.wrapper))
+
+    def _kowf(self, sk: PrivateKeyObject, parameter: bytes, template: templates.Template) -> Key:
+        if parameter[:1] == b"\x04" and len(parameter) in (65, 97, 133):
+            return self._agree(sk, parameter, template)
+        return self._unwrap(
+            lambda: SecretKeyObject(
+                sk.unwrap_key(
+                    ObjectClass.SECRET_KEY,
+                    KeyType.AES,
+                    parameter,
+                    mechanism=Mechanism.RSA_PKCS_OAEP,
+                    mechanism_param=self._oaep(),
+                    template=template,
+                ).wrapper
+            ),
+            WrongKey("this private key does not give KOWF"),
+        )
+
+    def _unwrap_secret(
+        self, under: SecretKeyObject, wrapped: bytes, template: templates.Template, refusal: SignerError
+    ) -> Key:
+        if self._profile.value_len_on_unwrap:
+            template = template | {Attribute.VALUE_LEN: KEY_LENGTH}
+        return self._unwrap(
+            lambda: SecretKeyObject(
+                under.unwrap_key(
+                    ObjectClass.SECRET_KEY,
+                    KeyType.AES,
+                    wrapped,
+                    mechanism=mechanism(self._kw()),
+                    template=template,
+                ).wrapper
+            ),
+            refusal,
+        )
+
+    def _unwrap(self, call: Callable[[], Handle], refusal: SignerError) -> Key:
+        with token_call("unwrapping a key"):
+            try:
+                return self._keep(call())
+            except KEY_DID_NOT_OPEN as error:
+                # The same return values come from a token that has gone; one that draws random bytes has not,
+                # and only then the caller's key is to blame.
+                self.random(CMAC_BLOCK)
+                raise refusal from error
+
+    def _keep(self, made: _Made) -> _Made:
+        self._made.append(made)
+        return made
+
+    def _mk(self) -> SecretKeyObject:
+        if self._master_key is None:
+            raise AssertionError("this workspace has no master key")
+        return self._master_key
+
+    def _number(self, field: str) -> int:
+        number: int | None = getattr(self._profile, field)
+        if number is None:
+            raise TokenUnavailable(f"the token has no mechanism for {field}")
+        return number
+
+    def _kw(self) -> int:
+        return self._number("key_wrap")
+
+    def _sk_wrap(self) -> int:
+        return self._number("private_wrap")
+
+    def _combine_mechanism(self, combine: Combine) -> int:
+        return self._number("xor_base_and_data" if combine is Combine.XOR else "cbc_encrypt_data")
+
+    def _kowf_usages(self, spec: KeySpec, gives_kowf: bool) -> tuple[Attribute, ...]:
+        if not gives_kowf:
+            return ()
+        return (Attribute.UNWRAP,) if spec.rsa_bits else (Attribute.DERIVE,)
+
+    def _kowf_mechanisms(self, spec: KeySpec, gives_kowf: bool) -> tuple[int, ...]:
+        if not gives_kowf:
+            return ()
+        return (Mechanism.RSA_PKCS_OAEP,) if spec.rsa_bits else (self._number("ecdh"),)
+
+    def _oaep(self) -> tuple[Mechanism, MGF, None]:
+        return _OAEP[self._profile.oaep_hash or "sha1"]
+
+
+def _secret_of(key: Key) -> SecretKeyObject:
+    if not isinstance(key, SecretKeyObject):
+        raise TypeError("expected a secret key of this workspace")
+    return key
+
+
+def _private_of(key: Key) -> PrivateKeyObject:
+    if not isinstance(key, PrivateKeyObject):
+        raise TypeError("expected a private key of this workspace")
+    return key
+
+
+def _pair_of(pair: KeyPair) -> GeneratedPair:
+    if not isinstance(pair, GeneratedPair):
+        raise TypeError("expected a pair of this workspace")
+    return pair

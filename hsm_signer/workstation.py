@@ -1,0 +1,307 @@
+"""The workstation of figure 1 (110): brings the card and the server together.
+
+The card is held from SELECT to AUTHORISE and released before the server signs. Whatever may be asked again
+without harm is asked again here: the same request where the server says so, a new authorisation where
+another signature came first.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from . import algorithms, enrolment
+from .card.apdu import CardState
+from .card.session import CardSession, authorise_content
+from .content import BytesSource
+from .errors import (
+    CardBlank,
+    CardError,
+    CardNotBlank,
+    CardRemoved,
+    ChallengeStale,
+    CredentialExists,
+    CredentialUnknown,
+    InputError,
+    SignerError,
+)
+from .pins import CardPin, CardPuk
+from .token.profile import TokenProfile
+from .types import (
+    Algorithm,
+    Challenge,
+    Combine,
+    Content,
+    CredentialId,
+    CredentialRecord,
+    KeySpec,
+    Message,
+    NewCredential,
+    PinCheck,
+    PinPolicy,
+    Scheme,
+    SigningRequest,
+    SignOutcome,
+    Status,
+)
+
+OpenCard = Callable[[], AbstractContextManager[CardSession]]
+"""Connects to the card and selects the applet; the ``with`` releases it."""
+AskPin = Callable[[], CardPin]
+Progress = Callable[[int], None]
+"""Told the bytes of each block that has gone to the card."""
+
+RESUBMISSIONS = 8
+"""How often the same request is sent again."""
+AUTHORISATIONS = 25
+"""How often the card is asked again because another signature came first."""
+PAUSE = 0.02
+"""Seconds of the first pause; each is twice as long as the one before, plus a random share."""
+LONGEST_PAUSE = 0.5
+
+DEFAULT_PIN_TRIES = 3
+DEFAULT_PUK_TRIES = 10
+
+
+class SigningServer(Protocol):
+    """What signing needs of a server, near or far."""
+
+    def challenge(self, credential_id: CredentialId) -> Challenge:
+        """Step 880."""
+        ...
+
+    def sign(self, request: SigningRequest) -> SignOutcome:
+        """Steps 1 to 10."""
+        ...
+
+
+class EnrolmentServer(SigningServer, Protocol):
+    """What enrolment needs beyond that."""
+
+    @property
+    def profile(self) -> TokenProfile:
+        """What the token can do."""
+        ...
+
+    def live(self, owner: str) -> CredentialRecord:
+        """The user's record; raises CredentialUnknown."""
+        ...
+
+    def record(self, credential_id: CredentialId) -> CredentialRecord:
+        """A record by id; raises CredentialUnknown."""
+        ...
+
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> enrolment.Begun:
+        """Keys and a pending record."""
+        ...
+
+    def request_info(self, credential_id: CredentialId) -> bytes:
+        """DER CertificationRequestInfo of a pending credential."""
+        ...
+
+    def give_up_enrolment(self, credential_id: CredentialId) -> None:
+        """Delete a pending record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """How to wait between attempts; tests put in their own."""
+
+    sleep: Callable[[float], None] = time.sleep
+    share: Callable[[], float] = random.random
+
+    def wait(self, attempt: int) -> None:
+        """Before attempt ``attempt`` + 1."""
+        pause = min(PAUSE * 2**attempt, LONGEST_PAUSE)
+        self.sleep(pause * (0.5 + self.share()))
+
+
+def sign_content(
+    server: SigningServer,
+    open_card: OpenCard,
+    content: Content,
+    *,
+    algorithm: Algorithm | None,
+    ask_pin: AskPin | None,
+    progress: Progress | None = None,
+    pauses: Pauses = Pauses(),
+) -> SignOutcome:
+    """One authorisation by the card, carried out by the server.
+
+    ``algorithm`` None takes the key's default. Raises what the card and the server refuse; the last retryable
+    error where trying again did not help.
+    """
+    for attempt in range(AUTHORISATIONS):
+        with open_card() as card:
+            challenge = server.challenge(card_credential(card))
+            chosen = algorithm or algorithms.key_spec_of(challenge.spki).default_algorithm
+            authorisation = authorise_content(card, challenge, content, chosen, ask_pin, progress)
+        try:
+            return submit(server, SigningRequest(authorisation, content), pauses)
+        except ChallengeStale:
+            if attempt == AUTHORISATIONS - 1:
+                raise
+            pauses.wait(attempt)
+    raise AssertionError("unreachable")
+
+
+def submit(server: SigningServer, request: SigningRequest, pauses: Pauses = Pauses()) -> SignOutcome:
+    """Send one request until it is carried out or refused; the server never carries it out twice."""
+    for attempt in range(RESUBMISSIONS):
+        try:
+            return server.sign(request)
+        except ChallengeStale:
+            raise  # this request will never do
+        except SignerError as error:
+            if not error.retryable or attempt == RESUBMISSIONS - 1:
+                raise
+            pauses.wait(attempt)
+    raise AssertionError("unreachable")
+
+
+def card_credential(card: CardSession) -> CredentialId:
+    """The credential id on the card; raises CardBlank."""
+    status = card.status()
+    if status.credential_id is None:
+        raise CardBlank(
+            "the card is blank: it holds no credential", hint="hsm-signer enrol USER --card CARD makes one"
+        )
+    return status.credential_id
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an operator chooses for a new credential."""
+
+    owner: str
+    scheme: Scheme
+    key: KeySpec
+    pin: CardPin | None
+    """None in scheme basic."""
+    puk: CardPuk | None
+    """May be None: a blocked PIN is then final."""
+    combine: Combine | None = None
+    """None: the token's default."""
+    pin_policy: PinPolicy = PinPolicy.ALWAYS
+    pin_check: PinCheck = PinCheck.SERVER
+    pin_tries: int = DEFAULT_PIN_TRIES
+    puk_tries: int = DEFAULT_PUK_TRIES
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """An active credential."""
+
+    record: CredentialRecord
+    certification_request: str
+    """PEM."""
+    resumed: bool
+    """True where an enrolment begun earlier was finished: the card kept its PIN and PUK."""
+
+
+def enrol(
+    server: EnrolmentServer,
+    open_card: OpenCard,
+    wanted: Enrolment,
+    pauses: Pauses = Pauses(),
+) -> Enrolled:
+    """Enrol a user with a blank card (docs/protocol.md, section 7), or finish what was interrupted.
+
+    Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, and what card, token and store refuse.
+    A card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which
+    the same command finishes or replaces.
+    """
+    check_enrolment(wanted, server.profile)
+    before = _earlier(server, wanted.owner)
+    with open_card() as card:
+        on_card = card.status().credential_id
+        if on_card is None:
+            if before is not None:
+                server.give_up_enrolment(before.credential_id)
+            credential_id = _personalise(server, card, wanted)
+        elif before is not None and before.credential_id == on_card:
+            credential_id = on_card
+        else:
+            raise CardNotBlank(
+                "the card holds a credential already", hint="hsm-signer card reset CARD makes it blank again"
+            )
+    request_info = server.request_info(credential_id)
+    pin = wanted.pin
+    outcome = sign_content(
+        server,
+        open_card,
+        Message(BytesSource(request_info)),
+        algorithm=None,
+        ask_pin=None if pin is None else lambda: pin,
+        pauses=pauses,
+    )
+    return Enrolled(
+        record=server.record(credential_id),
+        certification_request=enrolment.certification_request(
+            request_info, outcome.algorithm, outcome.signatures[0]
+        ),
+        resumed=on_card is not None,
+    )
+
+
+def check_enrolment(wanted: Enrolment, profile: TokenProfile) -> None:
+    """What can be known before anything is done; raises InputError, TokenUnsuitable."""
+    enrolment.check_owner(wanted.owner)
+    enrolment.subject_name(wanted.owner, wanted.subject)
+    enrolment.check_possible(profile, wanted.scheme, wanted.key)
+    if wanted.scheme is not Scheme.BASIC and wanted.pin is None:
+        raise InputError("PIN: schemes pin and rolling need one")
+
+
+def _earlier(server: EnrolmentServer, owner: str) -> CredentialRecord | None:
+    """The user's pending record; None if there is none. Raises CredentialExists for a finished one."""
+    try:
+        record = server.live(owner)
+    except CredentialUnknown:
+        return None
+    if record.status is Status.PENDING:
+        return record
+    if record.status is Status.REVOKED:
+        return None
+    raise CredentialExists(
+        f"user {owner!r} has a credential already ({record.status.name.lower()})",
+        hint=f"hsm-signer credential revoke {owner} ends it for ever; then enrol again",
+    )
+
+
+def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) -> CredentialId:
+    """BEGIN PERSONALISATION, keys in the token, INSTALL."""
+    basic = wanted.scheme is Scheme.BASIC
+    combine = Combine.NONE if basic else wanted.combine or server.profile.combines[0]
+    card_point, card_serial = card.begin_personalisation()
+    begun = server.begin_enrolment(
+        NewCredential(
+            owner=wanted.owner,
+            scheme=wanted.scheme,
+            combine=combine,
+            key=wanted.key,
+            pin_policy=PinPolicy.NONE if basic else wanted.pin_policy,
+            pin_check=PinCheck.NONE if basic else wanted.pin_check,
+            pin_tries=0 if basic else wanted.pin_tries,
+            puk_tries=0 if basic else wanted.puk_tries,
+            card_point=card_point,
+            card_serial=card_serial,
+        ),
+        wanted.subject,
+    )
+    try:
+        card.install(begun.personalisation, wanted.pin, wanted.puk)
+        if card.status().state is CardState.BLANK:
+            raise CardError("the card did not take its keys")
+    except CardRemoved:
+        raise  # nobody knows whether the card took them; the same command finds out
+    except SignerError:
+        server.give_up_enrolment(begun.record.credential_id)
+        raise
+    return begun.record.credential_id

@@ -1,0 +1,56 @@
+"""What a test needs beside Python: there or not, and what that means.
+
+On a developer's laptop a missing component skips the test, with its reason. In continuous integration (CI is
+set) it fails: a skipped test shows nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from hsm_signer.errors import TokenNotFound
+from hsm_signer.token import softhsm
+
+SPY_PATHS = (
+    "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so",
+    "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
+    "/usr/lib/aarch64-linux-gnu/pkcs11/pkcs11-spy.so",
+    "/usr/lib/pkcs11/pkcs11-spy.so",
+)
+
+
+def missing(what: str, how: str) -> NoReturn:
+    """Skip on a laptop, fail in continuous integration."""
+    message = f"{what} is missing: {how}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def softhsm_module() -> str:
+    """Path of the SoftHSM2 module."""
+    try:
+        return softhsm.find_module()
+    except TokenNotFound:
+        missing("SoftHSM2", "apt-get install softhsm2")
+
+
+def spy_module() -> str:
+    """Path of OpenSC's pkcs11-spy."""
+    for path in SPY_PATHS:
+        if Path(path).exists():
+            return path
+    missing("OpenSC's pkcs11-spy", "apt-get install opensc opensc-pkcs11")
+
+
+def program(name: str, package: str) -> str:
+    """Path of a program."""
+    found = shutil.which(name)
+    if found is None:
+        missing(name, f"apt-get install {package}")
+    return found

@@ -1,0 +1,62 @@
+"""The whole cycle on a real token: every scheme, key type, algorithm and mode."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from hsm_signer import algorithms
+from hsm_signer.server import Server
+from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Scheme
+
+from ..support.people import Home, make_person
+
+MESSAGE = b"the quick brown fox"
+
+
+@pytest.mark.parametrize("name", ["alice", "bob", "paula", "peter", "basil"])
+def test_every_algorithm_and_mode_of_an_enrolled_key(home: Home, server: Server, name: str) -> None:
+    person = home[name]
+    for algorithm in person.key.algorithms:
+        assert algorithm.hash is not None
+        verify = algorithms.verifier(person.record(server).spki, algorithm)
+        digest = hashlib.new(algorithm.hash.hashlib_name, MESSAGE).digest()
+
+        message = person.sign(server, MESSAGE, algorithm)
+        listed = person.sign(server, DigestList((Digest(digest), Digest(bytes(algorithm.hash)))), algorithm)
+
+        verify(digest, message.signatures[0])
+        verify(digest, listed.signatures[0])
+        verify(bytes(algorithm.hash), listed.signatures[1])
+
+
+@pytest.mark.parametrize("scheme", [Scheme.PIN, Scheme.ROLLING])
+@pytest.mark.parametrize("key", [KeySpec.P384, KeySpec.P521, KeySpec.RSA3072])
+def test_the_other_key_types(server: Server, tmp_path: Path, scheme: Scheme, key: KeySpec) -> None:
+    person = make_person(server, tmp_path, "carol", scheme=scheme, key=key)
+    verify = algorithms.verifier(person.record(server).spki, key.default_algorithm)
+    assert key.default_algorithm.hash is not None
+
+    outcome = person.sign(server, MESSAGE)
+
+    verify(hashlib.new(key.default_algorithm.hash.hashlib_name, MESSAGE).digest(), outcome.signatures[0])
+
+
+def test_x_and_wrapping_change_with_every_signature(home: Home, server: Server) -> None:
+    alice = home["alice"]
+    records = [alice.record(server)]
+    for _ in range(3):
+        alice.sign(server)
+        records.append(alice.record(server))
+
+    assert [each.x for each in records] == [2, 3, 4, 5]
+    assert len({each.wrapped_sk for each in records}) == 4
+    for before, after in zip(records, records[1:], strict=False):
+        assert after.rn == before.rn_next
+        assert after.rn_next not in (before.rn, before.rn_next)
+
+
+def test_algorithm_names_are_unique() -> None:
+    assert len({each.cli_name for each in Algorithm}) == len(Algorithm)
