@@ -6,6 +6,7 @@ Only public values come here. Verification is by `cryptography`; the token never
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -72,6 +73,7 @@ def ecdsa_der(raw: bytes) -> bytes:
     )
 
 
+@lru_cache(maxsize=256)
 def load_spki(spki: bytes) -> PublicKey:
     """A supported public key from DER; raises InputError for anything else."""
     try:

@@ -138,6 +138,12 @@ class CardNotBlank(CardError):
     code = "card.not-blank"
 
 
+class CardMismatch(CardError):
+    """The card belongs to another credential, scheme or installation."""
+
+    code = "card.mismatch"
+
+
 class CardPinWrong(CardError):
     """Wrong PIN; ``tries_left`` more before the card blocks it (status word 63Cx)."""
 

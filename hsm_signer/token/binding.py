@@ -1,10 +1,11 @@
 """What we need of python-pkcs11 beyond its documented face, in one place.
 
-Three things. Handlers for the two attributes of type list that it lacks (CKA_ALLOWED_MECHANISMS,
+Four things. Handlers for the two attributes of type list that it lacks (CKA_ALLOWED_MECHANISMS,
 CKA_UNWRAP_TEMPLATE). Mechanism numbers that its enum does not know (vendor mechanisms). And key objects:
 python-pkcs11 reads ten attributes of every new object and builds a class of its own for it, which costs some
 40 microseconds an object, six objects a signature. We know what each key is, because our template said so,
-so :class:`AttributeMapper` stops that inspection and the classes below take the handle over.
+so :class:`AttributeMapper` stops that inspection and the classes below take the handle over. And templates:
+the library adds attributes of its own to each; here a template is what we wrote, nothing else, packed once.
 """
 
 from __future__ import annotations
@@ -76,14 +77,51 @@ class CkKeyDerivationStringData(ctypes.Structure):
     _fields_ = (("pData", ctypes.c_void_p), ("ulLen", ctypes.c_ulong))
 
 
+class Packed:
+    """An attribute's bytes, ready for the token."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class AttributeMapper(LibraryAttributeMapper):
-    """Packs the two list attributes, and stops python-pkcs11 from inspecting new objects."""
+    """Packs the two list attributes, adds nothing to our templates, and leaves new objects uninspected."""
 
     def __init__(self) -> None:
         super().__init__()
         self._kept: list[object] = []
         self.register_handler(Attribute.ALLOWED_MECHANISMS, _pack_mechanisms, _unpack_mechanisms)
         self.register_handler(Attribute.UNWRAP_TEMPLATE, self._pack_template, _unreadable)
+
+    def pack_attribute(self, key: Attribute, value: Any) -> bytes:
+        """As the library's; what is packed already passes."""
+        if type(value) is Packed:
+            return value.data
+        return super().pack_attribute(key, value)
+
+    def packed(self, template: dict[Attribute, Any]) -> dict[Attribute, Packed]:
+        """A template to use many times."""
+        return {
+            attribute: Packed(self.pack_attribute(attribute, value)) for attribute, value in template.items()
+        }
+
+    def secret_key_template(self, **_: Any) -> dict[Attribute, Any]:
+        """Nothing: our templates are complete."""
+        return {}
+
+    def public_key_template(self, **_: Any) -> dict[Attribute, Any]:
+        """Nothing: our templates are complete."""
+        return {}
+
+    def private_key_template(self, **_: Any) -> dict[Attribute, Any]:
+        """Nothing: our templates are complete."""
+        return {}
+
+    def generic_key_template(self, base_template: dict[Attribute, Any], **_: Any) -> dict[Attribute, Any]:
+        """CKA_CLASS and CKA_KEY_TYPE as the call has them."""
+        return base_template
 
     def unpack_attributes(self, key: Attribute, value: bytes) -> Any:
         """As the library's, but KeyError for CKA_CLASS: so an object comes back plain, as a handle."""

@@ -72,7 +72,7 @@ class SecureEnvironment:
         self, session: TokenSession, profile: TokenProfile, *, mk_id: bytes, record_key_id: bytes
     ) -> None:
         """Find both keys; raises TokenKeyMissing."""
-        self._session = session
+        self.session = session
         self.profile = profile
         self.mk_id = mk_id
         self.record_key_id = record_key_id
@@ -82,7 +82,7 @@ class SecureEnvironment:
     @property
     def token_serial(self) -> str:
         """Serial number of the token, as records carry it."""
-        return self._session.serial
+        return self.session.serial
 
     # --- records ---------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class SecureEnvironment:
             )
 
     def _mac(self, record: CredentialRecord) -> bytes:
-        session = self._session.pkcs11  # checks the thread
+        session = self.session.pkcs11  # checks the thread
         del session
         with token_call("computing a record's MAC"):
             mac: bytes = self._record_key.sign(record_bytes(record), mechanism=Mechanism.SHA256_HMAC)
@@ -122,7 +122,7 @@ class SecureEnvironment:
             return workspace.random(length)
 
     def _workspace(self) -> TokenWorkspace:
-        return self._session.workspace(self.profile, self._master_key)
+        return self.session.workspace(self.profile, self._master_key)
 
     # --- one authorisation -----------------------------------------------------------------------------
 

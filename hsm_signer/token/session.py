@@ -32,10 +32,12 @@ KEY_ID_LENGTH = 8
 class TokenSession:
     """The anchor session: closing it logs the process out and ends every key it made."""
 
-    def __init__(self, library: Any, token: Any, session: Any) -> None:
+    def __init__(self, library: Any, token: Any, session: Any, mapper: AttributeMapper) -> None:
         self._library = library
         self._token = token
         self._session = session
+        self._mapper = mapper
+        self._templates: tuple[TokenProfile, templates.Templates] | None = None
         self._thread = threading.get_ident()
         self._process = os.getpid()
 
@@ -45,11 +47,11 @@ class TokenSession:
 
         Raises TokenNotFound, TokenPinWrong, TokenUnavailable.
         """
-        library = load_library(uri)
+        library, mapper = load_library(uri), AttributeMapper()
         try:
             token = find_token(library, uri)
             try:
-                session = token.open(rw=read_write, user_pin=pin, attribute_mapper=AttributeMapper())
+                session = token.open(rw=read_write, user_pin=pin, attribute_mapper=mapper)
             except (p11.PinIncorrect, p11.PinInvalid, p11.PinLenRange) as error:
                 raise TokenPinWrong(
                     f"token {token.label!r} refuses its PIN",
@@ -64,7 +66,7 @@ class TokenSession:
         except BaseException:
             library.finalize()
             raise
-        return cls(library, token, session)
+        return cls(library, token, session, mapper)
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +102,11 @@ class TokenSession:
         return str(self._token.label)
 
     @property
+    def slot_id(self) -> int:
+        """CK_SLOT_ID."""
+        return int(self._token.slot.slot_id)
+
+    @property
     def identity(self) -> str:
         """Library, model and firmware: what a probe's result holds for."""
         library, token = self._library, self._token
@@ -133,7 +140,9 @@ class TokenSession:
 
     def workspace(self, profile: TokenProfile, master_key: SecretKeyObject | None = None) -> TokenWorkspace:
         """A place for the keys of one operation."""
-        return TokenWorkspace(self.pkcs11, profile, master_key=master_key)
+        if self._templates is None or self._templates[0] is not profile:
+            self._templates = (profile, templates.Templates(profile, self._mapper))
+        return TokenWorkspace(self.pkcs11, profile, self._templates[1], master_key=master_key)
 
     def find_key(self, label: str, key_id: bytes) -> SecretKeyObject:
         """A token object by CKA_LABEL and CKA_ID; raises TokenKeyMissing unless there is exactly one."""

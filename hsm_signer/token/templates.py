@@ -12,6 +12,7 @@ from typing import Any
 
 from pkcs11 import Attribute, KeyType, ObjectClass
 
+from .binding import AttributeMapper
 from .profile import TokenProfile
 
 Template = dict[Attribute, Any]
@@ -119,6 +120,59 @@ def public_key(
         template[Attribute.MODULUS_BITS] = modulus_bits
         template[Attribute.PUBLIC_EXPONENT] = b"\x01\x00\x01"
     return template
+
+
+class Templates:
+    """The templates of secret keys for one token, each built and packed once."""
+
+    def __init__(self, profile: TokenProfile, mapper: AttributeMapper) -> None:
+        self._profile = profile
+        self._mapper = mapper
+        self._built: dict[tuple[object, ...], Template] = {}
+
+    def secret_key(
+        self,
+        usage: Attribute | None,
+        mechanism: int,
+        *,
+        extractable: bool = False,
+        value_len: int | None = None,
+    ) -> Template:
+        """See :func:`secret_key`; the result is shared: never change it."""
+        what = (usage, mechanism, extractable, value_len)
+        if (template := self._built.get(what)) is None:
+            template = self._built[what] = self._mapper.packed(
+                secret_key(
+                    self._profile,
+                    usage=usage,
+                    mechanisms=(mechanism,),
+                    extractable=extractable,
+                    value_len=value_len,
+                )
+            )
+        return template
+
+    def private_key(
+        self,
+        key_type: KeyType,
+        usages: tuple[Attribute, ...],
+        mechanisms: tuple[int, ...],
+        *,
+        extractable: bool,
+    ) -> Template:
+        """See :func:`private_key`; the result is shared: never change it."""
+        what = (key_type, usages, mechanisms, extractable)
+        if (template := self._built.get(what)) is None:
+            template = self._built[what] = self._mapper.packed(
+                private_key(
+                    self._profile,
+                    key_type=key_type,
+                    usages=usages,
+                    mechanisms=mechanisms,
+                    extractable=extractable,
+                )
+            )
+        return template
 
 
 def unwrap_template() -> Template:

@@ -15,11 +15,17 @@ from typing import Any, Final, Self, TypeVar
 
 import pkcs11.exceptions as p11
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
-from pkcs11.constants import DEFAULT
 from pkcs11.mechanisms import KDF
 
 from .. import algorithms
-from ..errors import AuthorisationMismatch, SignerError, TokenError, TokenUnavailable, WrongKey
+from ..errors import (
+    AuthorisationMismatch,
+    SignerError,
+    TokenError,
+    TokenUnavailable,
+    TokenUnsuitable,
+    WrongKey,
+)
 from ..schemes.workspace import KekUse, Key, KeyPair
 from ..types import (
     KEY_LENGTH,
@@ -67,12 +73,6 @@ _KEK_USES: Final = {
     KekUse.ROLL: (Attribute.DERIVE, "xor_base_and_data"),
 }
 """One usage and one mechanism (a field of the profile) for each."""
-# unwrap_key() adds these to a private key's template; a private key has no such attributes.
-_NOT_OF_A_PRIVATE_KEY: Final = {
-    Attribute.ENCRYPT: DEFAULT,
-    Attribute.WRAP: DEFAULT,
-    Attribute.VERIFY: DEFAULT,
-}
 
 
 def key_type_of(spec: KeySpec) -> KeyType:
@@ -108,11 +108,13 @@ class TokenWorkspace:
         self,
         session: Any,
         profile: TokenProfile,
+        built: templates.Templates,
         *,
         master_key: SecretKeyObject | None,
     ) -> None:
         self._session = session
         self._profile = profile
+        self._templates = built
         self._master_key = master_key
         self._made: list[Handle] = []
         self.destroyed = 0
@@ -187,7 +189,8 @@ class TokenWorkspace:
 
     def public_transient(self, d_1: Digest) -> Key:
         """T_1 = D_1, by C_CreateObject: public bytes, UNWRAP only (scheme basic)."""
-        template = self._secret(Attribute.UNWRAP, self._kw()) | {Attribute.VALUE: bytes(d_1)}
+        # The value says how long it is: CKA_VALUE_LEN does not belong here.
+        template = self._templates.secret_key(Attribute.UNWRAP, self._kw()) | {Attribute.VALUE: bytes(d_1)}
         with token_call("importing D"):
             return self._keep(SecretKeyObject(self._session.create_object(template).wrapper))
 
@@ -230,11 +233,10 @@ class TokenWorkspace:
         gives_kowf: bool,
     ) -> Key:
         """SK, for one algorithm (step 4). Raises WrongKey where ``kek`` does not open it."""
-        template = templates.private_key(
-            self._profile,
-            key_type=key_type_of(spec),
-            usages=(Attribute.SIGN, *self._kowf_usages(spec, gives_kowf)),
-            mechanisms=(signature_mechanism(algorithm), *self._kowf_mechanisms(spec, gives_kowf)),
+        template = self._templates.private_key(
+            key_type_of(spec),
+            (Attribute.SIGN, *self._kowf_usages(spec, gives_kowf)),
+            (signature_mechanism(algorithm), *self._kowf_mechanisms(spec, gives_kowf)),
             extractable=extractable,
         )
         return self._unwrap(
@@ -245,7 +247,7 @@ class TokenWorkspace:
                     key_type_of(spec),
                     wrapped,
                     mechanism=mechanism(self._sk_wrap()),
-                    template=template | _NOT_OF_A_PRIVATE_KEY,
+                    template=template,
                 )
                 .wrapper
             ),
@@ -362,7 +364,7 @@ class TokenWorkspace:
                 return algorithms.ec_point_of(self._kept_pair(point, generated.spec).spki)
         with token_call("encrypting by RSA-OAEP"):
             # Generated to be encrypted once; no usage of its own.
-            template = self._derived(None, self._kw()) | {Attribute.EXTRACTABLE: True}
+            template = self._derived(None, self._kw(), extractable=True)
             secret = self.generate_from(template)
             parameter: bytes = generated.public.wrap_key(
                 secret, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=self._oaep()
@@ -382,20 +384,20 @@ class TokenWorkspace:
     # --- how -------------------------------------------------------------------------------------------
 
     def _secret(
-        self, usage: Attribute | None, mechanisms: int | tuple[int, ...], *, extractable: bool = False
+        self, usage: Attribute | None, allowed: int, *, extractable: bool = False
     ) -> templates.Template:
-        return templates.secret_key(
-            self._profile,
-            usage=usage,
-            mechanisms=(mechanisms,) if isinstance(mechanisms, int) else mechanisms,
-            extractable=extractable,
-        )
+        """For unwrapping: CKA_VALUE_LEN only where the token wants it."""
+        value_len = KEY_LENGTH if self._profile.value_len_on_unwrap else None
+        return self._templates.secret_key(usage, allowed, extractable=extractable, value_len=value_len)
 
-    def _derived(self, usage: Attribute | None, mechanisms: int | tuple[int, ...]) -> templates.Template:
-        return self._secret(usage, mechanisms) | {Attribute.VALUE_LEN: KEY_LENGTH}
+    def _derived(
+        self, usage: Attribute | None, allowed: int, *, extractable: bool = False
+    ) -> templates.Template:
+        """For deriving and generating: with CKA_VALUE_LEN."""
+        return self._templates.secret_key(usage, allowed, extractable=extractable, value_len=KEY_LENGTH)
 
     def _generate(self, usage: Attribute, allowed: int, name: str) -> Key:
-        template = self._derived(usage, allowed) | {Attribute.EXTRACTABLE: True}
+        template = self._derived(usage, allowed, extractable=True)
         with token_call(f"generating {name}"):
             return self.generate_from(template)
 
@@ -446,7 +448,7 @@ class TokenWorkspace:
                 KEY_LENGTH * 8,
                 mechanism=mechanism(self._number("ecdh")),
                 mechanism_param=(KDF.NULL, None, point),
-                template=template | {Attribute.VALUE_LEN: KEY_LENGTH},
+                template=template,
             )
         return self._keep(SecretKeyObject(made.wrapper))
 
@@ -470,8 +472,6 @@ class TokenWorkspace:
     def _unwrap_secret(
         self, under: SecretKeyObject, wrapped: bytes, template: templates.Template, refusal: SignerError
     ) -> Key:
-        if self._profile.value_len_on_unwrap:
-            template = template | {Attribute.VALUE_LEN: KEY_LENGTH}
         return self._unwrap(
             lambda: SecretKeyObject(
                 under.unwrap_key(
@@ -507,7 +507,7 @@ class TokenWorkspace:
     def _number(self, field: str) -> int:
         number: int | None = getattr(self._profile, field)
         if number is None:
-            raise TokenUnavailable(f"the token has no mechanism for {field}")
+            raise TokenUnsuitable(f"the token has no mechanism for {field}")
         return number
 
     def _kw(self) -> int:
