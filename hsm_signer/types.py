@@ -415,7 +415,7 @@ class EvidenceEntry:
     outcome: str
     """``accepted`` or an error code of errors.py."""
     record_version: int
-    """u64: version of the record when this entry had been written; 0 if its MAC did not hold."""
+    """u64: version of the record that this entry wrote, or that refused it; 0 if its MAC did not hold."""
     actor: str
     """Who asked: a system user or a service client."""
     previous: Digest

@@ -45,9 +45,10 @@ from ..types import (
     WrappedKey,
 )
 from .faults import token_call
+from .primitives import GeneratedPair
 from .profile import TokenProfile
 from .session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
-from .workspace import GeneratedPair, TokenWorkspace
+from .workspace import TokenWorkspace
 
 RECORD_FORMAT = 1
 

@@ -8,27 +8,14 @@ bytes imported are scheme basic's public D_1.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final
 
-import pkcs11.exceptions as p11
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
-from pkcs11.mechanisms import KDF
 
 from .. import algorithms
-from ..errors import (
-    AuthorisationMismatch,
-    SignerError,
-    TokenError,
-    TokenUnavailable,
-    TokenUnsuitable,
-    WrongKey,
-)
+from ..errors import AuthorisationMismatch, TokenError, WrongKey
 from ..schemes.workspace import KekUse, Key, KeyPair
 from ..types import (
-    KEY_LENGTH,
     KW_LENGTH,
     Algorithm,
     Combine,
@@ -37,34 +24,17 @@ from ..types import (
     KeySpec,
     Quantity,
     RollingValue,
-    SpkiDer,
     WrappedKey,
 )
 from . import templates
-from .binding import (
-    Handle,
-    PrivateKeyObject,
-    PublicKeyObject,
-    SecretKeyObject,
-    mechanism,
-    xor_parameter,
-)
-from .faults import KEY_DID_NOT_OPEN, token_call
-from .profile import TokenProfile
-
-_Made = TypeVar("_Made", bound=Handle)
-
-ZERO_IV: Final = bytes(16)
-CMAC_BLOCK: Final = 16
+from .binding import PrivateKeyObject, SecretKeyObject, mechanism
+from .faults import token_call
+from .primitives import CMAC_BLOCK, GeneratedPair, Primitives, private_of, secret_of
 
 _HASH_MECHANISMS: Final = {
     HashName.SHA256: (Mechanism.SHA256, MGF.SHA256),
     HashName.SHA384: (Mechanism.SHA384, MGF.SHA384),
     HashName.SHA512: (Mechanism.SHA512, MGF.SHA512),
-}
-_OAEP: Final = {
-    "sha256": (Mechanism.SHA256, MGF.SHA256, None),
-    "sha1": (Mechanism.SHA_1, MGF.SHA1, None),
 }
 _KEK_USES: Final = {
     KekUse.UNWRAP_SK: (Attribute.UNWRAP, "private_wrap"),
@@ -91,87 +61,10 @@ def signature_mechanism(algorithm: Algorithm) -> Mechanism:
     return Mechanism.RSA_PKCS_PSS if algorithm.is_pss else Mechanism.RSA_PKCS
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedPair:
-    """Implements schemes.workspace.KeyPair."""
-
-    private: PrivateKeyObject
-    public: PublicKeyObject
-    spec: KeySpec
-    spki: SpkiDer
-
-
-class TokenWorkspace:
-    """Context manager; :attr:`destroyed` counts what its end destroyed."""
-
-    def __init__(
-        self,
-        session: Any,
-        profile: TokenProfile,
-        built: templates.Templates,
-        *,
-        master_key: SecretKeyObject | None,
-    ) -> None:
-        self._session = session
-        self._profile = profile
-        self._templates = built
-        self._master_key = master_key
-        self._made: list[Handle] = []
-        self.destroyed = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Destroy every key, last made first. Raises TokenUnavailable where one could not be destroyed."""
-        lost: p11.PKCS11Error | None = None
-        while self._made:
-            try:
-                self._made.pop().destroy()
-                self.destroyed += 1
-            except p11.PKCS11Error as error:
-                lost = error
-        if lost is not None and exc is None:
-            raise TokenUnavailable(
-                "the token stopped answering while keys were being destroyed",
-                hint="its session objects end with the session; nothing was released",
-            ) from lost
-
-    # --- for the probe: one template, one call ---------------------------------------------------------
-
-    @property
-    def profile(self) -> TokenProfile:
-        """What this workspace takes the token to be able to do."""
-        return self._profile
-
-    def generate_from(self, template: templates.Template) -> SecretKeyObject:
-        """An AES-256 key with exactly ``template``."""
-        made = self._session.generate_key(
-            KeyType.AES, KEY_LENGTH * 8, mechanism=Mechanism.AES_KEY_GEN, template=template
-        )
-        return self._keep(SecretKeyObject(made.wrapper))
-
-    def unwrap_with(
-        self, under: SecretKeyObject, wrapped: bytes, template: templates.Template
-    ) -> SecretKeyObject:
-        """A secret key with exactly ``template``, by KW."""
-        made = under.unwrap_key(
-            ObjectClass.SECRET_KEY, KeyType.AES, wrapped, mechanism=mechanism(self._kw()), template=template
-        )
-        return self._keep(SecretKeyObject(made.wrapper))
+class TokenWorkspace(Primitives):
+    """Key operations by the protocol's names; the keys live as long as the ``with``."""
 
     # --- signing ---------------------------------------------------------------------------------------
-
-    def random(self, length: int) -> bytes:
-        """C_GenerateRandom, ``length`` bytes."""
-        with token_call("drawing random bytes"):
-            drawn: bytes = self._session.generate_random(length * 8)
-            return drawn
 
     def unwrap_kcar(self, wrapped: WrappedKey, combine: Combine) -> Key:
         """KCAR from KW_MK(KCAR): DERIVE only. Raises TokenError where MK is not the one that wrapped it."""
@@ -203,19 +96,19 @@ class TokenWorkspace:
         if len(q) != KW_LENGTH:
             raise mismatch
         usage, allowed = _KEK_USES[use]
-        return self._unwrap_secret(_secret_of(t), q, self._secret(usage, self._number(allowed)), mismatch)
+        return self._unwrap_secret(secret_of(t), q, self._secret(usage, self._number(allowed)), mismatch)
 
     def recompute_kowf(self, sk: Key, parameter: bytes) -> Key:
         """KOWF(SK, P) for comparison: SIGN by AES-CMAC only (step 5)."""
         template = self._secret(Attribute.SIGN, self._number("cmac"))
-        return self._kowf(_private_of(sk), parameter, template)
+        return self._kowf(private_of(sk), parameter, template)
 
     def same_key(self, one: Key, other: Key) -> bool:
         """AES-CMAC of one fresh random block under each; the 16-byte MACs are compared in constant time."""
         block = self.random(CMAC_BLOCK)
         cmac = mechanism(self._number("cmac"))
         with token_call("comparing keys"):
-            macs = [_secret_of(each).sign(block, mechanism=cmac) for each in (one, other)]
+            macs = [secret_of(each).sign(block, mechanism=cmac) for each in (one, other)]
         return hmac.compare_digest(*macs)
 
     def roll_by_xor(self, v: Key, difference: bytes) -> Key:
@@ -241,7 +134,7 @@ class TokenWorkspace:
         )
         return self._unwrap(
             lambda: PrivateKeyObject(
-                _secret_of(kek)
+                secret_of(kek)
                 .unwrap_key(
                     ObjectClass.PRIVATE_KEY,
                     key_type_of(spec),
@@ -265,7 +158,7 @@ class TokenWorkspace:
         elif algorithm.is_rsa and algorithm.hash is not None:
             data = algorithms.digest_info(algorithm.hash, signed)
         with token_call("signing"):
-            signature: bytes = _private_of(sk).sign(
+            signature: bytes = private_of(sk).sign(
                 data, mechanism=signature_mechanism(algorithm), mechanism_param=parameter
             )
         return algorithms.ecdsa_der(signature) if algorithm.is_ecdsa else signature
@@ -273,7 +166,7 @@ class TokenWorkspace:
     def wrap_sk(self, kek: Key, sk: Key) -> WrappedKey:
         """wrap_KEK(SK), in the token's own format."""
         with token_call("wrapping the private key"):
-            return WrappedKey(_secret_of(kek).wrap_key(sk, mechanism=mechanism(self._sk_wrap())))
+            return WrappedKey(secret_of(kek).wrap_key(sk, mechanism=mechanism(self._sk_wrap())))
 
     # --- enrolment -------------------------------------------------------------------------------------
 
@@ -319,7 +212,7 @@ class TokenWorkspace:
     def agree(self, private: Key, point: bytes) -> Key:
         """Z, the ECDH x coordinate (32 bytes) with a 65-byte P-256 point: DERIVE by CBC only."""
         template = self._derived(Attribute.DERIVE, self._number("cbc_encrypt_data"))
-        return self._agree(_private_of(private), point, template)
+        return self._agree(private_of(private), point, template)
 
     def personalisation_key(self, z: Key, digest: Digest) -> Key:
         """K_r = CBC_Z(digest), WRAP by KW only (docs/protocol.md, section 7)."""
@@ -328,7 +221,7 @@ class TokenWorkspace:
     def wrap_for_card(self, k_r: Key, key: Key) -> WrappedKey:
         """KW_K_r(key), 40 bytes."""
         with token_call("wrapping a key for the card"):
-            return WrappedKey(_secret_of(k_r).wrap_key(key, mechanism=mechanism(self._kw())))
+            return WrappedKey(secret_of(k_r).wrap_key(key, mechanism=mechanism(self._kw())))
 
     def new_kcar(self, combine: Combine) -> Key:
         """A fresh KCAR: DERIVE only, extractable."""
@@ -380,170 +273,6 @@ class TokenWorkspace:
         """KW_MK(KCAR), 40 bytes."""
         with token_call("wrapping KCAR"):
             return WrappedKey(self._mk().wrap_key(kcar, mechanism=mechanism(self._kw())))
-
-    # --- how -------------------------------------------------------------------------------------------
-
-    def _secret(
-        self, usage: Attribute | None, allowed: int, *, extractable: bool = False
-    ) -> templates.Template:
-        """For unwrapping: CKA_VALUE_LEN only where the token wants it."""
-        value_len = KEY_LENGTH if self._profile.value_len_on_unwrap else None
-        return self._templates.secret_key(usage, allowed, extractable=extractable, value_len=value_len)
-
-    def _derived(
-        self, usage: Attribute | None, allowed: int, *, extractable: bool = False
-    ) -> templates.Template:
-        """For deriving and generating: with CKA_VALUE_LEN."""
-        return self._templates.secret_key(usage, allowed, extractable=extractable, value_len=KEY_LENGTH)
-
-    def _generate(self, usage: Attribute, allowed: int, name: str) -> Key:
-        template = self._derived(usage, allowed, extractable=True)
-        with token_call(f"generating {name}"):
-            return self.generate_from(template)
-
-    def _generate_ec(self, spec: KeySpec, key_type: KeyType, private: templates.Template) -> tuple[Any, Any]:
-        generation = (
-            Mechanism.EC_EDWARDS_KEY_PAIR_GEN if spec is KeySpec.ED25519 else Mechanism.EC_KEY_PAIR_GEN
-        )
-        ec_params = algorithms.EC_PARAMS[spec]
-        domain = self._session.create_domain_parameters(
-            key_type, {Attribute.EC_PARAMS: ec_params}, local=True
-        )
-        public = templates.public_key(self._profile, key_type=key_type, ec_params=ec_params)
-        pair: tuple[Any, Any] = domain.generate_keypair(
-            mechanism=generation, public_template=public, private_template=private
-        )
-        return pair
-
-    def _kept_pair(self, pair: tuple[Any, Any], spec: KeySpec) -> GeneratedPair:
-        public = self._keep(PublicKeyObject(pair[0].wrapper))
-        private = self._keep(PrivateKeyObject(pair[1].wrapper))
-        if spec.rsa_bits:
-            spki = algorithms.rsa_spki(public[Attribute.MODULUS], public[Attribute.PUBLIC_EXPONENT])
-        else:
-            spki = algorithms.ec_spki(spec, public[Attribute.EC_POINT])
-        return GeneratedPair(private, public, spec, spki)
-
-    def _combine(self, base: Key, combine: Combine, data: bytes, template: templates.Template) -> Key:
-        parameter: Any
-        if combine is Combine.XOR:
-            parameter, alive = xor_parameter(bytes(data))
-        else:
-            parameter, alive = (ZERO_IV, bytes(data)), None
-        with token_call("deriving a key"):
-            made = _secret_of(base).derive_key(
-                KeyType.AES,
-                KEY_LENGTH * 8,
-                mechanism=mechanism(self._combine_mechanism(combine)),
-                mechanism_param=parameter,
-                template=template,
-            )
-        del alive
-        return self._keep(SecretKeyObject(made.wrapper))
-
-    def _agree(self, private: PrivateKeyObject, point: bytes, template: templates.Template) -> Key:
-        with token_call("agreeing on a key by ECDH"):
-            made = private.derive_key(
-                KeyType.AES,
-                KEY_LENGTH * 8,
-                mechanism=mechanism(self._number("ecdh")),
-                mechanism_param=(KDF.NULL, None, point),
-                template=template,
-            )
-        return self._keep(SecretKeyObject(made.wrapper))
-
-    def _kowf(self, sk: PrivateKeyObject, parameter: bytes, template: templates.Template) -> Key:
-        if parameter[:1] == b"\x04" and len(parameter) in (65, 97, 133):
-            return self._agree(sk, parameter, template)
-        return self._unwrap(
-            lambda: SecretKeyObject(
-                sk.unwrap_key(
-                    ObjectClass.SECRET_KEY,
-                    KeyType.AES,
-                    parameter,
-                    mechanism=Mechanism.RSA_PKCS_OAEP,
-                    mechanism_param=self._oaep(),
-                    template=template,
-                ).wrapper
-            ),
-            WrongKey("this private key does not give KOWF"),
-        )
-
-    def _unwrap_secret(
-        self, under: SecretKeyObject, wrapped: bytes, template: templates.Template, refusal: SignerError
-    ) -> Key:
-        return self._unwrap(
-            lambda: SecretKeyObject(
-                under.unwrap_key(
-                    ObjectClass.SECRET_KEY,
-                    KeyType.AES,
-                    wrapped,
-                    mechanism=mechanism(self._kw()),
-                    template=template,
-                ).wrapper
-            ),
-            refusal,
-        )
-
-    def _unwrap(self, call: Callable[[], Handle], refusal: SignerError) -> Key:
-        with token_call("unwrapping a key"):
-            try:
-                return self._keep(call())
-            except KEY_DID_NOT_OPEN as error:
-                # The same return values come from a token that has gone; one that draws random bytes has not,
-                # and only then the caller's key is to blame.
-                self.random(CMAC_BLOCK)
-                raise refusal from error
-
-    def _keep(self, made: _Made) -> _Made:
-        self._made.append(made)
-        return made
-
-    def _mk(self) -> SecretKeyObject:
-        if self._master_key is None:
-            raise AssertionError("this workspace has no master key")
-        return self._master_key
-
-    def _number(self, field: str) -> int:
-        number: int | None = getattr(self._profile, field)
-        if number is None:
-            raise TokenUnsuitable(f"the token has no mechanism for {field}")
-        return number
-
-    def _kw(self) -> int:
-        return self._number("key_wrap")
-
-    def _sk_wrap(self) -> int:
-        return self._number("private_wrap")
-
-    def _combine_mechanism(self, combine: Combine) -> int:
-        return self._number("xor_base_and_data" if combine is Combine.XOR else "cbc_encrypt_data")
-
-    def _kowf_usages(self, spec: KeySpec, gives_kowf: bool) -> tuple[Attribute, ...]:
-        if not gives_kowf:
-            return ()
-        return (Attribute.UNWRAP,) if spec.rsa_bits else (Attribute.DERIVE,)
-
-    def _kowf_mechanisms(self, spec: KeySpec, gives_kowf: bool) -> tuple[int, ...]:
-        if not gives_kowf:
-            return ()
-        return (Mechanism.RSA_PKCS_OAEP,) if spec.rsa_bits else (self._number("ecdh"),)
-
-    def _oaep(self) -> tuple[Mechanism, MGF, None]:
-        return _OAEP[self._profile.oaep_hash or "sha1"]
-
-
-def _secret_of(key: Key) -> SecretKeyObject:
-    if not isinstance(key, SecretKeyObject):
-        raise TypeError("expected a secret key of this workspace")
-    return key
-
-
-def _private_of(key: Key) -> PrivateKeyObject:
-    if not isinstance(key, PrivateKeyObject):
-        raise TypeError("expected a private key of this workspace")
-    return key
-
 
 def _pair_of(pair: KeyPair) -> GeneratedPair:
     if not isinstance(pair, GeneratedPair):

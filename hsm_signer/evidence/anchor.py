@@ -1,0 +1,105 @@
+"""An anchor: one hash over every credential's last evidence entry, to keep outside the database.
+
+Whoever can write the whole database can put back an old row together with an old chain, and nothing inside
+it can tell. An anchor printed before that can: the chains only ever grow, so what they were when the anchor
+was made can be computed again at any later time, from the entries up to ``last_entry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+import msgspec
+
+from ..errors import InputError, StoreDamaged
+from .chain import Head
+from .findings import ANCHOR_CREDENTIALS, ANCHOR_ENTRIES, ANCHOR_ROOT, Finding
+from .merkle import merkle_root
+
+_MAX_TEXT = 4096
+"""Characters; an anchor has some 200, and a file named by mistake need not be parsed."""
+_HINT = "An anchor is the line that `hsm-signer audit head` prints."
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What ``audit head`` prints and ``audit verify --anchor`` reads."""
+
+    format: Literal[1]
+    time: _Count
+    """When it was made: microseconds since 1970-01-01T00:00:00Z."""
+    last_entry: _Count
+    """The store's number of the newest entry it covers; 0 if there is none."""
+    credentials: _Count
+    """How many chains there were."""
+    entries: _Count
+    """How many entries there were in all chains together."""
+    root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+    """Merkle root (RFC 6962, 2.1), 32 bytes in lower case hex. One leaf per credential, ordered by
+    credential id: credential id(16) || u64 sequence || SHA-256(last entry)(32)."""
+
+
+def make_anchor(*, time: int, last_entry: int, heads: Iterable[Head]) -> Anchor:
+    """An anchor over ``heads``, the last entries of all chains counting entries up to ``last_entry``.
+
+    ``time`` is in microseconds since 1970-01-01T00:00:00Z, ``heads`` ascend by credential id.
+    Raises StoreDamaged where they do not: a database that returns them so has a damaged index.
+    """
+    credentials = entries = 0
+
+    def leaves() -> Iterator[bytes]:
+        nonlocal credentials, entries
+        before = b""
+        for head in heads:
+            if head.credential_id <= before:
+                raise StoreDamaged("The database returns its rows in the wrong order; an index is damaged.")
+            before = head.credential_id
+            credentials += 1
+            entries += head.sequence
+            yield head.credential_id + head.sequence.to_bytes(8, "big") + head.hash
+
+    root = merkle_root(leaves())
+    return Anchor(
+        format=1, time=time, last_entry=last_entry, credentials=credentials, entries=entries, root=root.hex()
+    )
+
+
+def check_anchor(anchor: Anchor, heads: Iterable[Head]) -> tuple[Finding, ...]:
+    """What differs between ``anchor`` and ``heads``, the heads as of ``anchor.last_entry``; () if nothing.
+
+    It can tell that something was changed or removed, not what: the root is all it has.
+    """
+    now = make_anchor(time=anchor.time, last_entry=anchor.last_entry, heads=heads)
+    findings = []
+    for code, was, found, name in (
+        (ANCHOR_CREDENTIALS, anchor.credentials, now.credentials, "credentials"),
+        (ANCHOR_ENTRIES, anchor.entries, now.entries, "evidence entries"),
+    ):
+        if was != found:
+            findings.append(
+                Finding(code, f"the anchor covers {was} {name}, the store has {found} from that time")
+            )
+    if anchor.root != now.root:
+        findings.append(
+            Finding(ANCHOR_ROOT, "the evidence of the anchor's time is not what it was: changed or put back")
+        )
+    return tuple(findings)
+
+
+def encode_anchor(anchor: Anchor) -> str:
+    """One line of JSON, without a newline at its end."""
+    return msgspec.json.encode(anchor).decode("ascii")
+
+
+def decode_anchor(text: str) -> Anchor:
+    """The anchor in ``text``, JSON as :func:`encode_anchor` makes it, white space allowed.
+
+    Raises InputError for anything else: an unknown or missing field, another type, another format.
+    """
+    if len(text) > _MAX_TEXT:
+        raise InputError("This is no anchor: it is too long.", hint=_HINT)
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=Anchor)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"This is no anchor: {error}.", hint=_HINT) from error

@@ -1,0 +1,274 @@
+"""Records, chains and signatures held against each other. Pure: no SQL, no token, no keys.
+
+What it can tell, with nothing but the database and the record MAC key: a changed, removed, added or moved
+entry; a signature or digest that was changed; a record that was changed, removed, put back or copied over
+another's. What it cannot: an old record put back together with its old chain, or both of them removed. For
+that there is the anchor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from ..errors import SignerError, StoreDamaged
+from ..types import (
+    ACCEPTED,
+    Algorithm,
+    CredentialId,
+    Digest,
+    Event,
+    EvidenceEntry,
+    HashName,
+    Mode,
+    SealedRecord,
+    SpkiDer,
+)
+from .chain import ChainCheck
+from .findings import (
+    ENTRY_HASH,
+    ENTRY_INCOMPLETE,
+    RECORD_AHEAD,
+    RECORD_DAMAGED,
+    RECORD_HEAD,
+    RECORD_MAC,
+    RECORD_MISSING,
+    RECORD_OUTDATED,
+    RECORD_WITHOUT_EVIDENCE,
+    SIGNATURE_COUNT,
+    SIGNATURE_INVALID,
+    Finding,
+)
+
+Verify = Callable[[SpkiDer, Algorithm, bytes, bytes], bool]
+"""(PK, algorithm, digest, signature) -> does it hold? ECDSA signatures in DER."""
+CheckMac = Callable[[SealedRecord], bool]
+"""Does the record MAC hold? A token that cannot be asked raises, and the audit ends with that error."""
+
+DIGESTS_PREFIX = b"hsm-signer/1/digests"
+SIGNING_EVENTS = frozenset({Event.SIGN, Event.ACTIVATE})
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What an audit looked at and what it found."""
+
+    records: int
+    chains: int
+    entries: int
+    signatures: int
+    """Checked against PK and digest, good or bad."""
+    unchecked: int
+    """Signatures not checkable here: Ed25519 signs the message itself, which evidence does not hold; or
+    there is no record whose MAC holds to take PK from."""
+    findings: tuple[Finding, ...]
+    """Ordered by credential id; empty if all is well."""
+
+    @property
+    def good(self) -> bool:
+        """Nothing was found."""
+        return not self.findings
+
+
+def hash_of_digests(digests: tuple[bytes, ...]) -> Digest:
+    """H of mode 2 (docs/protocol.md, section 2): 32 bytes over 1 to 65535 digests of one length.
+
+    Raises ValueError for no digests, too many, or different lengths.
+    """
+    if len({len(digest) for digest in digests}) != 1:
+        raise ValueError("a digest list has at least one digest, all of one length")
+    try:
+        header = len(digests).to_bytes(2, "big") + len(digests[0]).to_bytes(1, "big")
+    except OverflowError as error:
+        raise ValueError("a digest list has at most 65535 digests of at most 255 bytes") from error
+    return Digest(hashlib.sha256(DIGESTS_PREFIX + header + b"".join(digests)).digest())
+
+
+def audit(
+    records: Iterable[SealedRecord],
+    entries: Iterable[EvidenceEntry],
+    *,
+    verify: Verify,
+    check_mac: CheckMac,
+    damaged: Iterable[Finding] = (),
+) -> AuditReport:
+    """Check every record against its chain and every accepted signature against PK and digest.
+
+    ``records`` ascend by credential id, ``entries`` by credential id and then sequence: so each is read once
+    and memory does not grow with their number. ``damaged`` is what the reading of both could not turn into
+    records and entries; it is read last, so a list that fills meanwhile will do.
+    Raises StoreDamaged where the order is not kept (the database's index is damaged), and whatever
+    ``check_mac`` raises.
+    """
+    run = _Audit(verify, check_mac)
+    for credential_id, sealed, chain in _join(records, entries):
+        run.credential(credential_id, sealed, chain)
+    unreadable = list(damaged)
+    # A record that cannot be read is there all the same.
+    there = {f.credential_id for f in unreadable if f.code == RECORD_DAMAGED}
+    findings = [f for f in run.findings if not (f.code == RECORD_MISSING and f.credential_id in there)]
+    findings += unreadable
+    findings.sort(key=lambda f: (f.credential_id or b"", f.sequence or 0))
+    return AuditReport(
+        records=run.records,
+        chains=run.chains,
+        entries=run.entries,
+        signatures=run.signatures,
+        unchecked=run.unchecked,
+        findings=tuple(findings),
+    )
+
+
+def _join(
+    records: Iterable[SealedRecord], entries: Iterable[EvidenceEntry]
+) -> Iterator[tuple[CredentialId, SealedRecord | None, Iterator[EvidenceEntry]]]:
+    """Each credential once, with its record and its chain; the chain must be read before the next one."""
+    record_source, entry_source = iter(records), iter(entries)
+    sealed = next(record_source, None)
+    entry = next(entry_source, None)
+    before: bytes = b""
+
+    def chain_of(credential_id: CredentialId) -> Iterator[EvidenceEntry]:
+        nonlocal entry
+        while entry is not None and entry.credential_id == credential_id:
+            current = entry
+            entry = next(entry_source, None)
+            yield current
+
+    while sealed is not None or entry is not None:
+        ids = [sealed.record.credential_id] if sealed is not None else []
+        if entry is not None:
+            ids.append(entry.credential_id)
+        credential_id = min(ids)
+        if credential_id <= before:
+            raise StoreDamaged("The database returns its rows in the wrong order; an index is damaged.")
+        before = credential_id
+        own = None
+        if sealed is not None and sealed.record.credential_id == credential_id:
+            own, sealed = sealed, next(record_source, None)
+        yield credential_id, own, chain_of(credential_id)
+
+
+class _Audit:
+    """The counts and findings of one run."""
+
+    def __init__(self, verify: Verify, check_mac: CheckMac) -> None:
+        self._verify = verify
+        self._check_mac = check_mac
+        self.findings: list[Finding] = []
+        self.records = self.chains = self.entries = self.signatures = self.unchecked = 0
+
+    def credential(
+        self, credential_id: CredentialId, sealed: SealedRecord | None, chain: Iterator[EvidenceEntry]
+    ) -> None:
+        """One credential: MAC, chain, signatures, then the record against the end of the chain."""
+        owner = sealed.record.owner if sealed is not None else None
+        spki: SpkiDer | None = None
+        if sealed is not None:
+            self.records += 1
+            if self._check_mac(sealed):
+                spki = sealed.record.spki
+            else:
+                self._found(RECORD_MAC, "the record was changed: its MAC does not hold", credential_id, owner)
+        check = ChainCheck(credential_id)
+        for entry in chain:
+            self.entries += 1
+            for finding in check.add(entry):
+                self._found(finding.code, finding.words, credential_id, owner, finding.sequence)
+            for code, words in self._signatures(entry, spki):
+                self._found(code, words, credential_id, owner, entry.sequence)
+        if check.last is not None:
+            self.chains += 1
+        # What a record says about itself counts only under its MAC.
+        if sealed is None or spki is not None:
+            for code, words in _against_chain(sealed, check):
+                self._found(code, words, credential_id, owner)
+
+    def _signatures(self, entry: EvidenceEntry, spki: SpkiDer | None) -> Iterator[tuple[str, str]]:
+        if entry.outcome != ACCEPTED or entry.event not in SIGNING_EVENTS:
+            return
+        algorithm, mode = entry.algorithm, entry.mode
+        if (
+            algorithm is None
+            or mode is None
+            or entry.h is None
+            or entry.d is None
+            or entry.quantities_hash is None
+            or not entry.signatures
+        ):
+            yield ENTRY_INCOMPLETE, "an accepted signature's entry lacks part of what was authorised"
+            return
+        if algorithm is Algorithm.ED25519 and not entry.digests:
+            self.unchecked += len(entry.signatures)
+            return
+        yield from _hash_of_entry(entry, algorithm, mode)
+        if len(entry.digests) != len(entry.signatures):
+            yield (
+                SIGNATURE_COUNT,
+                f"the entry has {len(entry.digests)} digests and {len(entry.signatures)} signatures",
+            )
+            return
+        if spki is None:
+            self.unchecked += len(entry.signatures)
+            return
+        for number, (digest, signature) in enumerate(zip(entry.digests, entry.signatures, strict=True), 1):
+            self.signatures += 1
+            try:
+                holds = self._verify(spki, algorithm, digest, signature)
+            except SignerError:
+                # A digest or algorithm that does not fit the key: no signature of it either.
+                holds = False
+            if not holds:
+                yield SIGNATURE_INVALID, f"signature {number} is not one of its digest under the user's key"
+
+    def _found(
+        self,
+        code: str,
+        words: str,
+        credential_id: CredentialId,
+        owner: str | None,
+        sequence: int | None = None,
+    ) -> None:
+        self.findings.append(Finding(code, words, credential_id, owner, sequence))
+
+
+def _hash_of_entry(entry: EvidenceEntry, algorithm: Algorithm, mode: Mode) -> Iterator[tuple[str, str]]:
+    """H against the digests of the same entry, where they determine each other."""
+    if mode is Mode.DIGESTS:
+        try:
+            right = hash_of_digests(entry.digests) == entry.h
+        except ValueError:
+            right = False
+        if not right:
+            yield ENTRY_HASH, "H is not the hash of the digest list in the entry"
+    elif algorithm.hash is HashName.SHA256 and entry.digests != (entry.h,):
+        # Mode 1: H is SHA-256 of the message, and so is the digest that was signed.
+        yield ENTRY_HASH, "H is not the digest in the entry, though both are SHA-256 of one message"
+
+
+def _against_chain(sealed: SealedRecord | None, check: ChainCheck) -> Iterator[tuple[str, str]]:
+    """The record against the entry that was written with it."""
+    last = check.last
+    if sealed is None:
+        # A pending credential that was given up leaves its chain behind, and rightly no record.
+        if last is not None and not (last.event is Event.EXPIRE and last.outcome == ACCEPTED):
+            yield RECORD_MISSING, "there is evidence about the credential, but its record is gone"
+        return
+    record = sealed.record
+    if last is None:
+        yield RECORD_WITHOUT_EVIDENCE, "there is a record, but no evidence at all about it"
+    elif record.version < check.version:
+        yield (
+            RECORD_OUTDATED,
+            f"the record is version {record.version}, the evidence knows version {check.version}: "
+            "an old row was put back",
+        )
+    elif record.version > check.version:
+        yield (
+            RECORD_AHEAD,
+            f"the record is version {record.version}, the evidence ends at version {check.version}: "
+            "entries were removed",
+        )
+    elif record.evidence_head != check.head:
+        yield RECORD_HEAD, "the entry written with this version of the record is not the one the record names"

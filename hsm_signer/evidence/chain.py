@@ -1,0 +1,166 @@
+"""The chain of one credential: each entry holds the hash of the one before (docs/protocol.md, section 5).
+
+Two rules beside the hashes make an old row visible. Every write of a record raises its version by one and
+appends the entry that says why, with the new version in ``record_version``. An attempt that writes no record
+appends an entry too, with the version it was refused by (somebody may have written another since), or 0 where
+the record's MAC did not hold and its version means nothing. So along a chain the highest version rises by one
+at a time, and the entry that raised it last is the one whose hash the record holds in ``evidence_head``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..encoding import NO_PREVIOUS, entry_hash
+from ..types import ACCEPTED, Algorithm, CredentialId, Digest, Event, EvidenceEntry, Mode
+from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, Finding
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPosition:
+    """Where a chain ends: what the next entry has to follow."""
+
+    sequence: int
+    """u64 of the last entry; 0 if there is none yet."""
+    hash: Digest
+    """SHA-256 of the last entry, 32 bytes; zeros if there is none yet."""
+
+
+class Head(NamedTuple):
+    """The last entry of one credential's chain: what an anchor is made of."""
+
+    credential_id: CredentialId
+    sequence: int
+    """u64."""
+    hash: Digest
+    """SHA-256 of the entry, 32 bytes."""
+
+
+START = ChainPosition(0, NO_PREVIOUS)
+"""The position of a chain without entries."""
+
+
+def position_of(entry: EvidenceEntry) -> ChainPosition:
+    """The position that the chain has with ``entry`` as its last."""
+    return ChainPosition(entry.sequence, entry_hash(entry))
+
+
+def next_entry(
+    position: ChainPosition,
+    *,
+    time: int,
+    credential_id: CredentialId,
+    event: Event,
+    record_version: int,
+    actor: str,
+    outcome: str = ACCEPTED,
+    d: Digest | None = None,
+    nonce: bytes | None = None,
+    x: int | None = None,
+    algorithm: Algorithm | None = None,
+    mode: Mode | None = None,
+    h: Digest | None = None,
+    quantities_hash: Digest | None = None,
+    digests: tuple[bytes, ...] = (),
+    signatures: tuple[bytes, ...] = (),
+) -> EvidenceEntry:
+    """The entry that follows ``position``: sequence one higher, ``previous`` its hash.
+
+    The other arguments are the fields of :class:`~hsm_signer.types.EvidenceEntry`, with its lengths and
+    units. Nothing is checked here: the store refuses an entry that does not fit its chain.
+    """
+    return EvidenceEntry(
+        sequence=position.sequence + 1,
+        time=time,
+        credential_id=credential_id,
+        event=event,
+        outcome=outcome,
+        record_version=record_version,
+        actor=actor,
+        previous=position.hash,
+        d=d,
+        nonce=nonce,
+        x=x,
+        algorithm=algorithm,
+        mode=mode,
+        h=h,
+        quantities_hash=quantities_hash,
+        digests=digests,
+        signatures=signatures,
+    )
+
+
+class ChainCheck:
+    """Checks one chain entry by entry, in constant memory; feed it in ascending sequence."""
+
+    def __init__(self, credential_id: CredentialId) -> None:
+        self.credential_id = credential_id
+        self.position = START
+        self.version = 0
+        """The highest ``record_version`` so far."""
+        self.head: Digest | None = None
+        """SHA-256 of the entry that raised the version last."""
+        self._lost = False
+        """Entries are missing and no version was seen since: how far they raised it is not known."""
+        self.last: EvidenceEntry | None = None
+
+    def add(self, entry: EvidenceEntry) -> Iterator[Finding]:
+        """What is wrong with ``entry`` as the next one of this chain; nothing if all is well."""
+        if entry.credential_id != self.credential_id:
+            yield self._finding(CHAIN_FOREIGN, "the entry belongs to another credential", entry)
+            # Its place in the order of this chain would say nothing.
+            return
+        gap = entry.sequence != self.position.sequence + 1
+        if gap:
+            yield self._finding(
+                CHAIN_GAP,
+                f"entry {self.position.sequence + 1} is missing: {entry.sequence} comes next",
+                entry,
+            )
+        elif entry.previous != self.position.hash:
+            # After a gap this would only say the same thing again.
+            yield self._finding(
+                CHAIN_PREVIOUS,
+                "the entry does not hold the hash of the one before it: one of the two was changed"
+                if self.position.sequence
+                else "the first entry names one before it",
+                entry,
+            )
+        self._lost |= gap
+        yield from self._versions(entry)
+        self._lost &= entry.record_version == 0
+        self.position = position_of(entry)
+        if entry.record_version > self.version:
+            self.version = entry.record_version
+            self.head = self.position.hash
+        self.last = entry
+
+    def _versions(self, entry: EvidenceEntry) -> Iterator[Finding]:
+        written = self.version + 1
+        if entry.outcome == ACCEPTED:
+            # Whatever is accepted writes the record.
+            wrong = entry.record_version < written if self._lost else entry.record_version != written
+        else:
+            wrong = entry.record_version > written and not self._lost
+        if wrong:
+            yield self._finding(
+                CHAIN_VERSION,
+                f"record version {entry.record_version} does not follow version {self.version}",
+                entry,
+            )
+
+    def _finding(self, code: str, words: str, entry: EvidenceEntry) -> Finding:
+        return Finding(code, words, credential_id=self.credential_id, sequence=entry.sequence)
+
+
+def check_chain(credential_id: CredentialId, entries: Iterable[EvidenceEntry]) -> Iterator[Finding]:
+    """Everything wrong with a chain: gaps in the sequence, previous hashes, credential ids, versions.
+
+    ``entries`` come in ascending sequence. A chain cut off at its end is a good chain: only the record, or
+    an anchor, knows that there was more.
+    """
+    check = ChainCheck(credential_id)
+    for entry in entries:
+        yield from check.add(entry)

@@ -1,0 +1,240 @@
+"""SQLite or PostgreSQL behind one engine, and their errors in our words.
+
+SQLite: WAL, so that readers do not wait for the writer; synchronous FULL, so that a signature released
+after a commit has its evidence after a power cut, too; every writer begins IMMEDIATE, so that two of them
+never read the same version and then fail at the commit. SQL errors do not leave this package.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.engine import URL
+
+from ..errors import ConfigError, StoreBusy, StoreDamaged, StoreError, StoreMissing, StoreReadOnly
+
+BEGIN = "hsm_signer_begin"
+"""Execution option: how a transaction begins on SQLite."""
+
+SQLITE_PREFIX = "sqlite:///"
+
+MISSING_HINT = "`hsm-signer init` makes one; or check the store's URL in the configuration."
+READ_ONLY_HINT = "Check the owner and the permissions of the file and of its folder."
+DAMAGED_HINT = "Put back a backup, then audit it."
+
+# Both spell the same: SQLAlchemy's default driver has changed between its versions.
+_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+
+
+def parse_url(url: str) -> URL:
+    """A database URL of a kind the store can use. Raises ConfigError.
+
+    What follows ``sqlite:///`` is a path, as it is: nothing in it is escaped and no options follow.
+    """
+    if url.startswith(SQLITE_PREFIX):
+        # SQLAlchemy's versions differ in what "%" and "?" mean here; a file's name may hold both.
+        path = url.removeprefix(SQLITE_PREFIX)
+        if path in ("", ":memory:"):
+            raise ConfigError("A store on SQLite is a file: sqlite:///PATH")
+        return URL.create(_DRIVERS["sqlite"], database=path)
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        # The text is not repeated: what cannot be parsed may hold a password all the same.
+        raise ConfigError(
+            "The store's URL cannot be understood.", hint="It looks like sqlite:////var/lib/hsm-signer/store.db"
+        ) from error
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    if parsed.drivername not in _DRIVERS.values():
+        raise ConfigError(f"The store can be on sqlite or postgresql, not on {parsed.drivername}.")
+    if is_sqlite(parsed):
+        raise ConfigError("A store on SQLite is a file: sqlite:///PATH")
+    return parsed
+
+
+def is_sqlite(url: URL) -> bool:
+    """SQLite, and so a file on this machine."""
+    return url.get_backend_name() == "sqlite"
+
+
+def path_of(url: URL) -> Path:
+    """The file of a SQLite URL."""
+    return Path(url.database or "")
+
+
+def name_of(url: URL) -> str:
+    """How messages name the database: a path, or a URL without its password."""
+    if is_sqlite(url):
+        return str(path_of(url))
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite store at ``path``, whatever characters that holds."""
+    return f"{SQLITE_PREFIX}{path}"
+
+
+def make_engine(url: URL, *, busy_timeout: float, wal: bool = False, immutable: bool = False) -> Engine:
+    """An engine that has not connected yet.
+
+    ``busy_timeout`` in seconds: how long to wait for another writer. ``wal``: switch the SQLite file to WAL.
+    ``immutable``: SQLite reads the file as it is, without a lock; nobody may write it meanwhile.
+    Raises ConfigError where the database's driver is not installed.
+    """
+    if is_sqlite(url):
+        engine = create_engine(url, creator=_sqlite_connect(path_of(url), busy_timeout, wal, immutable))
+        event.listen(engine, "begin", _begin)
+        return engine
+    try:
+        engine = create_engine(url)
+    except (exc.NoSuchModuleError, ImportError) as error:
+        raise ConfigError(
+            f"The driver for {url.get_backend_name()} is not installed.", hint="pip install 'psycopg[binary]'"
+        ) from error
+    event.listen(engine, "connect", _postgresql_settings(busy_timeout))
+    return engine
+
+
+def _sqlite_connect(
+    path: Path, busy_timeout: float, wal: bool, immutable: bool
+) -> Callable[[], sqlite3.Connection]:
+    # A URI, because only it can say: never make the file. Read-write falls back to reading by itself where
+    # the file is read-only.
+    mode = "ro&immutable=1" if immutable else "rw"
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=busy_timeout,
+            # The pool hands a connection to one thread at a time.
+            check_same_thread=False,
+            # The module's own BEGIN comes too late, before the first write; _begin does it instead.
+            isolation_level=None,
+        )
+        connection.text_factory = _text_or_bytes
+        try:
+            if wal:
+                # Once: the file remembers it.
+                connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            # Somebody else may have made the file: its schema calls no functions, its pages are checked.
+            connection.execute("PRAGMA trusted_schema=OFF")
+            connection.execute("PRAGMA cell_size_check=ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return connect
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    """Text that is no UTF-8 stays bytes, so that the check of its field can name it."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(BEGIN, "BEGIN"))
+
+
+def _postgresql_settings(busy_timeout: float) -> Callable[[Any, Any], None]:
+    def on_connect(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {max(1, round(busy_timeout * 1000))}")
+        connection.commit()
+
+    return on_connect
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Turns what the database raises into an error of the store; everything else passes."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise _translate(url, error) from error
+    except UnicodeDecodeError as error:
+        # SQLite quotes a damaged schema in its message, and Python cannot read that.
+        raise StoreDamaged(f"The database {name_of(url)} is damaged.", hint=DAMAGED_HINT) from error
+    except exc.TimeoutError as error:
+        raise StoreBusy("All connections to the database are in use.") from error
+
+
+def is_unique_violation(error: exc.IntegrityError) -> bool:
+    """A second row where there may be one; other integrity errors are our own mistakes."""
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode in (
+            sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+            sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        )
+    return getattr(original, "sqlstate", None) == "23505"
+
+
+def _words(original: BaseException | None) -> str:
+    """What the driver says, in one line."""
+    return " ".join(str(original).split()).rstrip(".")
+
+
+def _translate(url: URL, error: exc.DBAPIError) -> StoreError:
+    if is_sqlite(url):
+        return _translate_sqlite(path_of(url), error.orig)
+    return _translate_postgresql(name_of(url), error)
+
+
+def _translate_sqlite(path: Path, original: BaseException | None) -> StoreError:
+    code = getattr(original, "sqlite_errorcode", None) or 0
+    # The lower byte is the kind, the rest says more (https://www.sqlite.org/rescode.html).
+    kind = code & 0xFF
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreBusy(f"Another process is writing to {path} and has not finished in time.")
+    if kind == sqlite3.SQLITE_READONLY:
+        return StoreReadOnly(f"{path} cannot be written.", hint=READ_ONLY_HINT)
+    if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        if not path.exists():
+            return StoreMissing(f"There is no database at {path}.", hint=MISSING_HINT)
+        if not os.access(path, os.R_OK):
+            return StoreError(f"{path} cannot be read.", hint=READ_ONLY_HINT)
+        return StoreReadOnly(f"{path} cannot be written: its folder is read-only.", hint=READ_ONLY_HINT)
+    if kind == sqlite3.SQLITE_NOTADB:
+        return StoreDamaged(f"{path} is not a database, or its beginning is damaged.")
+    if kind == sqlite3.SQLITE_CORRUPT or code == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return StoreDamaged(f"{path} is damaged: {_words(original)}.", hint=DAMAGED_HINT)
+    if kind == sqlite3.SQLITE_ERROR:
+        # Our SQL is fixed: if a table or column is not there, somebody took it away.
+        return StoreDamaged(f"{path} does not hold what its version says: {_words(original)}.")
+    if kind == sqlite3.SQLITE_FULL:
+        return StoreError(f"There is no room left to write {path}; nothing was changed.")
+    if kind == sqlite3.SQLITE_IOERR:
+        return StoreError(f"{path} cannot be read or written: {_words(original)}.")
+    return StoreError(f"The database {path} refuses: {_words(original)}.")
+
+
+def _translate_postgresql(name: str, error: exc.DBAPIError) -> StoreError:
+    state = getattr(error.orig, "sqlstate", None) or ""
+    # https://www.postgresql.org/docs/current/errcodes-appendix.html
+    if state in ("55P03", "40001", "40P01"):
+        return StoreBusy(f"Another process is writing to {name} and has not finished in time.")
+    if state in ("25006", "42501"):
+        return StoreReadOnly(f"{name} cannot be written by this database user.")
+    if state.startswith(("XX", "42")):
+        return StoreDamaged(f"{name} does not hold what its version says: {_words(error.orig)}.")
+    if not state or state.startswith(("08", "57P")):
+        # If it broke at the commit, nobody knows whether that was written; asking again finds out by D.
+        return StoreError(f"The database {name} cannot be reached: {_words(error.orig)}.")
+    return StoreError(f"The database {name} refuses: {_words(error.orig)}.")

@@ -1,0 +1,114 @@
+"""The tables. One column per field, so that SQL can be asked and a damaged field can be named.
+
+Only what SQLite and PostgreSQL both have: integers up to 2**63 - 1, text without NUL, bytes, and a partial
+unique index. The tables here are what the migrations lead to; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from ..types import Status
+
+REVISIONS = ("0001",)
+"""Every revision of the schema, oldest first. Kept here because asking Alembic takes too long on opening."""
+HEAD = REVISIONS[-1]
+VERSION_TABLE = "alembic_version"
+
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that both databases hold. The u64 of the records stay far below it."""
+
+metadata = MetaData()
+
+credential = Table(
+    "credential",
+    metadata,
+    Column("credential_id", LargeBinary, primary_key=True),
+    Column("format", Integer, nullable=False),
+    Column("mac_key_id", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("scheme", Integer, nullable=False),
+    Column("combine", Integer, nullable=False),
+    Column("pin_policy", Integer, nullable=False),
+    Column("pin_check", Integer, nullable=False),
+    Column("token_serial", Text, nullable=False),
+    Column("mk_id", LargeBinary, nullable=False),
+    Column("spki", LargeBinary, nullable=False),
+    Column("algorithms", LargeBinary, nullable=False),
+    Column("parameter", LargeBinary),
+    Column("wrapped_kcar", LargeBinary),
+    Column("wrap_mechanism", BigInteger, nullable=False),
+    Column("wrapped_sk", LargeBinary),
+    Column("x", BigInteger),
+    Column("rn", LargeBinary),
+    Column("rn_next", LargeBinary),
+    Column("failures", BigInteger, nullable=False),
+    Column("card_serial", LargeBinary, nullable=False),
+    Column("assurance", Integer, nullable=False),
+    Column("request_hash", LargeBinary),
+    Column("evidence_head", LargeBinary),
+    Column("mac", LargeBinary, nullable=False),
+    Column("request", LargeBinary),
+    Column("created", BigInteger, nullable=False),
+)
+"""One row per credential. Beside the record: ``mac``; ``request``, the DER CertificationRequestInfo that
+``request_hash`` is of; ``created``, microseconds since 1970. The last two are not under the MAC: the first is
+under its hash, the second decides only when a pending credential is given up."""
+
+_LIVE = text(f"status <> {Status.REVOKED.value}")
+Index(
+    "credential_live_owner",
+    credential.c.owner,
+    unique=True,
+    sqlite_where=_LIVE,
+    postgresql_where=_LIVE,
+)
+# Revoked credentials stay as tombstones, any number per user.
+Index("credential_owner", credential.c.owner)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    # SQLite numbers rows by itself only in a column that is INTEGER to the letter.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("credential_id", LargeBinary, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("event", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("record_version", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("d", LargeBinary),
+    Column("nonce", LargeBinary),
+    Column("x", BigInteger),
+    Column("algorithm", Integer),
+    Column("mode", Integer),
+    Column("h", LargeBinary),
+    Column("quantities_hash", LargeBinary),
+    Column("digests", LargeBinary, nullable=False),
+    Column("signatures", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    UniqueConstraint("credential_id", "sequence", name="evidence_chain"),
+    # AUTOINCREMENT: a number is never given twice, even if the newest rows were deleted.
+    sqlite_autoincrement=True,
+)
+"""One row per attempt; rows are only ever added. No foreign key: a chain outlives an expired credential.
+``hash`` is SHA-256 of the entry, kept so that the end of a chain is found without reading the entry; audit
+and anchor compute it anew and never believe the column."""
+
+Index("evidence_accepted", evidence.c.credential_id, evidence.c.d)
+Index("evidence_version", evidence.c.credential_id, evidence.c.record_version)
