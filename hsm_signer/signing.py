@@ -37,7 +37,7 @@ from .errors import (
 )
 from .evidence.chain import ChainPosition, next_entry
 from .schemes import steps_of
-from .schemes.authorise import authorisation_digest
+from .schemes.authorise import d_of
 from .store.store import Loaded, Store
 from .token.environment import Observe, SecureEnvironment, Signed
 from .types import (
@@ -66,6 +66,8 @@ Clock = Callable[[], int]
 """Microseconds since 1970-01-01T00:00:00Z."""
 
 MAX_COUNTING_ATTEMPTS = 20
+MAX_COUNTER = 2**63 - 1
+"""The highest x that a record can have: the largest integer that every database holds."""
 
 
 def system_clock() -> int:
@@ -101,7 +103,7 @@ def sign(
 
         # 2. H, D and every D_i from what arrived, not from what the caller says they are (491, 695, 886).
         measured = measure(request.content, authorisation.algorithm)
-        d = _d(record, authorisation, measured)
+        d = d_of(record, authorisation, measured.mode, measured.h)
         attempt.measured, attempt.d = measured, d
         _refuse_unsuitable(record, authorisation, measured)
         if (stored := store.accepted(record.credential_id, d)) is not None and (
@@ -202,7 +204,7 @@ def refuse_by_status(record: CredentialRecord) -> None:
 
 
 def check_lengths(authorisation: Authorisation) -> None:
-    """Raises InputError, naming the field, for anything of the wrong length."""
+    """Raises InputError, naming the field, for anything of the wrong length and an x that cannot be."""
     for field, value, length in (
         ("credential id", authorisation.credential_id, CREDENTIAL_ID_LENGTH),
         ("R", authorisation.nonce, NONCE_LENGTH),
@@ -215,6 +217,8 @@ def check_lengths(authorisation: Authorisation) -> None:
         raise InputError(f"authorisation: expected 1 to {MAX_ROLLING_VALUES} quantities")
     if len(authorisation.rolling_values) > MAX_ROLLING_VALUES:
         raise InputError(f"authorisation: expected at most {MAX_ROLLING_VALUES} rolling values")
+    if authorisation.x is not None and not 0 <= authorisation.x <= MAX_COUNTER:
+        raise InputError(f"authorisation: x: expected 0 to {MAX_COUNTER}")
 
 
 def _refuse_unsuitable(
@@ -239,20 +243,6 @@ def _is_current(record: CredentialRecord, authorisation: Authorisation) -> bool:
     return (
         authorisation.x == record.x
         and authorisation.rolling_values == steps_of(record.scheme).challenge(record)
-    )
-
-
-def _d(record: CredentialRecord, authorisation: Authorisation, measured: Measured) -> Digest:
-    return authorisation_digest(
-        scheme=record.scheme,
-        combine=record.combine,
-        algorithm=authorisation.algorithm,
-        mode=measured.mode,
-        pin_policy=record.pin_policy,
-        credential_id=record.credential_id,
-        nonce=authorisation.nonce,
-        rolling_values=authorisation.rolling_values,
-        h=measured.h,
     )
 
 

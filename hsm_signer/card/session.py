@@ -321,7 +321,7 @@ def authorise_content(
     under PIN policy 2 while a verification lasts. ``progress`` is told the bytes of each block.
 
     Raises AlgorithmNotAllowed, AlgorithmUnsuitable, InputError, CardBlank, CardPinBlocked, PinMissing,
-    CardMismatch for the card of another credential or scheme, and what the session's methods and ``pin`` raise.
+    CardMismatch for the card of another credential or scheme, and what the methods and ``pin`` raise.
     """
     _check_request(challenge, content, algorithm)
     status = session.status()

@@ -8,16 +8,15 @@ that there is the anchor.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..errors import SignerError, StoreDamaged
+from ..content import digest_list_hash
+from ..errors import InputError, SignerError, StoreDamaged
 from ..types import (
     ACCEPTED,
     Algorithm,
     CredentialId,
-    Digest,
     Event,
     EvidenceEntry,
     HashName,
@@ -46,7 +45,6 @@ Verify = Callable[[SpkiDer, Algorithm, bytes, bytes], bool]
 CheckMac = Callable[[SealedRecord], bool]
 """Does the record MAC hold? A token that cannot be asked raises, and the audit ends with that error."""
 
-DIGESTS_PREFIX = b"hsm-signer/1/digests"
 SIGNING_EVENTS = frozenset({Event.SIGN, Event.ACTIVATE})
 
 
@@ -69,20 +67,6 @@ class AuditReport:
     def good(self) -> bool:
         """Nothing was found."""
         return not self.findings
-
-
-def hash_of_digests(digests: tuple[bytes, ...]) -> Digest:
-    """H of mode 2 (docs/protocol.md, section 2): 32 bytes over 1 to 65535 digests of one length.
-
-    Raises ValueError for no digests, too many, or different lengths.
-    """
-    if len({len(digest) for digest in digests}) != 1:
-        raise ValueError("a digest list has at least one digest, all of one length")
-    try:
-        header = len(digests).to_bytes(2, "big") + len(digests[0]).to_bytes(1, "big")
-    except OverflowError as error:
-        raise ValueError("a digest list has at most 65535 digests of at most 255 bytes") from error
-    return Digest(hashlib.sha256(DIGESTS_PREFIX + header + b"".join(digests)).digest())
 
 
 def audit(
@@ -237,8 +221,8 @@ def _hash_of_entry(entry: EvidenceEntry, algorithm: Algorithm, mode: Mode) -> It
     """H against the digests of the same entry, where they determine each other."""
     if mode is Mode.DIGESTS:
         try:
-            right = hash_of_digests(entry.digests) == entry.h
-        except ValueError:
+            right = digest_list_hash(entry.digests) == entry.h
+        except InputError:
             right = False
         if not right:
             yield ENTRY_HASH, "H is not the hash of the digest list in the entry"

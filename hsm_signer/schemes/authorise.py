@@ -5,7 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from ..types import Algorithm, Combine, CredentialId, Digest, Mode, PinPolicy, RollingValue, Scheme
+from ..types import (
+    Algorithm,
+    Authorisation,
+    Combine,
+    CredentialId,
+    CredentialRecord,
+    Digest,
+    Mode,
+    PinPolicy,
+    RollingValue,
+    Scheme,
+)
 
 AUTHORISE_PREFIX = b"hsm-signer/1/authorise"
 POSITION_PREFIX = b"hsm-signer/1/position"
@@ -37,6 +48,21 @@ def authorisation_digest(
             + b"".join(rolling_values)
             + h
         ).digest()
+    )
+
+
+def d_of(record: CredentialRecord, authorisation: Authorisation, mode: Mode, h: Digest) -> Digest:
+    """D of a request against a record: R and the RN list as the request has them (step 2)."""
+    return authorisation_digest(
+        scheme=record.scheme,
+        combine=record.combine,
+        algorithm=authorisation.algorithm,
+        mode=mode,
+        pin_policy=record.pin_policy,
+        credential_id=record.credential_id,
+        nonce=authorisation.nonce,
+        rolling_values=authorisation.rolling_values,
+        h=h,
     )
 
 

@@ -28,7 +28,7 @@ from ..errors import (
     TokenUnsuitable,
 )
 from ..schemes import Created, Rolled, steps_of
-from ..schemes.authorise import authorisation_digest, personalisation_digest, position_digests
+from ..schemes.authorise import d_of, personalisation_digest, position_digests
 from ..schemes.workspace import Key
 from ..types import (
     CREDENTIAL_ID_LENGTH,
@@ -143,17 +143,7 @@ class SecureEnvironment:
         algorithm = authorisation.algorithm
         spec = algorithms.key_spec_of(record.spki)
         _check_measured(measured, algorithm)
-        d = authorisation_digest(
-            scheme=record.scheme,
-            combine=record.combine,
-            algorithm=algorithm,
-            mode=measured.mode,
-            pin_policy=record.pin_policy,
-            credential_id=record.credential_id,
-            nonce=authorisation.nonce,
-            rolling_values=authorisation.rolling_values,
-            h=measured.h,
-        )
+        d = d_of(record, authorisation, measured.mode, measured.h)
         positions = position_digests(d, authorisation.rolling_values)
         if len(authorisation.quantities) != len(positions):
             raise AuthorisationMismatch(

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from hsm_signer.content import digest_list_hash
 from hsm_signer.encoding import entry_hash, record_bytes
-from hsm_signer.evidence.audit import hash_of_digests
 from hsm_signer.evidence.chain import ChainPosition, next_entry
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
@@ -208,7 +208,7 @@ class Person:
             "x": self.record.x,
             "algorithm": Algorithm.ECDSA_SHA256,
             "mode": Mode.DIGESTS,
-            "h": hash_of_digests(digests),
+            "h": digest_list_hash(digests),
             "quantities_hash": sha("Q", *names),
             "digests": digests,
             "signatures": tuple(

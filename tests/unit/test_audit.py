@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hsm_signer.content import digest_list_hash
 from hsm_signer.encoding import entry_hash, sequence
 from hsm_signer.errors import InputError, SignatureInvalid, StoreDamaged
 from hsm_signer.evidence.anchor import Anchor, check_anchor, decode_anchor, encode_anchor, make_anchor
-from hsm_signer.evidence.audit import AuditReport, audit, hash_of_digests
+from hsm_signer.evidence.audit import AuditReport, audit
 from hsm_signer.evidence.chain import START, Head, next_entry
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.evidence.merkle import merkle_root
@@ -312,7 +313,7 @@ def test_a_verifier_that_raises_our_error_says_no() -> None:
     def raising(*_: object) -> bool:
         raise SignatureInvalid("no")
 
-    entry = make_entry(h=hash_of_digests((sha(1), sha(2))))
+    entry = make_entry(h=digest_list_hash((sha(1), sha(2))))
     report = one(entry, raising)
     assert [finding.code for finding in report.findings] == ["signature.invalid"] * 2
 
@@ -327,10 +328,10 @@ def test_h_of_a_digest_list_by_hand() -> None:
 
     digests = (bytes(48), b"\1" * 48)
     wanted = hashlib.sha256(b"hsm-signer/1/digests" + b"\0\2" + b"\x30" + digests[0] + digests[1]).digest()
-    assert hash_of_digests(digests) == wanted
+    assert digest_list_hash(digests) == wanted
     for bad in ((), (bytes(32), bytes(48)), (b"",) * 65536):
-        with pytest.raises(ValueError):
-            hash_of_digests(bad)
+        with pytest.raises(InputError):
+            digest_list_hash(bad)
 
 
 def test_rows_in_the_wrong_order_are_a_damaged_index() -> None:
