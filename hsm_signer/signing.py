@@ -389,6 +389,7 @@ class _Attempt:
             mode=measured.mode if measured is not None else None,
             h=measured.h if measured is not None else None,
             quantities_hash=self.quantities_hash,
-            digests=measured.digests if measured is not None else (),
+            # A refused list could be long, and H says which it was.
+            digests=measured.digests if measured is not None and outcome == ACCEPTED else (),
             signatures=signatures,
         )

@@ -28,6 +28,8 @@ MASTER_KEY_LABEL = "hsm-signer MK"
 RECORD_KEY_LABEL = "hsm-signer record MAC"
 KEY_ID_LENGTH = 8
 
+_in_use = False
+
 
 class TokenSession:
     """The anchor session: closing it logs the process out and ends every key it made."""
@@ -47,6 +49,9 @@ class TokenSession:
 
         Raises TokenNotFound, TokenPinWrong, TokenUnavailable.
         """
+        global _in_use  # C_Initialize and C_Finalize are the process's, not an object's
+        if _in_use:
+            raise TokenError("this process has a token session already")
         library, mapper = load_library(uri), AttributeMapper()
         try:
             token = find_token(library, uri)
@@ -66,6 +71,7 @@ class TokenSession:
         except BaseException:
             library.finalize()
             raise
+        _in_use = True
         return cls(library, token, session, mapper)
 
     def __enter__(self) -> Self:
@@ -81,9 +87,11 @@ class TokenSession:
 
     def close(self) -> None:
         """Log out and finalize the module: it keeps some memory for every session object until then."""
+        global _in_use
         if self._session is None:
             return
         session, self._session = self._session, None
+        _in_use = False
         try:
             session.close()
         except p11.PKCS11Error:
