@@ -1,0 +1,23 @@
+"""A simulated card: the applet of docs/apdu.md over a file. It shares no code with the host side."""
+
+from card_applet_sim.card import SimulatedCard
+from card_applet_sim.memory import (
+    CardBusy,
+    CardError,
+    CardExists,
+    CardMissing,
+    CardTorn,
+    MemoryDamaged,
+    WriteStage,
+)
+
+__all__ = [
+    "CardBusy",
+    "CardError",
+    "CardExists",
+    "CardMissing",
+    "CardTorn",
+    "MemoryDamaged",
+    "SimulatedCard",
+    "WriteStage",
+]
