@@ -111,10 +111,13 @@ def dump(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+# A TOML string holds no control character as it is, and the quote ends it.
+_ESCAPES = {code: f"\\u{code:04X}" for code in (*range(0x20), 0x7F)} | {0x22: '\\"', 0x5C: "\\\\"}
+
+
 def _toml(value: str | float) -> str:
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return f'"{value.translate(_ESCAPES)}"'
     return repr(value)
 
 

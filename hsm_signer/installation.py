@@ -20,7 +20,7 @@ from .token import softhsm
 from .token.environment import Observe, SecureEnvironment
 from .token.probe import probe
 from .token.profile import TokenProfile
-from .token.session import TokenSession
+from .token.session import TokenSession, find_token, load_library
 from .token.uri import TokenUri
 
 PROFILE_FILE = "profile.json"
@@ -86,10 +86,14 @@ def initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell = lambda _: N
     that token, store and files refuse.
     """
     home = wanted.home
-    if (home / CONFIG_FILE).exists():
+    try:
+        installed, existed = (home / CONFIG_FILE).exists(), home.exists()
+        occupied = existed and any(home.iterdir())
+    except OSError as error:
+        raise FileError(f"{home}: {error.strerror or error}") from error
+    if installed:
         raise AlreadyInitialised(f"{home} holds an installation already")
-    existed = home.exists()
-    if existed and any(home.iterdir()):
+    if occupied:
         raise AlreadyInitialised(
             f"{home} is not empty", hint="name a folder that does not exist yet, or an empty one"
         )
@@ -109,7 +113,7 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
     if wanted.module is None:
         uri, pin, conf = _make_softhsm(wanted, tell)
     else:
-        uri, pin, conf = _existing_token(wanted, ask), "", None
+        uri, conf = _existing_token(wanted), None
         pin = token_pin(uri, home, ask)
     with TokenSession.open(uri, pin, read_write=True) as session:
         tell("probing the token")
@@ -165,14 +169,20 @@ def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, s
     return uri, pin, SOFTHSM_FILE
 
 
-def _existing_token(wanted: NewInstallation, ask: AskSecret) -> TokenUri:
-    del ask
+def _existing_token(wanted: NewInstallation) -> TokenUri:
+    """Its URI, once it has been seen to be there: nobody is asked for the PIN of a token that is not."""
     if wanted.token_label is None:
         raise InputError("--token-label is missing: the label of the token behind --module")
     source = None
     if wanted.token_pin_file is not None:
         source = f"file:{wanted.token_pin_file.absolute()}"
-    return TokenUri(token=wanted.token_label, module_path=wanted.module, pin_source=source)
+    uri = TokenUri(token=wanted.token_label, module_path=wanted.module, pin_source=source)
+    library = load_library(uri)
+    try:
+        find_token(library, uri)
+    finally:
+        library.finalize()
+    return uri
 
 
 def _refuse_unfit(profile: TokenProfile) -> None:

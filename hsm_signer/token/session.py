@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,10 @@ from .workspace import TokenWorkspace
 MASTER_KEY_LABEL = "hsm-signer MK"
 RECORD_KEY_LABEL = "hsm-signer record MAC"
 KEY_ID_LENGTH = 8
+OPENING_ATTEMPTS = 6
+OPENING_PAUSE = 0.02
+"""Seconds before the second attempt; each further pause is twice as long, 0.6 s in all."""
+PIN_REFUSED = (p11.PinIncorrect, p11.PinInvalid, p11.PinLenRange, p11.PinLocked, p11.PinExpired)
 
 _in_use = False
 
@@ -47,12 +52,29 @@ class TokenSession:
     def open(cls, uri: TokenUri, pin: str, *, read_write: bool = False) -> TokenSession:
         """Load the module, find the one token that ``uri`` names, log in as user.
 
+        SoftHSM writes the token's file at every login, and whoever reads it at that moment sees no token, one
+        without a PIN, or CKR_GENERAL_ERROR: so all this is tried again. A PIN that was refused is not.
         Raises TokenNotFound, TokenPinWrong, TokenUnavailable.
         """
         global _in_use  # C_Initialize and C_Finalize are the process's, not an object's
         if _in_use:
             raise TokenError("this process has a token session already")
-        library, mapper = load_library(uri), AttributeMapper()
+        for attempt in range(OPENING_ATTEMPTS):
+            library = load_library(uri)
+            try:
+                session = cls._log_in(library, uri, pin, read_write)
+            except TokenError as error:
+                if attempt == OPENING_ATTEMPTS - 1 or isinstance(error.__cause__, PIN_REFUSED):
+                    raise
+                time.sleep(OPENING_PAUSE * 2**attempt)
+            else:
+                _in_use = True
+                return session
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def _log_in(cls, library: Any, uri: TokenUri, pin: str, read_write: bool) -> TokenSession:
+        mapper = AttributeMapper()
         try:
             token = find_token(library, uri)
             try:
@@ -71,7 +93,6 @@ class TokenSession:
         except BaseException:
             library.finalize()
             raise
-        _in_use = True
         return cls(library, token, session, mapper)
 
     def __enter__(self) -> Self:

@@ -32,8 +32,8 @@ class TokenUri:
     @classmethod
     def parse(cls, uri: str) -> TokenUri:
         """Parse; raises ConfigError naming the attribute. pin-value is refused: a PIN is no configuration."""
-        scheme, _, rest = uri.partition(":")
-        if scheme.lower() != "pkcs11":
+        scheme, colon, rest = uri.partition(":")
+        if not colon or scheme.lower() != "pkcs11":
             raise ConfigError("token.uri: expected a PKCS#11 URI that begins with pkcs11: (RFC 7512)")
         path, _, query = rest.partition("?")
         found: dict[str, str] = {}

@@ -1,0 +1,1 @@
+"""The command line: parse, prompt, print, exit status. What is done stands in the rooms below."""

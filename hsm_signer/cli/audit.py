@@ -1,0 +1,228 @@
+"""`hsm-signer audit`: the evidence, its check, and the anchor to keep elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import AuditFailed, StoreDamaged
+from . import files, output
+from .context import PATH, App, json_option, pass_app
+from .people import credential_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..evidence.audit import AuditReport
+    from ..evidence.findings import Finding
+    from ..store.store import Store
+    from ..types import CredentialId, EvidenceEntry
+
+MAX_ANCHOR = 4096
+NEWEST = 100
+
+
+@click.group("audit")
+def command() -> None:
+    """List and verify the evidence; print an anchor.
+
+    Every attempt to sign and every change of a credential left an entry, accepted or refused, chained to the
+    one before it.
+    """
+
+
+@command.command("list")
+@click.argument("user", required=False, metavar="[USER]")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=NEWEST,
+    show_default=True,
+    metavar="N",
+    help="The newest N entries; 0: all.",
+)
+@json_option
+@pass_app
+def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
+    """List evidence, oldest first: all of it, or what is about USER.
+
+    It is shown as the store has it; `audit verify` says whether to believe it. Needs no token.
+    """
+    damaged: list[Finding] = []
+    found: list[tuple[int, EvidenceEntry]] = []
+    with app.installation().open_store() as store:
+        chains: Iterable[CredentialId | None] = (None,) if user is None else credential_ids(store, user)
+        for credential_id in chains:
+            found += store.entries(credential_id, limit=limit or None, damaged=damaged.append)
+        owners = _owners(store, {entry.credential_id for _, entry in found})
+    found.sort(key=lambda numbered: numbered[0])
+    found = found[-limit:] if limit else found
+    if as_json:
+        output.json_data([_entry(number, entry, owners) for number, entry in found])
+    else:
+        output.table(
+            ("TIME", "USER", "EVENT", "OUTCOME", "SIGNED", "ALGORITHM", "ACTOR"),
+            (
+                (
+                    output.moment(entry.time),
+                    owners.get(entry.credential_id) or entry.credential_id.hex(),
+                    entry.event.name.lower(),
+                    entry.outcome,
+                    str(len(entry.signatures) or ""),
+                    entry.algorithm.cli_name if entry.algorithm else "",
+                    entry.actor,
+                )
+                for _, entry in found
+            ),
+        )
+    for finding in damaged:
+        output.say(f"error: {output.printable(finding.words)} [{finding.code}]")
+    if damaged:
+        click.get_current_context().exit(StoreDamaged.exit_status)
+
+
+@command.command("verify")
+@click.option("--anchor", type=PATH, metavar="FILE", help="Check against an anchor that `audit head` made.")
+@json_option
+@pass_app
+def verify(app: App, anchor: Path | None, as_json: bool) -> None:
+    """Check every chain, every signature and every record against each other.
+
+    Exit status 7 if something does not agree. Old rows put back together with their old evidence are found
+    by an anchor only.
+    """
+    from ..evidence.anchor import decode_anchor
+
+    held = None
+    if anchor is not None:
+        held = decode_anchor(files.read_bounded(anchor, MAX_ANCHOR, "anchor").decode("utf-8", "replace"))
+    with app.server() as server:
+        report = server.audit()
+        findings = [*report.findings, *(server.check_anchor(held) if held is not None else ())]
+    anchored = held is not None
+    if as_json:
+        output.json_data(
+            {
+                "good": not findings,
+                "records": report.records,
+                "chains": report.chains,
+                "entries": report.entries,
+                "signatures": report.signatures,
+                "unchecked_signatures": report.unchecked,
+                "anchor_checked": anchored,
+                "findings": [_finding(each) for each in findings],
+            }
+        )
+    else:
+        for each in findings:
+            output.data(_finding_line(each))
+        output.data(_summary(report, anchored=anchored, good=not findings))
+    if findings:
+        raise AuditFailed(f"{output.count(len(findings), 'thing')} not as it should be")
+
+
+@command.command("head")
+@click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@click.option("--json", "as_json", is_flag=True, help="An anchor is JSON anyway.")
+@pass_app
+def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
+    """Print an anchor: one hash over all evidence so far, as one line of JSON.
+
+    Keep it where whoever can write the store cannot. `audit verify --anchor` checks against it. Needs no
+    token.
+    """
+    del as_json
+    if out is not None:
+        files.check_outputs([out], force=force)
+
+    from ..evidence.anchor import encode_anchor, make_anchor
+    from ..signing import system_clock
+
+    with app.installation().open_store() as store:
+        last = store.last_entry()
+        line = encode_anchor(make_anchor(time=system_clock(), last_entry=last, heads=store.heads(last)))
+    if out is None:
+        output.data(line)
+    else:
+        files.write_all([(out, line.encode("ascii") + b"\n")], force=force)
+
+
+def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialId, str]:
+    """Names as the records have them; an enrolment that was given up has none."""
+    from ..errors import CredentialUnknown, StoreError
+
+    owners = {}
+    for credential_id in credential_ids:
+        try:
+            owners[credential_id] = store.load(credential_id).sealed.record.owner
+        except (CredentialUnknown, StoreError):
+            continue
+    return owners
+
+
+def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -> dict[str, Any]:
+    from ..encoding import entry_hash
+
+    def hexed(value: bytes | None) -> str | None:
+        return None if value is None else value.hex()
+
+    return {
+        "number": number,
+        "sequence": entry.sequence,
+        "time": output.moment(entry.time),
+        "user": owners.get(entry.credential_id),
+        "credential_id": entry.credential_id.hex(),
+        "event": entry.event.name.lower(),
+        "outcome": entry.outcome,
+        "actor": entry.actor,
+        "record_version": entry.record_version,
+        "algorithm": None if entry.algorithm is None else entry.algorithm.cli_name,
+        "mode": None if entry.mode is None else entry.mode.name.lower(),
+        "d": hexed(entry.d),
+        "r": hexed(entry.nonce),
+        "x": entry.x,
+        "h": hexed(entry.h),
+        "quantities_sha256": hexed(entry.quantities_hash),
+        "digests": [each.hex() for each in entry.digests],
+        "signatures": [each.hex() for each in entry.signatures],
+        "previous": entry.previous.hex(),
+        "hash": entry_hash(entry).hex(),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "words": finding.words,
+        "user": finding.owner,
+        "credential_id": None if finding.credential_id is None else finding.credential_id.hex(),
+        "sequence": finding.sequence,
+    }
+
+
+def _finding_line(finding: Finding) -> str:
+    where = [finding.owner or ""]
+    if finding.credential_id is not None:
+        where.append(f"credential {finding.credential_id.hex()}")
+    if finding.sequence is not None:
+        where.append(f"entry {finding.sequence}")
+    place = ", ".join(filter(None, where))
+    return output.printable(f"{finding.code}: {place}{': ' if place else ''}{finding.words}")
+
+
+def _summary(report: AuditReport, *, anchored: bool, good: bool) -> str:
+    counted = ", ".join(
+        output.count(number, noun)
+        for number, noun in (
+            (report.records, "record"),
+            (report.chains, "chain"),
+            (report.entries, "entry"),
+            (report.signatures, "signature"),
+        )
+    )
+    unchecked = f"; {output.count(report.unchecked, 'signature')} not checkable" if report.unchecked else ""
+    verdict = "all good" if good else "not all good"
+    return f"checked {counted}{', the anchor' if anchored else ''}{unchecked}: {verdict}"

@@ -1,0 +1,213 @@
+"""`hsm-signer credential`: what an operator sees of credentials and does to them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import RecordDamaged, SignerError
+from . import files, output
+from .context import PATH, App, confirm, json_option, pass_app, retrying, yes_option
+from .people import record_of, records_of, user_argument
+
+if TYPE_CHECKING:
+    from ..evidence.findings import Finding
+    from ..server import Server
+    from ..types import CredentialRecord, Event
+
+
+@click.group("credential")
+def command() -> None:
+    """List, show, suspend, resume, unlock, revoke.
+
+    USER is a user's name, or a credential id of 32 hexadecimal digits.
+    """
+
+
+@command.command("list")
+@json_option
+@pass_app
+def list_(app: App, as_json: bool) -> None:
+    """List all credentials, revoked ones included.
+
+    One that cannot be read or whose MAC does not hold is named on standard error, and the exit status is 6.
+    """
+    records: list[CredentialRecord] = []
+    damaged: list[Finding] = []
+    refused: list[SignerError] = []
+    with app.server() as server:
+        for sealed in server.store.list_records(damaged.append):
+            try:
+                server.environment.check(sealed)
+            except SignerError as error:
+                if error.exit_status not in (RecordDamaged.exit_status, 5):
+                    raise
+                refused.append(error)
+            else:
+                records.append(sealed.record)
+    records.sort(key=lambda record: (record.owner, record.status.name == "REVOKED", record.credential_id))
+    if as_json:
+        output.json_data([_summary(record) for record in records])
+    else:
+        output.table(
+            ("USER", "STATUS", "KEY", "SCHEME", "CREDENTIAL ID"),
+            (
+                (s["user"], s["status"], s["key"], s["scheme"], s["credential_id"])
+                for s in map(_summary, records)
+            ),
+        )
+    for finding in damaged:
+        output.say(f"error: {output.printable(finding.words)} [{finding.code}]")
+    for each in refused:
+        output.show_error(each)
+    if damaged or refused:
+        click.get_current_context().exit(RecordDamaged.exit_status)
+
+
+@command.command("show")
+@user_argument
+@json_option
+@pass_app
+def show(app: App, user: str, as_json: bool) -> None:
+    """Show everything about a user's credential but its secrets."""
+    with app.server() as server:
+        record = record_of(server, user)
+        described = _details(server, record)
+        earlier = [r for r in records_of(server, record.owner) if r.credential_id != record.credential_id]
+    if as_json:
+        output.json_data({**described, "other_credentials": [_summary(each) for each in earlier]})
+        return
+    rows = [(name.replace("_", " "), _words(value)) for name, value in described.items()]
+    rows += [("other", f"{each.credential_id.hex()} ({each.status.name.lower()})") for each in earlier]
+    output.fields(rows)
+
+
+@command.command("public-key")
+@user_argument
+@click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@pass_app
+def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
+    """Print a user's public key (PEM), as openssl reads it."""
+    if out is not None:
+        files.check_outputs([out], force=force)
+
+    from ..algorithms import spki_pem
+
+    with app.server() as server:
+        pem = spki_pem(record_of(server, user).spki)
+    if out is None:
+        output.data(pem.rstrip())
+    else:
+        files.write_all([(out, pem.encode("ascii"))], force=force)
+
+
+@command.command("suspend")
+@user_argument
+@json_option
+@pass_app
+def suspend(app: App, user: str, as_json: bool) -> None:
+    """Refuse a user's signatures until `resume`."""
+    _change(app, user, "SUSPEND", as_json=as_json)
+
+
+@command.command("resume")
+@user_argument
+@json_option
+@pass_app
+def resume(app: App, user: str, as_json: bool) -> None:
+    """End a suspension; a lock that was there before stays."""
+    _change(app, user, "RESUME", as_json=as_json)
+
+
+@command.command("unlock")
+@user_argument
+@json_option
+@pass_app
+def unlock(app: App, user: str, as_json: bool) -> None:
+    """End the lock that wrong PINs brought about; their count begins anew."""
+    _change(app, user, "UNLOCK", as_json=as_json)
+
+
+@command.command("revoke")
+@user_argument
+@yes_option
+@json_option
+@pass_app
+def revoke(app: App, user: str, yes: bool, as_json: bool) -> None:
+    """Delete a user's private key for ever; the public key and the evidence stay.
+
+    It needs no card, and the card becomes useless. The user can be enrolled again with another key.
+    """
+    _change(app, user, "REVOKE", as_json=as_json, ask=True, yes=yes)
+
+
+def _change(
+    app: App, user: str, event_name: str, *, as_json: bool, ask: bool = False, yes: bool = False
+) -> None:
+    from ..credentials import CHANGES
+    from ..types import Event
+
+    event: Event = Event[event_name]
+    with app.server() as server:
+        record = record_of(server, user)
+        CHANGES[event](record)  # what cannot be done is said before anybody is asked
+        if ask:
+            confirm(
+                f"Revoke the credential of {output.printable(record.owner)} "
+                f"({record.credential_id.hex()}) for ever?",
+                yes=yes,
+            )
+        changed = retrying(lambda: server.change_status(record.credential_id, event))
+    if as_json:
+        output.json_data(_summary(changed))
+    else:
+        output.say(f"The credential of {output.printable(changed.owner)} is {changed.status.name.lower()}.")
+
+
+def _summary(record: CredentialRecord) -> dict[str, Any]:
+    from ..algorithms import key_spec_of
+
+    return {
+        "user": record.owner,
+        "credential_id": record.credential_id.hex(),
+        "status": record.status.name.lower(),
+        "key": key_spec_of(record.spki).cli_name,
+        "scheme": record.scheme.name.lower(),
+        "failures": record.failures,
+    }
+
+
+def _details(server: Server, record: CredentialRecord) -> dict[str, Any]:
+    """In the order in which an operator reads it."""
+    from ..types import FAILURES_BEFORE_LOCK
+
+    basic = record.scheme.name == "BASIC"
+    entries = list(server.entries(record.credential_id, limit=1))
+    first = next((entry for _, entry in server.entries(record.credential_id)), None)
+    return {
+        **_summary(record),
+        "failures_before_lock": None if basic else FAILURES_BEFORE_LOCK,
+        "combine": None if basic else record.combine.name.lower(),
+        "pin_check": None if basic else record.pin_check.name.lower(),
+        "pin_policy": None if basic else record.pin_policy.name.lower(),
+        "algorithms": [each.cli_name for each in record.algorithms],
+        "x": record.x,
+        "version": record.version,
+        "card_serial": record.card_serial.hex(),
+        "token_serial": record.token_serial,
+        "assurance": record.assurance,
+        "public_key_sha256": hashlib.sha256(record.spki).hexdigest(),
+        "enrolled": None if first is None else output.moment(first.time),
+        "last_evidence": output.moment(entries[-1][1].time) if entries else None,
+        "evidence_entries": entries[-1][1].sequence if entries else 0,
+    }
+
+
+def _words(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,172 @@
+"""Files that a command reads and writes: looked at before a card is asked, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FileError, InputError
+
+PUBLIC, PRIVATE = 0o666, 0o600
+"""File modes before the umask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file that can be read."""
+
+    path: Path
+    size: int
+    """Bytes, when it was looked at."""
+    identity: tuple[int, int]
+    """Device and inode: two names of one file have the same."""
+
+
+def look_at(path: Path) -> Input:
+    """A regular, readable file; raises FileError."""
+    try:
+        # O_NONBLOCK: opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot be read: {_reason(error)}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise FileError(f"{path}: is a folder, expected a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise FileError(
+            f"{path}: expected a regular file, which can be read again", hint="copy its contents to a file"
+        )
+    return Input(path, found.st_size, (found.st_dev, found.st_ino))
+
+
+def look_at_all(paths: Sequence[Path]) -> list[Input]:
+    """Every file, each once; raises FileError, InputError for a file that is named twice."""
+    seen: dict[tuple[int, int], Path] = {}
+    inputs = []
+    for path in paths:
+        found = look_at(path)
+        if (earlier := seen.get(found.identity)) is not None:
+            again = "is named twice" if earlier == path else f"is the same file as {earlier}"
+            raise InputError(f"{path}: {again}")
+        seen[found.identity] = path
+        inputs.append(found)
+    return inputs
+
+
+def read_bounded(path: Path, limit: int, what: str) -> bytes:
+    """A small file as a whole; raises FileError where it cannot be read, InputError over ``limit`` bytes."""
+    look_at(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {_reason(error)}") from error
+    if len(content) > limit:
+        raise InputError(f"{path}: {what}: expected at most {limit} bytes")
+    return content
+
+
+def check_outputs(paths: Sequence[Path], *, force: bool, inputs: Sequence[Input] = ()) -> None:
+    """Whether :func:`write_all` can write all of these; changes nothing. Raises FileError, InputError."""
+    read = {each.identity: each.path for each in inputs}
+    seen: set[Path] = set()
+    for path in paths:
+        folder = path.parent
+        if not folder.is_dir():
+            raise FileError(f"{path}: there is no folder {folder}")
+        if (place := folder.resolve() / path.name) in seen:
+            raise InputError(f"{path}: two signatures would go to this file")
+        seen.add(place)
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise FileError(f"{path}: is a link to nowhere") from None
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {_reason(error)}") from error
+        else:
+            if stat.S_ISDIR(there.st_mode):
+                raise FileError(f"{path}: is a folder")
+            if (there.st_dev, there.st_ino) in read:
+                raise InputError(f"{path}: is a file to be signed; it is never overwritten")
+            if not force:
+                raise FileError(f"{path}: is there already", hint="--force overwrites it")
+            if not stat.S_ISREG(there.st_mode):
+                raise FileError(f"{path}: is no regular file")
+    for number, folder in enumerate({path.parent: None for path in paths}):
+        try:
+            # Permissions say little on network file systems and to root: try.
+            _discard(_make(folder, f"try{number}", PRIVATE, b""))
+        except OSError as error:
+            raise FileError(f"{folder}: nothing can be written there: {_reason(error)}") from error
+
+
+def write_all(contents: Sequence[tuple[Path, bytes]], *, force: bool, mode: int = PUBLIC) -> None:
+    """Write every file completely beside its place, then put all of them there.
+
+    If one cannot be written none is; if one cannot be put into its place, the error says which are there.
+    Without ``force`` a file that has appeared meanwhile is not overwritten. Raises FileError.
+    """
+    made: list[Path] = []
+    placed: list[Path] = []
+    try:
+        path = Path()
+        try:
+            for number, (path, content) in enumerate(contents):
+                made.append(_make(path.parent, str(number), mode, content))
+            for temporary, (path, _) in zip(made, contents, strict=True):
+                _place(temporary, path, force=force)
+                placed.append(path)
+        except OSError as error:
+            written = ", ".join(map(str, placed)) or "nothing"
+            raise FileError(
+                f"{path}: cannot be written: {_reason(error)}; written was: {written}"
+            ) from error
+    finally:
+        for temporary in made:
+            _discard(temporary)
+
+
+def _make(folder: Path, name: str, mode: int, content: bytes) -> Path:
+    temporary = folder / f".hsm-signer-{os.getpid()}-{name}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        _discard(temporary)
+        raise
+    return temporary
+
+
+def _place(temporary: Path, path: Path, *, force: bool) -> None:
+    if force:
+        temporary.replace(path)
+        return
+    try:
+        # Unlike a rename this fails where a file is; not every file system can do it.
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(17, "File exists", str(path)) from None
+        temporary.replace(path)
+
+
+def _discard(temporary: Path) -> None:
+    with suppress(OSError):
+        temporary.unlink()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,62 @@
+"""`hsm-signer init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import output
+from .context import PATH, App, pass_app
+from .secret_input import ask_token_pin
+
+
+@click.command("init")
+@click.option(
+    "--module",
+    metavar="PATH",
+    help="PKCS#11 module of a token that exists. Without it a SoftHSM2 token is made, for trials.",
+)
+@click.option("--token-label", metavar="L", help="The token's label.")
+@click.option("--token-pin-file", type=PATH, metavar="FILE", help="The token's user PIN; FILE stays in use.")
+@click.option("--softhsm-conf", type=PATH, metavar="FILE", help="SoftHSM2 settings to start from.")
+@click.option("--store-url", metavar="URL", help="Where to make the store. Default: sqlite:///store.db.")
+@pass_app
+def command(
+    app: App,
+    module: str | None,
+    token_label: str | None,
+    token_pin_file: Path | None,
+    softhsm_conf: Path | None,
+    store_url: str | None,
+) -> None:
+    """Make an installation in --home: master key and record key on the token, store, config.toml.
+
+    The folder must not exist yet, or be empty. The keys made on the token never leave it: without a backup
+    of the token all credentials are lost with it.
+    """
+    if module is not None and softhsm_conf is not None:
+        raise click.UsageError("--softhsm-conf is for the token that is made without --module.")
+
+    from ..installation import NewInstallation, initialise, resolve_home
+
+    home = resolve_home(app.home)
+    config = initialise(
+        NewInstallation(
+            home=home,
+            module=module,
+            token_label=token_label,
+            token_pin_file=None if token_pin_file is None else token_pin_file.expanduser(),
+            softhsm_conf=softhsm_conf,
+            store_url=store_url,
+        ),
+        ask_token_pin,
+        tell=lambda words: output.say(f"{words} ..."),
+    )
+    output.say(f"The installation is in {home}; its token is {config.token.uri.partition('?')[0]}")
+    if module is None:
+        output.say("SoftHSM2 keeps its keys in files, for whoever reads this folder: for trials only.")
+    output.say("Next:")
+    output.say("  hsm-signer doctor                             shows what this token can do")
+    output.say("  hsm-signer card new sim:alice.card            makes a simulated card")
+    output.say("  hsm-signer enrol alice --card sim:alice.card  gives it control of a new key")

@@ -1,0 +1,99 @@
+"""The command `hsm-signer`: its options, its table of commands, and what becomes of every exception."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import SignerError
+from . import output
+from .context import PATH, App, pass_app
+from .lazy import Entry, LazyGroup
+
+PROGRAM = "hsm-signer"
+GARBAGE_THRESHOLD = 50_000
+"""New objects after which Python looks for garbage; its own default is some hundred."""
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+COMMANDS = {
+    "init": Entry("init", "Make an installation: token, keys, store, configuration."),
+    "doctor": Entry("doctor", "Check the installation and what its token can do."),
+    "enrol": Entry("enrol", "Make a key for a user and give its control to a card."),
+    "sign": Entry("sign", "Sign files: the card authorises, the token signs."),
+    "verify": Entry("verify", "Verify a file's signature."),
+    "credential": Entry("credential", "List, show, suspend, resume, unlock, revoke."),
+    "card": Entry("card", "Look at a card, make a simulated one, reset one."),
+    "pin": Entry("pin", "Change or unblock a card's PIN, show the tries left."),
+    "audit": Entry("audit", "List and verify the evidence; print an anchor."),
+    "store": Entry("store", "Upgrade the store after an upgrade of the program."),
+}
+ALIASES = {"enroll": "enrol"}
+
+
+@click.group(
+    cls=LazyGroup,
+    entries=COMMANDS,
+    aliases=ALIASES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="CARD is sim:PATH, a simulated card whose memory is that file. Data goes to standard output, "
+    "words to standard error. Exit status: 2 input or configuration, 3 refused, 4 card, 5 token, 6 store, "
+    "7 verification failed, 8 try again.",
+)
+@click.option(
+    "--home",
+    type=PATH,
+    metavar="FOLDER",
+    help="The installation. Default: $HSM_SIGNER_HOME, else ~/.hsm-signer.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback with every error.")
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@pass_app
+def main(app: App, home: Path | None, debug: bool) -> None:
+    """Sign with keys that a card controls and never holds, and that the server keeps only encrypted."""
+    app.home = home
+    app.debug = debug
+
+
+def entry() -> NoReturn:
+    """The console script: one line for every error, and its exit status."""
+    app = App()
+    # What is imported stays to the end: looking for garbage in it took an eighth of a signature's time.
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        # click's own handling ends the process; ours has one form for every error.
+        status = main.main(prog_name=PROGRAM, standalone_mode=False, obj=app)
+        sys.exit(status if isinstance(status, int) else 0)
+    except SignerError as error:
+        _traceback(app)
+        output.show_error(error)
+        sys.exit(error.exit_status)
+    except click.Abort:
+        output.say("interrupted")
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        output.say("\ninterrupted")
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        _traceback(app)
+        error.show()
+        if isinstance(error, click.NoSuchOption) and error.option_name in ("--home", "--debug"):
+            output.say(f"hint: it goes before the command: {PROGRAM} {error.option_name} ...")
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001  the one place that must not let a traceback out
+        _traceback(app)
+        again = "" if app.debug else f"; run {PROGRAM} --debug ... to see where"
+        output.say(f"error: internal error ({type(error).__name__}){again} [internal]")
+        sys.exit(SignerError.exit_status)
+
+
+def _traceback(app: App) -> None:
+    if app.debug:
+        import traceback
+
+        output.say(traceback.format_exc().rstrip())

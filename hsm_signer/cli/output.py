@@ -1,0 +1,110 @@
+"""What the command line prints: data on standard output, words on standard error.
+
+Names that come from elsewhere (files, records, other installations) are shown with their control characters
+replaced, so that no text can move a terminal's cursor.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from ..errors import FileError, SignerError
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, its control characters replaced."""
+    return "".join(c if c.isprintable() else "�" for c in text.replace("\n", " ").replace("\t", " "))
+
+
+def data(text: str) -> None:
+    """A line on standard output. Raises FileError where that cannot be written."""
+    _write(text + "\n")
+
+
+def binary(content: bytes) -> None:
+    """Bytes on standard output. Raises FileError where that cannot be written."""
+    _write(content)
+
+
+def _write(content: str | bytes) -> None:
+    try:
+        click.echo(content, nl=False)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # whoever read has gone; there is nobody to tell
+        raise FileError(f"standard output: {error.strerror or error}") from error
+
+
+def json_data(value: Any) -> None:
+    """``value`` as JSON on standard output, all of it at once."""
+    import json
+
+    data(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Something to know that is no error, on standard error."""
+    say(f"warning: {text}")
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> None:
+    """``name  value`` lines on standard output, the values below each other."""
+    rows = [(name, printable(str(value))) for name, value in pairs]
+    width = max((len(name) for name, _ in rows), default=0)
+    data("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell, on standard output; the header alone if there are no rows."""
+    cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    data(
+        "\n".join(
+            "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+        )
+    )
+
+
+def show_error(error: SignerError) -> None:
+    """``error: MESSAGE [code]``, then what to do next."""
+    say(f"error: {printable(error.message).rstrip('.')} [{error.code}]")
+    for line in (error.hint or "").splitlines():
+        say(f"hint: {printable(line).rstrip('.')}")
+
+
+def add_hint(error: SignerError, line: str) -> None:
+    """One more line that says what to do next."""
+    error.hint = f"{error.hint}\n{line}" if error.hint else line
+
+
+def on_terminal() -> bool:
+    """Whether a person watches standard error: progress is shown there and nowhere else."""
+    return sys.stderr.isatty()
+
+
+def count(number: int, noun: str) -> str:
+    """``1 try``, ``2 tries``, ``3 files``."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
+
+
+def moment(microseconds: int) -> str:
+    """Microseconds since 1970-01-01T00:00:00Z as ISO 8601 in UTC; as a number where no calendar has it."""
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return f"{microseconds} microseconds"
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

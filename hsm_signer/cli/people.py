@@ -1,0 +1,60 @@
+"""USER on the command line: a user's name, or a credential id in hexadecimal."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import CredentialUnknown, InputError
+
+if TYPE_CHECKING:
+    from ..server import Server
+    from ..store.store import Store
+    from ..types import CredentialId, CredentialRecord
+
+user_argument = click.argument("user", metavar="USER")
+_ID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def credential_ids(store: Store, user: str) -> list[CredentialId]:
+    """Every credential that ``user`` names, the newest first, believed as the store has it.
+
+    Raises CredentialUnknown; InputError for an id that is also another credential's user name.
+    """
+    from ..types import CredentialId
+
+    named = [sealed.record.credential_id for sealed in store.find(user)]
+    if not _ID.fullmatch(user):
+        if not named:
+            raise CredentialUnknown(
+                f"no credential of user {user!r} here", hint="hsm-signer credential list shows the users"
+            )
+        return named
+    own = CredentialId(bytes.fromhex(user))
+    try:
+        store.load(own)
+    except CredentialUnknown:
+        # Evidence outlives the record of an enrolment that was given up.
+        if not named and not list(store.entries(own, limit=1)):
+            raise
+        return named or [own]
+    if named and own not in named:
+        raise InputError(f"{user}: both a user's name and the id of another credential")
+    return [own]
+
+
+def record_of(server: Server, user: str) -> CredentialRecord:
+    """The one record that ``user`` names, checked: a user's live one, else the newest revoked one."""
+    if _ID.fullmatch(user):
+        return server.record(credential_ids(server.store, user)[0])
+    return server.live(user)
+
+
+def records_of(server: Server, user: str) -> list[CredentialRecord]:
+    """Every record that ``user`` names, checked, the live one first."""
+    if _ID.fullmatch(user):
+        return [server.record(each) for each in credential_ids(server.store, user)]
+    found = server.all_of(user)
+    return found or [server.live(user)]  # which raises

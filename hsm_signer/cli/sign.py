@@ -1,0 +1,211 @@
+"""`hsm-signer sign`: files in, signatures out; one file or a batch under one authorisation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import InputError, SignerError
+from . import files, output
+from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .context import PATH, App, card_option, json_option, pass_app
+from .files import Input
+from .progress import WORTH_SHOWING_ON_CARD, Progress
+from .secret_input import card_pin, pin_file_option
+
+if TYPE_CHECKING:
+    from ..types import Algorithm, Content, SignOutcome
+
+SUFFIX = ".sig"
+STDOUT = Path("-")
+
+
+@click.command("sign")
+@click.argument("file", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@card_option
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=PATH,
+    metavar="OUT",
+    help="The signature's file, or a folder; - is standard output. Default: FILE.sig beside each FILE.",
+)
+@click.option(
+    "--algorithm",
+    type=choice(ALGORITHMS),
+    metavar="NAME",
+    help=f"Default: the one that suits the key. {ALGORITHMS_IN_SHORT}.",
+)
+@click.option(
+    "--hash-on",
+    type=choice(("card", "host", "auto")),
+    default="auto",
+    show_default=True,
+    help="card: every byte goes through the card. host: the card authorises the digest. auto: card for one "
+    "short file.",
+)
+@pin_file_option
+@click.option("-f", "--force", is_flag=True, help="Overwrite signatures that are there.")
+@json_option
+@pass_app
+def command(
+    app: App,
+    file: tuple[Path, ...],
+    card: str,
+    out: Path | None,
+    algorithm: str | None,
+    hash_on: str,
+    pin_file: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Sign files with the key that CARD controls.
+
+    Several FILEs are one batch: one PIN, one authorisation over the list of their digests. The signatures'
+    paths go to standard output, one a line. ECDSA signatures are DER, as openssl verifies them.
+    """
+    if hash_on == "card" and len(file) > 1:
+        raise click.UsageError("--hash-on card hashes one FILE; a batch is authorised by its digests.")
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and -o - both want standard output.")
+
+    inputs = files.look_at_all(file)
+    outputs = _outputs(file, out)
+    files.check_outputs([path for path in outputs if path != STDOUT], force=force, inputs=inputs)
+    with Progress() as progress:
+        outcome = _sign(app, inputs, card, algorithm, hash_on, pin_file, progress)
+
+    if outputs == [STDOUT]:
+        output.binary(outcome.signatures[0])
+        return
+    try:
+        files.write_all(list(zip(outputs, outcome.signatures, strict=True)), force=force)
+    except SignerError as error:
+        output.add_hint(error, f"the signing itself is done and in the evidence: {outcome.d.hex()}")
+        raise
+    if as_json:
+        output.json_data(
+            [
+                {
+                    "file": str(each.path),
+                    "signature": str(path),
+                    "algorithm": outcome.algorithm.cli_name,
+                    "user": outcome.owner,
+                    "credential_id": outcome.credential_id.hex(),
+                    "d": outcome.d.hex(),
+                    "evidence": outcome.evidence_hash.hex(),
+                }
+                for each, path in zip(inputs, outputs, strict=True)
+            ]
+        )
+    else:
+        output.data("\n".join(map(str, outputs)))
+
+
+def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
+    """Where each signature goes."""
+    beside = [path.with_name(path.name + SUFFIX) for path in paths]
+    if out is None:
+        return beside
+    if out == STDOUT:
+        if len(paths) > 1:
+            raise click.UsageError("-o - takes the signature of one FILE.")
+        if sys.stdout.isatty():
+            raise InputError(
+                "a signature is binary and would garble the terminal", hint="-o FILE, or pipe it: -o - | ..."
+            )
+        return [STDOUT]
+    if out.is_dir():
+        return [out / path.name for path in beside]
+    if len(paths) > 1:
+        raise InputError(f"{out}: for several files -o names a folder that is there")
+    return [out]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    content: Content
+    on_card: int
+    """Bytes that go to the card."""
+
+
+def _sign(
+    app: App,
+    inputs: Sequence[Input],
+    card: str,
+    algorithm_name: str | None,
+    hash_on: str,
+    pin_file: Path | None,
+    progress: Progress,
+) -> SignOutcome:
+    from ..algorithms import key_spec_of
+    from ..types import Algorithm
+    from ..workstation import card_credential, sign_content
+
+    installation = app.installation()
+    open_card = app.card_opener(card, installation)
+    pin = card_pin(pin_file, before_prompt=progress.done)
+    with open_card() as session:
+        credential_id = card_credential(session)
+    with app.server(installation) as server:
+        # The card is not held while the host hashes: that may take long.
+        challenge = server.challenge(credential_id)
+        algorithm = (
+            key_spec_of(challenge.spki).default_algorithm
+            if algorithm_name is None
+            else Algorithm[member(algorithm_name)]
+        )
+        _refuse_other_key(algorithm, challenge.algorithms)
+        prepared = _prepare(
+            inputs, algorithm, hash_on, installation.config.card.hash_on_card_up_to, progress
+        )
+        progress.start("Card", prepared.on_card, worth=WORTH_SHOWING_ON_CARD)
+        with pin.blamed():
+            return sign_content(
+                server,
+                open_card,
+                prepared.content,
+                algorithm=algorithm,
+                ask_pin=pin if pin.available else None,
+                progress=progress.step,
+            )
+
+
+def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> None:
+    """Before hours of hashing, not after."""
+    if algorithm not in allowed:
+        from ..errors import AlgorithmNotAllowed
+
+        names = ", ".join(each.cli_name for each in allowed)
+        raise AlgorithmNotAllowed(
+            f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {names}"
+        )
+
+
+def _prepare(
+    inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, on_card_up_to: int, progress: Progress
+) -> _Prepared:
+    """The message for the card, or the digests of all files."""
+    from ..content import BytesSource, FileSource, file_digest
+    from ..errors import AlgorithmUnsuitable
+    from ..types import DigestList, Message
+
+    first, hash_name = inputs[0], algorithm.hash
+    if hash_name is None and (len(inputs) > 1 or hash_on == "host"):
+        raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
+    if hash_on == "auto" and len(inputs) == 1 and first.size <= on_card_up_to:
+        # Read once: a file that changes between card and server would only be refused.
+        message = files.read_bounded(first.path, on_card_up_to, "the file has grown")
+        return _Prepared(Message(BytesSource(message)), len(message))
+    if hash_on == "card" or hash_name is None:
+        return _Prepared(Message(FileSource(first.path)), first.size)
+    total = sum(each.size for each in inputs)
+    progress.start("Hashing" if len(inputs) == 1 else f"Hashing {len(inputs)} files", total)
+    digests = tuple(file_digest(each.path, hash_name, progress.step) for each in inputs)
+    return _Prepared(DigestList(digests), sum(map(len, digests)))

@@ -1,0 +1,157 @@
+"""`hsm-signer verify`: needs no card, and with --public-key no installation either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import AlgorithmUnsuitable, SignatureInvalid
+from . import files, output
+from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .context import PATH, App, json_option, pass_app
+from .people import records_of
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..algorithms import Verify
+    from ..types import Algorithm, CredentialRecord, HashName, SpkiDer
+
+MAX_SIGNATURE = 4096
+"""Bytes; RSA of 16384 bits has 2048."""
+MAX_PEM = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    spki: SpkiDer
+    record: CredentialRecord | None
+    """None for a public key from a file."""
+
+
+@click.command("verify")
+@click.argument("file", type=PATH, metavar="FILE")
+@click.option("--signature", type=PATH, required=True, metavar="SIG", help="The signature's file.")
+@click.option("--user", metavar="USER", help="Whose signature it should be: a name, or a credential id.")
+@click.option("--public-key", type=PATH, metavar="PEM", help="File with a public key (BEGIN PUBLIC KEY).")
+@click.option(
+    "--algorithm",
+    type=choice(ALGORITHMS),
+    metavar="NAME",
+    help=f"Take only this one. Default: every one that fits the key. {ALGORITHMS_IN_SHORT}.",
+)
+@json_option
+@pass_app
+def command(
+    app: App,
+    file: Path,
+    signature: Path,
+    user: str | None,
+    public_key: Path | None,
+    algorithm: str | None,
+    as_json: bool,
+) -> None:
+    """Verify FILE's signature under a user's key, or under a public key from a file.
+
+    A user's revoked keys count as well: what they signed stays signed. Exit status 7 if the signature is not
+    one of this file.
+    """
+    if (user is None) == (public_key is None):
+        raise click.UsageError("Give either --user or --public-key.")
+
+    from ..types import Algorithm
+
+    message = files.look_at(file)
+    signed = files.read_bounded(signature, MAX_SIGNATURE, "signature")
+    candidates = _from_file(public_key) if public_key is not None else _of_user(app, user or "")
+    wanted = tuple(Algorithm) if algorithm is None else (Algorithm[member(algorithm)],)
+    checks = [
+        (candidate, each, verify)
+        for candidate in candidates
+        for each in wanted
+        if (verify := _verifier(candidate.spki, each)) is not None
+    ]
+    if not checks:
+        raise AlgorithmUnsuitable(f"{algorithm} does not fit the key")
+    with Progress() as progress:
+        digests = _read(message, {each.hash for _, each, _ in checks}, progress)
+    for candidate, each, verify in checks:
+        if _holds(verify, digests[each.hash], signed):
+            _show_good(file, signature, candidate.record, each, as_json=as_json)
+            return
+    whose = f"user {user!r}" if public_key is None else f"the key in {public_key}"
+    raise SignatureInvalid(f"{signature} is not a signature of {file} by {whose}")
+
+
+def _from_file(public_key: Path) -> list[_Candidate]:
+    from ..algorithms import load_public_pem
+
+    return [_Candidate(load_public_pem(files.read_bounded(public_key, MAX_PEM, "public key")), None)]
+
+
+def _of_user(app: App, user: str) -> list[_Candidate]:
+    with app.server() as server:
+        return [_Candidate(record.spki, record) for record in records_of(server, user)]
+
+
+def _verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify | None:
+    from ..algorithms import verifier
+
+    try:
+        return verifier(spki, algorithm)
+    except AlgorithmUnsuitable:
+        return None
+
+
+def _read(
+    message: files.Input, hashes: set[HashName | None], progress: Progress
+) -> dict[HashName | None, bytes]:
+    """Every digest that is needed from one reading; under None the message itself, for Ed25519."""
+    import hashlib
+
+    from ..content import MAX_ED25519_MESSAGE, FileSource
+
+    running = {each: hashlib.new(each.hashlib_name) for each in hashes if each is not None}
+    whole: Sequence[bytes] = ()
+    if None in hashes:
+        whole = (files.read_bounded(message.path, MAX_ED25519_MESSAGE, "message for Ed25519"),)
+    progress.start("Hashing", message.size)
+    for chunk in whole or FileSource(message.path).chunks():
+        for digest in running.values():
+            digest.update(chunk)
+        progress.step(len(chunk))
+    return {**{each: digest.digest() for each, digest in running.items()}, None: b"".join(whole)}
+
+
+def _holds(verify: Verify, signed: bytes, signature: bytes) -> bool:
+    try:
+        verify(signed, signature)
+    except SignatureInvalid:
+        return False
+    return True
+
+
+def _show_good(
+    file: Path, signature: Path, record: CredentialRecord | None, algorithm: Algorithm, *, as_json: bool
+) -> None:
+    status = None if record is None else record.status.name.lower()
+    if as_json:
+        output.json_data(
+            {
+                "file": str(file),
+                "signature": str(signature),
+                "valid": True,
+                "algorithm": algorithm.cli_name,
+                "user": None if record is None else record.owner,
+                "credential_id": None if record is None else record.credential_id.hex(),
+                "credential_status": status,
+            }
+        )
+        return
+    by = "" if record is None else f" by {record.owner}"
+    output.data(output.printable(f"{file}: good signature{by} ({algorithm.cli_name})"))
+    if status not in (None, "active"):
+        output.warn(f"the credential is {status} now; whether it was when this was signed the evidence tells")

@@ -1,0 +1,88 @@
+"""The certificate request that a credential's first authorisation signs: PKCS#10, RFC 2986.
+
+Imported only where a request is made or written, for its ASN.1 takes longer to import than a signature takes.
+"""
+
+from __future__ import annotations
+
+from asn1crypto import algos, core, csr, keys, pem, x509
+from cryptography.x509 import Name as CryptographyName
+from cryptography.x509 import NameAttribute
+from cryptography.x509.oid import NameOID
+
+from .errors import InputError
+from .types import Algorithm, HashName, SpkiDer
+
+
+def subject_name(owner: str, subject: str | None) -> bytes:
+    """DER Name from an RFC 4514 string, or CN=owner; raises InputError."""
+    try:
+        if subject is None:
+            name = CryptographyName([NameAttribute(NameOID.COMMON_NAME, owner)])
+        else:
+            name = CryptographyName.from_rfc4514_string(subject)
+    except ValueError as error:
+        raise InputError(
+            f"subject: {error}",
+            hint="expected an RFC 4514 name such as CN=Alice,O=Example; a name longer than 64 characters "
+            "needs --subject",
+        ) from error
+    if subject is not None and not list(name):
+        raise InputError("subject: expected at least one attribute, such as CN=Alice")
+    return name.public_bytes()
+
+
+def certification_request_info(subject: bytes, spki: SpkiDer) -> bytes:
+    """DER CertificationRequestInfo without attributes (RFC 2986, 4.1): what the card's owner signs."""
+    info = csr.CertificationRequestInfo(
+        {
+            "version": "v1",
+            "subject": x509.Name.load(subject),
+            "subject_pk_info": keys.PublicKeyInfo.load(spki),
+            "attributes": csr.CRIAttributes([]),
+        }
+    )
+    return bytes(info.dump())
+
+
+def certification_request(request_info: bytes, algorithm: Algorithm, signature: bytes) -> str:
+    """PEM CERTIFICATE REQUEST (RFC 2986, 4.2; RFC 7468, 7)."""
+    request = csr.CertificationRequest(
+        {
+            "certification_request_info": csr.CertificationRequestInfo.load(request_info),
+            "signature_algorithm": algos.SignedDigestAlgorithm.load(signature_algorithm(algorithm)),
+            "signature": core.OctetBitString(signature),
+        }
+    )
+    return str(pem.armor("CERTIFICATE REQUEST", request.dump()).decode("ascii"))
+
+
+_HASHES = {HashName.SHA256: "sha256", HashName.SHA384: "sha384", HashName.SHA512: "sha512"}
+
+
+def signature_algorithm(algorithm: Algorithm) -> bytes:
+    """DER AlgorithmIdentifier (RFC 8017 appendix A.2, RFC 5758, RFC 8410)."""
+    hash_name = algorithm.hash
+    if hash_name is None:
+        identifier = algos.SignedDigestAlgorithm({"algorithm": "ed25519"})
+    elif algorithm.is_ecdsa:
+        identifier = algos.SignedDigestAlgorithm({"algorithm": f"{_HASHES[hash_name]}_ecdsa"})
+    elif algorithm.is_pss:
+        digest = {"algorithm": _HASHES[hash_name]}
+        identifier = algos.SignedDigestAlgorithm(
+            {
+                "algorithm": "rsassa_pss",
+                "parameters": algos.RSASSAPSSParams(
+                    {
+                        "hash_algorithm": digest,
+                        "mask_gen_algorithm": {"algorithm": "mgf1", "parameters": digest},
+                        "salt_length": int(hash_name),
+                    }
+                ),
+            }
+        )
+    else:
+        identifier = algos.SignedDigestAlgorithm(
+            {"algorithm": f"{_HASHES[hash_name]}_rsa", "parameters": core.Null()}
+        )
+    return bytes(identifier.dump())

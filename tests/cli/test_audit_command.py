@@ -1,0 +1,119 @@
+"""`audit`: list, verify, head."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ..support.people import PIN, Home
+from .conftest import Cli, changed, tree
+
+
+def _sql(home: Home, statement: str) -> None:
+    with sqlite3.connect(home.path / "store.db") as store:
+        store.execute(statement)
+    store.close()
+
+
+def test_list(run: Cli, home: Home, note: Path) -> None:
+    run("sign", note, "--card", home["alice"].address, pin=PIN)
+    everything = run("audit", "list", "--json").json
+    assert [each["number"] for each in everything] == list(range(1, len(everything) + 1))
+    assert set(everything[-1]) == {
+        "number", "sequence", "time", "user", "credential_id", "event", "outcome", "actor", "record_version",
+        "algorithm", "mode", "d", "r", "x", "h", "quantities_sha256", "digests", "signatures", "previous",
+        "hash",
+    }  # fmt: skip
+    alice = run("audit", "list", "alice", "--json").json
+    assert [each["event"] for each in alice] == ["enrol", "activate", "sign"]
+    assert [each["sequence"] for each in alice] == [1, 2, 3]
+    assert [each["previous"] for each in alice[1:]] == [each["hash"] for each in alice[:-1]]
+    assert run("audit", "list", alice[0]["credential_id"], "--json").json == alice
+    assert run("audit", "list", "--limit", "1", "--json").json == alice[-1:]
+    assert run("audit", "list", "--limit", "0", "--json").json == everything
+    words = run("audit", "list", "alice").out.splitlines()
+    assert len(words) == 4
+    assert words[3].split()[1:6] == ["alice", "sign", "accepted", "1", "ecdsa-sha256"]
+    assert run("audit", "list", "zoe", status=3).code == "credential.unknown"
+
+
+def test_list_and_head_need_no_token(run: Cli, home: Home) -> None:
+    shutil.rmtree(home.path / "tokens")
+    assert len(run("audit", "list").out.splitlines()) > 5
+    assert run("audit", "head").json["credentials"] == 5
+    assert run("audit", "verify", status=5).code == "token.not-found"
+
+
+def test_verify_and_anchor(run: Cli, home: Home, note: Path) -> None:
+    ran = run("audit", "verify")
+    assert ran.out == "checked 5 records, 5 chains, 10 entries, 5 signatures: all good\n"
+    assert ran.err == ""
+    line = run("audit", "head").out
+    assert line.count("\n") == 1
+    assert json.loads(line) == run("audit", "head", "--json").json | {"time": json.loads(line)["time"]}
+    run("audit", "head", "-o", "anchor")
+    assert run("audit", "head", "-o", "anchor", status=2).code == "file.unusable"
+    old = (home.path / "store.db").read_bytes()
+    run("sign", note, "--card", home["alice"].address, pin=PIN)
+    ran = run("audit", "verify", "--anchor", "anchor", "--json")
+    assert (ran.json["good"], ran.json["anchor_checked"], ran.json["findings"]) == (True, True, [])
+    assert run("audit", "verify", "--anchor", "anchor").out.endswith(", the anchor: all good\n")
+    # An old database put back as a whole: only the newest anchor knows.
+    run("audit", "head", "-o", "anchor", "-f")
+    (home.path / "store.db").write_bytes(old)
+    assert run("audit", "verify").status == 0
+    ran = run("audit", "verify", "--anchor", "anchor", "--json", status=7)
+    assert ran.code == "audit.failed"
+    assert not ran.json["good"]
+    assert {each["code"] for each in ran.json["findings"]} == {"anchor.entries", "anchor.root"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("UPDATE credential SET owner = 'mallory' WHERE owner = 'bob'", "record.mac"),
+        ("DELETE FROM credential WHERE owner = 'bob'", "record.missing"),
+        ("DELETE FROM evidence WHERE sequence = 1 AND credential_id ="
+         " (SELECT credential_id FROM credential WHERE owner = 'bob')", "chain.gap"),
+        ("UPDATE evidence SET actor = 'mallory' WHERE id = 1", "chain.previous"),
+    ],
+    ids=["changed", "deleted", "entry deleted", "entry changed"],
+)  # fmt: skip
+def test_findings_are_exit_status_7(run: Cli, home: Home, statement: str, code: str) -> None:
+    _sql(home, statement)
+    before = tree(run.folder)
+    ran = run("audit", "verify", status=7)
+    assert ran.code == "audit.failed"
+    assert any(line.startswith(f"{code}: ") for line in ran.out.splitlines())
+    assert ran.out.rstrip().endswith("not all good")
+    found = run("audit", "verify", "--json", status=7).json
+    assert code in {each["code"] for each in found["findings"]}
+    assert set(found["findings"][0]) == {"code", "words", "user", "credential_id", "sequence"}
+    assert not changed(before, tree(run.folder))
+
+
+def test_entries_that_cannot_be_read(run: Cli, home: Home) -> None:
+    _sql(home, "UPDATE evidence SET event = 'nonsense' WHERE id = 3")
+    ran = run("audit", "list", "--json", status=6)
+    assert len(ran.json) == 9
+    assert ran.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"x" * 5000, b'{"format": 2}'])
+def test_what_is_no_anchor(run: Cli, content: bytes) -> None:
+    (run.folder / "anchor").write_bytes(content)
+    ran = run("audit", "verify", "--anchor", "anchor", "--json", status=2)
+    assert (ran.code, ran.out) == ("input.invalid", "")
+    assert run("audit", "verify", "--anchor", "gone", status=2).code == "file.unusable"
+
+
+def test_names_cannot_move_the_cursor(run: Cli, home: Home) -> None:
+    _sql(home, "UPDATE credential SET owner = 'bo\x1b[2Jb' WHERE owner = 'bob'")
+    _sql(home, "UPDATE evidence SET actor = 'ro\x1b[2Jot' WHERE id = 1")
+    for command, status in ((("audit", "list"), 0), (("audit", "verify"), 7), (("credential", "list"), 6)):
+        ran = run(*command, status=status)
+        assert "\x1b" not in ran.out + ran.err

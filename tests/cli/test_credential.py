@@ -1,0 +1,149 @@
+"""`credential`: what an operator sees and does."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from hsm_signer.algorithms import load_public_pem
+from hsm_signer.errors import RecordConflict
+from hsm_signer.server import Server
+from hsm_signer.types import KeySpec, Scheme
+
+from ..support.people import PIN, Home, Person
+from ..support.scenes import passing_wrong_pins
+from .conftest import Cli, changed, tree
+
+
+def test_list_and_show(run: Cli, home: Home) -> None:
+    listed = run("credential", "list", "--json")
+    assert [each["user"] for each in listed.json] == ["alice", "basil", "bob", "paula", "peter"]
+    assert {frozenset(each) for each in listed.json} == {
+        frozenset(("user", "credential_id", "status", "key", "scheme", "failures"))
+    }
+    lines = run("credential", "list").out.splitlines()
+    assert lines[0].split()[:2] == ["USER", "STATUS"]
+    assert lines[1].split() == ["alice", "active", "p256", "rolling", listed.json[0]["credential_id"]]
+    for user in home.people:
+        ran = run("credential", "show", user, "--json")
+        assert (ran.json["user"], ran.json["scheme"]) == (user, home[user].scheme.name.lower())
+        assert ran.json["card_serial"] == run("card", "info", home[user].address, "--json").json["serial"]
+        pem = run("credential", "public-key", user).out
+        assert ran.json["public_key_sha256"] == hashlib.sha256(load_public_pem(pem.encode())).hexdigest()
+        assert (ran.json["x"] is None) == (ran.json["scheme"] != "rolling")
+        assert (ran.json["pin_check"] is None) == (ran.json["scheme"] == "basic")
+        words = run("credential", "show", ran.json["credential_id"]).out
+        for value in (user, ran.json["credential_id"], ran.json["public_key_sha256"], ran.json["enrolled"]):
+            assert str(value) in words
+
+
+def test_public_key_to_a_file(run: Cli) -> None:
+    pem = run("credential", "public-key", "bob").out
+    assert pem.startswith("-----BEGIN PUBLIC KEY-----\n")
+    assert pem.endswith("-----END PUBLIC KEY-----\n")
+    assert run("credential", "public-key", "bob", "-o", "bob.pem").out == ""
+    assert (run.folder / "bob.pem").read_text() == pem
+    assert run("credential", "public-key", "bob", "-o", "bob.pem", status=2).code == "file.unusable"
+    run("credential", "public-key", "bob", "-o", "bob.pem", "-f")
+
+
+def test_the_life_of_a_credential(run: Cli, home: Home, note: Path) -> None:
+    card = home["alice"].address
+    ran = run("credential", "suspend", "alice")
+    assert ran.out == ""
+    assert ran.err == "The credential of alice is suspended.\n"
+    assert run("sign", note, "--card", card, pin=PIN, status=3).code == "credential.suspended"
+    assert run("credential", "suspend", "alice", status=3).code == "credential.status-unsuitable"
+    assert run("credential", "resume", "alice", "--json").json["status"] == "active"
+    assert run("credential", "resume", "alice", status=3).code == "credential.status-unsuitable"
+    assert run("credential", "unlock", "alice", status=3).code == "credential.status-unsuitable"
+    run("sign", note, "--card", card, pin=PIN)
+    assert run("credential", "revoke", "alice", "--yes", "--json").json["status"] == "revoked"
+    for change in ("suspend", "resume", "unlock", "revoke"):
+        assert run("credential", change, "alice", status=3).code == "credential.status-unsuitable"
+    events = [each["event"] for each in run("audit", "list", "alice", "--json").json]
+    assert events == ["enrol", "activate", "suspend", "resume", "sign", "revoke"]
+
+
+def test_revoke_asks(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = run("credential", "revoke", "alice", status=2)
+    assert "no terminal" in ran.error
+    assert "--yes" in ran.err
+    answers = iter(("n", "y"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: next(answers))
+    ran = run("credential", "revoke", "alice", status=2)
+    assert "not confirmed; nothing was changed" in ran.error
+    assert run("credential", "show", "alice", "--json").json["status"] == "active"
+    ran = run("credential", "revoke", "alice")
+    assert ran.out == ""
+    assert run("credential", "show", "alice", "--json").json["status"] == "revoked"
+
+
+@pytest.mark.parametrize("command", ["show", "public-key", "suspend", "resume", "unlock", "revoke"])
+def test_unknown_users(run: Cli, command: str) -> None:
+    before = tree(run.folder)
+    for user in ("zoe", "ab" * 16, "", "al\x1bice", "alic\0e"):
+        ran = run("credential", command, user, status=3)
+        assert (ran.code, ran.out) == ("credential.unknown", "")
+        assert "\x1b" not in ran.err
+    assert not changed(before, tree(run.folder))
+
+
+def test_a_name_that_looks_like_an_id(run: Cli) -> None:
+    """It is taken as a name where no credential has that id, and refused where one has."""
+    name = "00" * 16
+    run("card", "new", "sim:zero.card")
+    run("enrol", name, "--card", "sim:zero.card", pin=PIN)
+    assert run("credential", "show", name, "--json").json["user"] == name
+    alice = run("credential", "show", "alice", "--json").json["credential_id"]
+    run("card", "new", "sim:sly.card")
+    run("enrol", alice, "--card", "sim:sly.card", pin=PIN)
+    ran = run("credential", "revoke", alice, "--yes", status=2)
+    assert "both a user's name and the id" in ran.error
+
+
+def test_changes_are_tried_again(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, troubles = Server.change_status, [RecordConflict("c")] * 3
+
+    def troubled(server: Server, *arguments: object) -> object:
+        if troubles:
+            raise troubles.pop()
+        return real(server, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Server, "change_status", troubled)
+    run("credential", "suspend", "alice")
+    assert not troubles
+
+
+def test_damaged_records_do_not_hide_the_others(run: Cli, home: Home) -> None:
+    with sqlite3.connect(home.path / "store.db") as store:
+        store.execute("UPDATE credential SET owner = 'mallory' WHERE owner = 'bob'")
+        store.execute("UPDATE credential SET status = 77 WHERE owner = 'paula'")
+    store.close()
+    ran = run("credential", "list", "--json", status=6)
+    assert [each["user"] for each in ran.json] == ["alice", "basil", "peter"]
+    assert ran.err.count("error: ") == 2
+    assert "'mallory'" in ran.err
+    assert run("credential", "show", "mallory", status=6).code == "record.damaged"
+    assert run("credential", "show", "alice").status == 0
+
+
+def test_five_wrong_pins_that_only_the_server_sees_lock_and_unlock_helps(run: Cli, note: Path) -> None:
+    run("card", "new", "sim:carol.card")
+    run("enrol", "carol", "--card", "sim:carol.card", pin=PIN)
+    carol = Person("carol", Scheme.ROLLING, KeySpec.P256, run.folder / "carol.card")
+    for left, wrong in zip((4, 3, 2, 1, 0), passing_wrong_pins(carol, 5, PIN), strict=True):
+        ran = run("sign", note, "--card", carol.address, pin=wrong, status=3)
+        assert ran.code == "authorisation.wrong-key"
+        assert ("credential unlock" if not left else f"{left} more and it locks") in ran.err
+        assert "came from: HSM_SIGNER_CARD_PIN" in ran.err
+        assert wrong not in ran.out + ran.err
+    assert run("credential", "show", "carol", "--json").json["status"] == "locked"
+    assert run("sign", note, "--card", carol.address, answers=(), status=3).code == "credential.locked"
+    assert run("credential", "unlock", "carol", "--json").json["failures"] == 0
+    run("sign", note, "--card", carol.address, pin=PIN)

@@ -1,0 +1,162 @@
+"""`doctor`: every line of a good installation, and of broken ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hsm_signer.cli import checks
+from hsm_signer.config import CONFIG_FILE
+from hsm_signer.errors import WrongKey
+from hsm_signer.server import Server
+from hsm_signer.types import KeySpec, Scheme
+
+from ..support.people import PIN, Home
+from .conftest import Cli, changed, tree
+
+CYCLE = frozenset({"ok", "not-possible"})
+
+
+@pytest.fixture(autouse=True)
+def _fewer_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generating RSA keys is what takes long; one test does it all."""
+    if "every_key" not in request.fixturenames:
+        slow = {key: tuple(Scheme) for key in KeySpec if key is not KeySpec.ED25519}
+        slow[KeySpec.P256] = (Scheme.PIN, Scheme.BASIC)
+        monkeypatch.setattr(checks, "SLOW_KEYS", slow)
+
+
+@pytest.fixture
+def every_key() -> None:
+    """The set that `doctor` has by default."""
+
+
+def results(run: Cli, *arguments: str | Path, status: int = 0) -> dict[str, str]:
+    """name -> result."""
+    ran = run("doctor", "--json", *arguments, status=status)
+    assert set(ran.json) == {"good", "checks"}
+    assert ran.json["good"] == (status == 0)
+    assert {frozenset(each) for each in ran.json["checks"]} == {
+        frozenset(("name", "result", "words", "hint"))
+    }
+    return {each["name"]: each["result"] for each in ran.json["checks"]}
+
+
+@pytest.mark.usefixtures("every_key")
+def test_a_good_installation(run: Cli, home: Home) -> None:
+    before = tree(run.folder)
+    found = results(run, "--card", home["alice"].address)
+    assert list(found)[:2] == ["config", "token.login"]
+    assert set(found.values()) <= CYCLE
+    for name, result in found.items():
+        if name.startswith("cycle.") and "ed25519" not in name:
+            assert result == "ok", name
+    for name in ("token.keys", "token.profile", "store.open", "store.writable", "store.contents", "card"):
+        assert found[name] == "ok"
+    assert found["cycle.rolling.ed25519"] == found["token.combine-xor"] == "not-possible"
+    assert {name.rpartition(".")[2] for name in found if name.startswith("cycle.rolling.")} == {
+        each.cli_name for each in KeySpec
+    } - {"rsa4096"}
+    # Neither store nor token nor card has anything more than before.
+    assert not changed(before, tree(run.folder))
+
+
+def test_words(run: Cli, home: Home) -> None:
+    ran = run("doctor", "--card", home["alice"].address)
+    assert ran.err == ""
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("ok            config ")
+    assert any(line.startswith("not possible  cycle.rolling.ed25519") for line in lines)
+    assert any("alice, active" in line for line in lines)
+    assert "5 credentials (5 active), 10 evidence entries" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("broken", "failed", "skipped"),
+    [
+        ("config", {"config"}, {"token", "store", "cycle"}),
+        ("token", {"token.login"}, {"token.profile", "token.keys", "cycle"}),
+        ("token pin", {"token.login"}, {"token.profile", "token.keys", "cycle"}),
+        ("keys", {"token.keys"}, {"cycle"}),
+        ("store", {"store.open"}, {"store.writable", "store.contents"}),
+        ("store damaged", {"store.open"}, {"store.writable", "store.contents"}),
+        ("uri", {"config"}, {"cycle"}),
+    ],
+)
+def test_broken_installations(
+    run: Cli, home: Home, broken: str, failed: set[str], skipped: set[str]
+) -> None:
+    config = home.path / CONFIG_FILE
+    text = config.read_text()
+    match broken:
+        case "config":
+            config.write_text(text + "colour = 1\n")
+        case "uri":
+            config.write_text(text.replace("pkcs11:token", "pkcs12:token"))
+        case "token":
+            shutil.rmtree(home.path / "tokens")
+            (home.path / "tokens").mkdir()
+        case "token pin":
+            (home.path / "token.pin").write_text("not the pin")
+        case "keys":
+            config.write_text(text.replace('record_key = "', 'record_key = "0011223344556677" #'))
+        case "store":
+            (home.path / "store.db").unlink()
+        case "store damaged":
+            (home.path / "store.db").write_bytes(b"x" * 8192)
+    found = results(run, "--card", home["alice"].address, status=7)
+    assert failed <= {name for name, result in found.items() if result == "failed"}
+    assert skipped <= {name for name, result in found.items() if result == "skipped"}
+    # What can be looked at all the same is.
+    assert found["card"] == "ok"
+    if broken.startswith("store"):
+        assert found["cycle.rolling.p256"] == "ok"
+    if broken.startswith("token"):
+        assert found["store.contents"] == "ok"
+
+
+def test_without_an_installation(nowhere: Cli) -> None:
+    ran = nowhere("doctor", status=7)
+    assert ran.out.startswith("FAILED        config ")
+    assert "hint: hsm-signer init" in ran.out
+    assert "1 check failed: config [verification.failed]" in ran.error
+
+
+def test_cards(run: Cli, home: Home, template_home: Home) -> None:
+    assert results(run, "--card", "sim:gone", status=7)["card"] == "failed"
+    run("card", "new", "sim:blank")
+    assert results(run, "--card", "sim:blank")["card"] == "ok"
+    other = template_home.copy_to(run.folder / "other")
+    run("--home", other.path, "enrol", "carol", "--card", "sim:blank", pin=PIN)
+    assert results(run, "--card", "sim:blank", status=7)["card"] == "failed"
+    del home
+
+
+def test_a_profile_that_is_no_longer_true(run: Cli, home: Home) -> None:
+    profile = home.path / "profile.json"
+    profile.write_text(profile.read_text().replace('"cmac": 4234', '"cmac": null'))
+    assert results(run, status=7)["token.profile"] == "failed"
+    profile.unlink()
+    assert results(run)["token.profile"] == "ok"
+
+
+def test_a_cycle_that_fails(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> object:
+        raise WrongKey("the key does not open")
+
+    monkeypatch.setattr(Server, "sign", refuses)
+    ran = run("doctor", status=7)
+    assert "FAILED        cycle.rolling.p256" in ran.out
+    assert "cycle.rolling.p256" in ran.error
+
+
+def test_unreadable_records_are_counted(run: Cli, home: Home) -> None:
+    import sqlite3
+
+    with sqlite3.connect(home.path / "store.db") as store:
+        store.execute("UPDATE credential SET status = 77")
+    store.close()
+    ran = run("doctor", status=7)
+    assert "5 records cannot be read" in ran.out

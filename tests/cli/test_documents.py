@@ -1,0 +1,104 @@
+"""README.md and docs/operations.md say what is so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hsm_signer import config
+from hsm_signer.cli.main import INTERRUPTED
+from hsm_signer.errors import all_errors
+
+from ..support import needs
+from ..support.people import ROOT
+from . import console
+from .conftest import VARIABLES
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def table(header: str) -> list[list[str]]:
+    """The rows of the table in operations.md with this header; cells without their backticks."""
+    lines = OPERATIONS.splitlines()
+    start = lines.index(header) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:
+    needs.softhsm_module()
+    needs.program("openssl", "openssl")
+    steps = console.steps_in(README)
+    assert len(steps) > 10
+    again = console.run([step.command for step in steps], tmp_path)
+    for said, is_so in zip(steps, again, strict=True):
+        assert console.normalised(is_so.output) == console.normalised(said.output), said.command
+
+
+def test_links_lead_somewhere() -> None:
+    for document, folder in ((README, ROOT), (OPERATIONS, ROOT / "docs")):
+        for target in re.findall(r"\]\(([^)#]+)\)", document):
+            assert (folder / target).exists(), target
+
+
+def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
+    names = {str: "text", int: "integer", float: "number"}
+    for field in msgspec.structs.fields(kind):
+        inner = field.type
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from _settings(f"{prefix}{field.name}.", inner)
+            continue
+        bare = next(t for t in names if t.__name__ in re.findall(r"\w+", str(inner)))
+        if field.required:
+            default = "required"
+        elif field.default is None:
+            default = "none"
+        else:
+            default = f'"{field.default}"' if isinstance(field.default, str) else str(field.default)
+        yield prefix + field.name, names[bare], default
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    rows = table("| key | type | default | what |")
+    assert [tuple(row[:3]) for row in rows] == list(_settings("", config.Config))
+    assert all(row[3] for row in rows)
+
+
+def test_every_variable_is_in_the_reference() -> None:
+    assert {row[0] for row in table("| variable | what |")} == set(VARIABLES)
+
+
+def test_every_error_is_in_the_reference() -> None:
+    rows = table("| code | exit status | again | what |")
+    expected = [(e.code, str(e.exit_status), "yes" if e.retryable else "") for e in all_errors()]
+    assert sorted(tuple(row[:3]) for row in rows) == sorted(expected)
+    assert len({row[0] for row in rows}) == len(rows)
+    assert all(row[3] for row in rows)
+
+
+def test_every_exit_status_is_in_the_reference() -> None:
+    listed = {int(row[0]) for row in table("| exit status | what |")}
+    assert listed == {0, INTERRUPTED} | {error.exit_status for error in all_errors()}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
+def test_commands_in_the_documents_exist(document: str) -> None:
+    from .test_help import CONTRACT
+
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = set(re.findall(r"hsm-signer ([a-z]+)(?: ([a-z-]+))?", text))
+    assert named
+    for command, sub in named - {("signs", "files")}:
+        if CONTRACT.get(command):
+            assert sub in CONTRACT[command], (command, sub)
+        elif command not in CONTRACT:
+            assert command in ("signs", "is", "and"), command
