@@ -10,14 +10,16 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from .encoding import entry_hash
-from .errors import InputError, TokenUnsuitable
+from .errors import CredentialPending, InputError, RecordDamaged, TokenUnsuitable
 from .evidence.chain import ChainPosition, next_entry
-from .signing import Clock, system_clock
+from .signing import Clock, load_checked, system_clock
 from .store.store import Store
 from .token.environment import SecureEnvironment
 from .token.profile import TokenProfile
 from .types import (
+    ACCEPTED,
     CardPersonalisation,
+    CredentialId,
     CredentialRecord,
     Digest,
     Event,
@@ -82,6 +84,29 @@ def begin(
 def request_hash(request_info: bytes) -> Digest:
     """SHA-256 of the CertificationRequestInfo, as the record carries it: H of the first authorisation."""
     return Digest(hashlib.sha256(request_info).digest())
+
+
+def request_info(environment: SecureEnvironment, store: Store, credential_id: CredentialId) -> bytes:
+    """The stored DER CertificationRequestInfo; raises RecordDamaged unless the record vouches for it."""
+    loaded = load_checked(environment, store, credential_id)
+    record = loaded.sealed.record
+    if loaded.request is None or request_hash(loaded.request) != record.request_hash:
+        raise RecordDamaged(f"the certificate request of {record.owner!r} is not the one that was stored")
+    return loaded.request
+
+
+def signed_request(environment: SecureEnvironment, store: Store, credential_id: CredentialId) -> str:
+    """The certificate request as the first authorisation signed it, PEM, from store and evidence.
+
+    Raises CredentialPending where that has not happened yet, RecordDamaged.
+    """
+    from . import pkcs10
+
+    info = request_info(environment, store, credential_id)
+    for _, entry in store.entries(credential_id):
+        if entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED and entry.algorithm is not None:
+            return pkcs10.certification_request(info, entry.algorithm, entry.signatures[0])
+    raise CredentialPending("the enrolment is not finished: nothing has signed the certificate request yet")
 
 
 def check_owner(owner: str) -> None:

@@ -22,6 +22,8 @@ class SignerError(Exception):
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    waited: ClassVar[bool] = False
+    """What it is about was waited for already, as long as the configuration says: no point in more."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -105,6 +107,7 @@ class CardInUse(CardError):
 
     code = "card.in-use"
     retryable = True
+    waited = True
 
 
 class CardRemoved(CardError):
@@ -354,6 +357,7 @@ class StoreBusy(StoreError):
     code = "store.busy"
     exit_status = 8
     retryable = True
+    waited = True
 
 
 class StoreTooNew(StoreError):

@@ -81,7 +81,7 @@ class CardPin(_Secret):
         if wrong:
             raise PinMalformed(
                 f"PIN ({source}): expected {PIN_MIN} to {PIN_MAX} digits 0-9, {wrong}",
-                hint="No try was used. Give the PIN again, digits only.",
+                hint="no try was used. Give the PIN again, digits only",
             )
         super().__init__(text.encode("ascii"), source)
 
@@ -102,7 +102,7 @@ class CardPuk(_Secret):
         if wrong:
             raise PinMalformed(
                 f"PUK ({source}): expected {PUK_MIN} to {PUK_MAX} letters, digits and ASCII signs, {wrong}",
-                hint="No try was used. Hyphens and spaces between the printed groups may be left out.",
+                hint="no try was used. Hyphens and spaces between the printed groups may be left out",
             )
         upper = bare.upper()
         if len(upper) == PUK_LENGTH and set(upper) <= set(PUK_ALPHABET):

@@ -71,12 +71,12 @@ class Server:
         )
 
     def request_info(self, credential_id: CredentialId) -> bytes:
-        """The stored DER CertificationRequestInfo; raises RecordDamaged unless the record vouches for it."""
-        loaded = signing.load_checked(self.environment, self.store, credential_id)
-        record = loaded.sealed.record
-        if loaded.request is None or enrolment.request_hash(loaded.request) != record.request_hash:
-            raise RecordDamaged(f"the certificate request of {record.owner!r} is not the one that was stored")
-        return loaded.request
+        """See :func:`hsm_signer.enrolment.request_info`."""
+        return enrolment.request_info(self.environment, self.store, credential_id)
+
+    def certification_request(self, credential_id: CredentialId) -> str:
+        """See :func:`hsm_signer.enrolment.signed_request`."""
+        return enrolment.signed_request(self.environment, self.store, credential_id)
 
     def give_up_enrolment(self, credential_id: CredentialId) -> None:
         """Delete a pending record whose card never got its keys. Raises StatusUnsuitable."""

@@ -87,7 +87,8 @@ def sign(
     """Carry out one authorisation, exactly once.
 
     ``actor`` goes into the evidence; ``observe`` is told the number of each step that is done. Every refusal
-    of a known credential leaves an evidence entry; only a wrong key (steps 4 and 5) changes the record.
+    of a known credential leaves an evidence entry, but for EvidenceMissing (nothing is added to a chain that
+    was cut); only a wrong key (steps 4 and 5) changes the record.
     Raises the refusals of steps 1 to 5 (errors.Refused, RecordDamaged, RecordOutdated, EvidenceMissing),
     InputError, TokenError, StoreError; RecordConflict means nothing was released: ask again.
     """

@@ -152,14 +152,17 @@ def sign_content(
 
 
 def submit(server: SigningServer, request: SigningRequest, pauses: Pauses = Pauses()) -> SignOutcome:
-    """Send one request until it is carried out or refused; the server never carries it out twice."""
+    """Send one request until it is carried out or refused; the server never carries it out twice.
+
+    What was waited for already (errors.SignerError.waited) is not asked again.
+    """
     for attempt in range(RESUBMISSIONS):
         try:
             return server.sign(request)
         except ChallengeStale:
             raise  # this request will never do
         except SignerError as error:
-            if not error.retryable or attempt == RESUBMISSIONS - 1:
+            if not error.retryable or error.waited or attempt == RESUBMISSIONS - 1:
                 raise
             pauses.wait(attempt)
     raise AssertionError("unreachable")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group("credential")
 def command() -> None:
-    """List, show, suspend, resume, unlock, revoke.
+    """List, show, export, suspend, resume, unlock, revoke.
 
     USER is a user's name, or a credential id of 32 hexadecimal digits.
     """
@@ -99,10 +99,28 @@ def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
 
     with app.server() as server:
         pem = spki_pem(record_of(server, user).spki)
+    _put(pem, out, force=force)
+
+
+def _put(pem: str, out: Path | None, *, force: bool) -> None:
     if out is None:
         output.data(pem.rstrip())
     else:
         files.write_all([(out, pem.encode("ascii"))], force=force)
+
+
+@command.command("request")
+@user_argument
+@click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@pass_app
+def request(app: App, user: str, out: Path | None, force: bool) -> None:
+    """Print a user's certificate request (PKCS#10, PEM), as the card had it signed at enrolment."""
+    if out is not None:
+        files.check_outputs([out], force=force)
+    with app.server() as server:
+        pem = server.certification_request(record_of(server, user).credential_id)
+    _put(pem, out, force=force)
 
 
 @command.command("suspend")

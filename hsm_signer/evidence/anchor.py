@@ -19,7 +19,7 @@ from .merkle import merkle_root
 
 _MAX_TEXT = 4096
 """Characters; an anchor has some 200, and a file named by mistake need not be parsed."""
-_HINT = "An anchor is the line that `hsm-signer audit head` prints."
+_HINT = "an anchor is the line that `hsm-signer audit head` prints"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -53,7 +53,7 @@ def make_anchor(*, time: int, last_entry: int, heads: Iterable[Head]) -> Anchor:
         before = b""
         for head in heads:
             if head.credential_id <= before:
-                raise StoreDamaged("The database returns its rows in the wrong order; an index is damaged.")
+                raise StoreDamaged("the database returns its rows in the wrong order; an index is damaged")
             before = head.credential_id
             credentials += 1
             entries += head.sequence
@@ -98,8 +98,8 @@ def decode_anchor(text: str) -> Anchor:
     Raises InputError for anything else: an unknown or missing field, another type, another format.
     """
     if len(text) > _MAX_TEXT:
-        raise InputError("This is no anchor: it is too long.", hint=_HINT)
+        raise InputError("this is no anchor: it is too long", hint=_HINT)
     try:
         return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=Anchor)
     except msgspec.MsgspecError as error:
-        raise InputError(f"This is no anchor: {error}.", hint=_HINT) from error
+        raise InputError(f"this is no anchor: {error}", hint=_HINT) from error

@@ -126,7 +126,7 @@ def _join(
             ids.append(entry.credential_id)
         credential_id = min(ids)
         if credential_id <= before:
-            raise StoreDamaged("The database returns its rows in the wrong order; an index is damaged.")
+            raise StoreDamaged("the database returns its rows in the wrong order; an index is damaged")
         before = credential_id
         own = None
         if sealed is not None and sealed.record.credential_id == credential_id:

@@ -25,9 +25,9 @@ BEGIN = "hsm_signer_begin"
 
 SQLITE_PREFIX = "sqlite:///"
 
-MISSING_HINT = "`hsm-signer init` makes one; or check the store's URL in the configuration."
-READ_ONLY_HINT = "Check the owner and the permissions of the file and of its folder."
-DAMAGED_HINT = "Put back a backup, then audit it."
+MISSING_HINT = "`hsm-signer init` makes one; or check the store's URL in the configuration"
+READ_ONLY_HINT = "check the owner and the permissions of the file and of its folder"
+DAMAGED_HINT = "put back a backup, then audit it"
 
 # Both spell the same: SQLAlchemy's default driver has changed between its versions.
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
@@ -42,20 +42,20 @@ def parse_url(url: str) -> URL:
         # SQLAlchemy's versions differ in what "%" and "?" mean here; a file's name may hold both.
         path = url.removeprefix(SQLITE_PREFIX)
         if path in ("", ":memory:"):
-            raise ConfigError("A store on SQLite is a file: sqlite:///PATH")
+            raise ConfigError("a store on SQLite is a file: sqlite:///PATH")
         return URL.create(_DRIVERS["sqlite"], database=path)
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
         # The text is not repeated: what cannot be parsed may hold a password all the same.
         raise ConfigError(
-            "The store's URL cannot be understood.", hint="It looks like sqlite:////var/lib/hsm-signer/store.db"
+            "the store's URL cannot be understood", hint="it looks like sqlite:////var/lib/hsm-signer/store.db"
         ) from error
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     if parsed.drivername not in _DRIVERS.values():
-        raise ConfigError(f"The store can be on sqlite or postgresql, not on {parsed.drivername}.")
+        raise ConfigError(f"the store can be on sqlite or postgresql, not on {parsed.drivername}")
     if is_sqlite(parsed):
-        raise ConfigError("A store on SQLite is a file: sqlite:///PATH")
+        raise ConfigError("a store on SQLite is a file: sqlite:///PATH")
     return parsed
 
 
@@ -96,7 +96,7 @@ def make_engine(url: URL, *, busy_timeout: float, wal: bool = False, immutable: 
         engine = create_engine(url)
     except (exc.NoSuchModuleError, ImportError) as error:
         raise ConfigError(
-            f"The driver for {url.get_backend_name()} is not installed.", hint="pip install 'psycopg[binary]'"
+            f"the driver for {url.get_backend_name()} is not installed", hint="pip install 'psycopg[binary]'"
         ) from error
     event.listen(engine, "connect", _postgresql_settings(busy_timeout))
     return engine
@@ -170,9 +170,9 @@ def translated(url: URL) -> Iterator[None]:
         raise _translate(url, error) from error
     except UnicodeDecodeError as error:
         # SQLite quotes a damaged schema in its message, and Python cannot read that.
-        raise StoreDamaged(f"The database {name_of(url)} is damaged.", hint=DAMAGED_HINT) from error
+        raise StoreDamaged(f"the database {name_of(url)} is damaged", hint=DAMAGED_HINT) from error
     except exc.TimeoutError as error:
-        raise StoreBusy("All connections to the database are in use.") from error
+        raise StoreBusy("all connections to the database are in use") from error
 
 
 def is_unique_violation(error: exc.IntegrityError) -> bool:
@@ -202,39 +202,39 @@ def _translate_sqlite(path: Path, original: BaseException | None) -> StoreError:
     # The lower byte is the kind, the rest says more (https://www.sqlite.org/rescode.html).
     kind = code & 0xFF
     if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreBusy(f"Another process is writing to {path} and has not finished in time.")
+        return StoreBusy(f"another process is writing to {path} and has not finished in time")
     if kind == sqlite3.SQLITE_READONLY:
-        return StoreReadOnly(f"{path} cannot be written.", hint=READ_ONLY_HINT)
+        return StoreReadOnly(f"{path} cannot be written", hint=READ_ONLY_HINT)
     if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         if not path.exists():
-            return StoreMissing(f"There is no database at {path}.", hint=MISSING_HINT)
+            return StoreMissing(f"there is no database at {path}", hint=MISSING_HINT)
         if not os.access(path, os.R_OK):
-            return StoreError(f"{path} cannot be read.", hint=READ_ONLY_HINT)
-        return StoreReadOnly(f"{path} cannot be written: its folder is read-only.", hint=READ_ONLY_HINT)
+            return StoreError(f"{path} cannot be read", hint=READ_ONLY_HINT)
+        return StoreReadOnly(f"{path} cannot be written: its folder is read-only", hint=READ_ONLY_HINT)
     if kind == sqlite3.SQLITE_NOTADB:
-        return StoreDamaged(f"{path} is not a database, or its beginning is damaged.")
+        return StoreDamaged(f"{path} is not a database, or its beginning is damaged")
     if kind == sqlite3.SQLITE_CORRUPT or code == sqlite3.SQLITE_IOERR_SHORT_READ:
-        return StoreDamaged(f"{path} is damaged: {_words(original)}.", hint=DAMAGED_HINT)
+        return StoreDamaged(f"{path} is damaged: {_words(original)}", hint=DAMAGED_HINT)
     if kind == sqlite3.SQLITE_ERROR:
         # Our SQL is fixed: if a table or column is not there, somebody took it away.
-        return StoreDamaged(f"{path} does not hold what its version says: {_words(original)}.")
+        return StoreDamaged(f"{path} does not hold what its version says: {_words(original)}")
     if kind == sqlite3.SQLITE_FULL:
-        return StoreError(f"There is no room left to write {path}; nothing was changed.")
+        return StoreError(f"there is no room left to write {path}; nothing was changed")
     if kind == sqlite3.SQLITE_IOERR:
-        return StoreError(f"{path} cannot be read or written: {_words(original)}.")
-    return StoreError(f"The database {path} refuses: {_words(original)}.")
+        return StoreError(f"{path} cannot be read or written: {_words(original)}")
+    return StoreError(f"the database {path} refuses: {_words(original)}")
 
 
 def _translate_postgresql(name: str, error: exc.DBAPIError) -> StoreError:
     state = getattr(error.orig, "sqlstate", None) or ""
     # https://www.postgresql.org/docs/current/errcodes-appendix.html
     if state in ("55P03", "40001", "40P01"):
-        return StoreBusy(f"Another process is writing to {name} and has not finished in time.")
+        return StoreBusy(f"another process is writing to {name} and has not finished in time")
     if state in ("25006", "42501"):
-        return StoreReadOnly(f"{name} cannot be written by this database user.")
+        return StoreReadOnly(f"{name} cannot be written by this database user")
     if state.startswith(("XX", "42")):
-        return StoreDamaged(f"{name} does not hold what its version says: {_words(error.orig)}.")
+        return StoreDamaged(f"{name} does not hold what its version says: {_words(error.orig)}")
     if not state or state.startswith(("08", "57P")):
         # If it broke at the commit, nobody knows whether that was written; asking again finds out by D.
-        return StoreError(f"The database {name} cannot be reached: {_words(error.orig)}.")
-    return StoreError(f"The database {name} refuses: {_words(error.orig)}.")
+        return StoreError(f"the database {name} cannot be reached: {_words(error.orig)}")
+    return StoreError(f"the database {name} refuses: {_words(error.orig)}")

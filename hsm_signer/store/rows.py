@@ -236,7 +236,7 @@ def checked_integer(value: Any, name: str, *, low: int = 0) -> int:
     try:
         return int(_integer(MAX_INTEGER, low)(value))
     except BadValue as error:
-        raise StoreDamaged(f"The database is damaged: {name} is not {error}.") from error
+        raise StoreDamaged(f"the database is damaged: {name} is not {error}") from error
 
 
 def checked_hash(value: Any, name: str) -> bytes:
@@ -244,7 +244,7 @@ def checked_hash(value: Any, name: str) -> bytes:
     try:
         return _bytes(value, _HASH, _HASH)
     except BadValue as error:
-        raise StoreDamaged(f"The database is damaged: {name} is not {error}.") from error
+        raise StoreDamaged(f"the database is damaged: {name} is not {error}") from error
 
 
 def credential_id_of(value: Any) -> CredentialId | None:
@@ -278,8 +278,8 @@ def sealed_from_row(row: Sequence[Any]) -> SealedRecord:
     except BadValue as error:
         found = dict(zip(RECORD_COLUMNS, row, strict=False))
         raise RecordDamaged(
-            f"The record of {who(found['credential_id'], found['owner'])} is damaged: "
-            f"its field {error.field} is not {error}."
+            f"the record of {who(found['credential_id'], found['owner'])} is damaged: "
+            f"its field {error.field} is not {error}"
         ) from error
     return SealedRecord(CredentialRecord(*values), mac)
 
@@ -291,8 +291,8 @@ def beside_record(name: str, value: Any, sealed: SealedRecord) -> Any:
     except BadValue as error:
         record = sealed.record
         raise RecordDamaged(
-            f"The record of {who(record.credential_id, record.owner)} is damaged: "
-            f"its field {name} is not {error}."
+            f"the record of {who(record.credential_id, record.owner)} is damaged: "
+            f"its field {name} is not {error}"
         ) from error
 
 
@@ -304,8 +304,8 @@ def entry_from_row(row: Sequence[Any]) -> EvidenceEntry:
         found = dict(zip(ENTRY_COLUMNS, row, strict=False))
         number = f" {found['sequence']}" if isinstance(found["sequence"], int) else ""
         raise StoreDamaged(
-            f"Evidence entry{number} of {who(found['credential_id'])} is damaged: "
-            f"its field {error.field} is not {error}."
+            f"evidence entry{number} of {who(found['credential_id'])} is damaged: "
+            f"its field {error.field} is not {error}"
         ) from error
     return EvidenceEntry(*values)
 
@@ -319,7 +319,7 @@ def _written(checks: Mapping[str, Check], row: dict[str, Any], what: str) -> dic
         try:
             checks[name](value)
         except BadValue as error:
-            raise StoreError(f"The {what} cannot be stored: its field {name} is not {error}.") from error
+            raise StoreError(f"the {what} cannot be stored: its field {name} is not {error}") from error
     # IntEnum members are ints, but not every driver knows it.
     return {name: int(value) if isinstance(value, IntEnum) else value for name, value in row.items()}
 

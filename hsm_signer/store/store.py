@@ -322,7 +322,7 @@ class Store:
             return cls._opened(make_engine(parsed, busy_timeout=busy_timeout), parsed)
         path = path_of(parsed)
         if not path.is_file():
-            raise StoreMissing(f"There is no database at {path}.", hint=MISSING_HINT)
+            raise StoreMissing(f"there is no database at {path}", hint=MISSING_HINT)
         try:
             return cls._opened(make_engine(parsed, busy_timeout=busy_timeout), parsed)
         except StoreReadOnly:
@@ -351,7 +351,7 @@ class Store:
         """
         parsed = parse_url(url)
         if is_sqlite(parsed) and not path_of(parsed).is_file():
-            raise StoreMissing(f"There is no database at {path_of(parsed)}.", hint=MISSING_HINT)
+            raise StoreMissing(f"there is no database at {path_of(parsed)}", hint=MISSING_HINT)
         with _migrating(parsed, busy_timeout) as (connection, migrate):
             try:
                 _check_revision(connection, parsed)
@@ -501,7 +501,7 @@ class Store:
         except RecordConflict as conflict:
             if any(sealed.record.status is not Status.REVOKED for sealed in self.find(owner)):
                 raise CredentialExists(
-                    f"{owner} has a credential already.", hint="Revoke it first."
+                    f"{owner} has a credential already", hint="revoke it first"
                 ) from conflict
             raise
         return entry
@@ -550,7 +550,7 @@ class Store:
                 raise ValueError("an entry without a record is a refusal")
             if entry.record_version > known:
                 # Written down, it would pass for the missing one that wrote that version.
-                raise EvidenceMissing(f"Evidence about the {who(credential_id)} is missing.")
+                raise EvidenceMissing(f"evidence about the {who(credential_id)} is missing")
             connection.execute(_INSERT_ENTRY, entry_row(entry))
         return entry
 
@@ -569,7 +569,7 @@ class Store:
         with self._writing() as connection:
             status = self._lock(connection, credential_id, expected_version)
             if status != Status.PENDING:
-                raise StatusUnsuitable("Only a credential whose enrolment was not finished can be given up.")
+                raise StatusUnsuitable("only a credential whose enrolment was not finished can be given up")
             position = self._position(connection, credential_id)
             entry = build(position)
             _check_entry(entry, position, credential_id)
@@ -597,8 +597,8 @@ class Store:
             except exc.IntegrityError as error:
                 if is_unique_violation(error):
                     raise RecordConflict(
-                        "Somebody else wrote the same record in between; nothing was changed.",
-                        hint="Try again.",
+                        "somebody else wrote the same record in between; nothing was changed",
+                        hint="try again",
                     ) from error
                 raise
 
@@ -655,13 +655,13 @@ def _unspeakable(owner: str) -> bool:
 
 
 def _unknown(credential_id: CredentialId) -> CredentialUnknown:
-    return CredentialUnknown(f"There is no {who(credential_id)} here.")
+    return CredentialUnknown(f"there is no {who(credential_id)} here")
 
 
 def _conflict(credential_id: CredentialId) -> RecordConflict:
     return RecordConflict(
-        f"The record of {who(credential_id)} was written by somebody else in between; nothing was changed.",
-        hint="Try again.",
+        f"the record of {who(credential_id)} was written by somebody else in between; nothing was changed",
+        hint="try again",
     )
 
 
@@ -670,23 +670,25 @@ def _conflict(credential_id: CredentialId) -> RecordConflict:
 
 def _check_empty(connection: Connection, url: URL) -> None:
     if inspect(connection).get_table_names():
-        raise StoreError(f"There is a database at {name_of(url)} already; it was left alone.")
+        raise StoreError(f"there is a database at {name_of(url)} already; it was left alone")
 
 
 def _check_revision(connection: Connection, url: URL) -> None:
     """Raises StoreMissing, StoreTooOld, StoreTooNew, StoreDamaged where the schema is not this version's."""
     name = name_of(url)
     if not inspect(connection).has_table(schema.VERSION_TABLE):
-        raise StoreMissing(f"The database {name} holds no store.", hint=MISSING_HINT)
+        raise StoreMissing(f"the database {name} holds no store", hint=MISSING_HINT)
     found: list[Any] = list(connection.execute(_REVISION).scalars())
     if found == [schema.HEAD]:
         return
     if len(found) > 1 or not all(isinstance(revision, str) for revision in found):
-        raise StoreDamaged(f"The database {name} does not say which version it has.")
+        raise StoreDamaged(f"the database {name} does not say which version it has")
     if not found or found[0] in schema.REVISIONS:
-        raise StoreTooOld(f"The store {name} was written by an older version.", hint="Upgrade it first.")
+        raise StoreTooOld(
+            f"the store {name} was written by an older version", hint="hsm-signer store upgrade brings it on"
+        )
     raise StoreTooNew(
-        f"The store {name} was written by a newer version of this program.", hint="Install that version."
+        f"the store {name} was written by a newer version of this program", hint="install that version"
     )
 
 
@@ -720,10 +722,10 @@ def _make_file(path: Path) -> bool:
         path.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
         if not path.is_file():
-            raise StoreError(f"{path} is no file, so it cannot become a database.") from None
+            raise StoreError(f"{path} is no file, so it cannot become a database") from None
         return False
     except FileNotFoundError as error:
-        raise StoreError(f"The folder {path.parent} does not exist.") from error
+        raise StoreError(f"the folder {path.parent} does not exist") from error
     except OSError as error:
-        raise StoreReadOnly(f"{path} cannot be made: {error.strerror}.", hint=READ_ONLY_HINT) from error
+        raise StoreReadOnly(f"{path} cannot be made: {error.strerror}", hint=READ_ONLY_HINT) from error
     return True

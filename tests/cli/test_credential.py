@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hsm_signer.errors import RecordConflict
 from hsm_signer.server import Server
 from hsm_signer.types import KeySpec, Scheme
 
+from ..support.needs import program
 from ..support.people import PIN, Home, Person
 from ..support.scenes import passing_wrong_pins
 from .conftest import Cli, changed, tree
@@ -49,6 +51,22 @@ def test_public_key_to_a_file(run: Cli) -> None:
     assert (run.folder / "bob.pem").read_text() == pem
     assert run("credential", "public-key", "bob", "-o", "bob.pem", status=2).code == "file.unusable"
     run("credential", "public-key", "bob", "-o", "bob.pem", "-f")
+
+
+def test_the_certificate_request_can_be_had_again(run: Cli) -> None:
+    for user in ("alice", "peter", "basil"):
+        run("credential", "request", user, "-o", f"{user}.csr")
+        checked = subprocess.run(
+            [program("openssl", "openssl"), "req", "-verify", "-noout", "-subject", "-in", f"{user}.csr"],
+            cwd=run.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"CN = {user}" in checked.stdout
+        assert "verify OK" in checked.stderr
+    assert run("credential", "request", "alice").out == (run.folder / "alice.csr").read_text()
+    assert run("credential", "request", "nobody", status=3).code == "credential.unknown"
 
 
 def test_the_life_of_a_credential(run: Cli, home: Home, note: Path) -> None:

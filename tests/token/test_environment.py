@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_x_and_wrapping_change_with_every_signature(home: Home, server: Server) 
 
     assert [each.x for each in records] == [2, 3, 4, 5]
     assert len({each.wrapped_sk for each in records}) == 4
-    for before, after in zip(records, records[1:], strict=False):
+    for before, after in itertools.pairwise(records):
         assert after.rn == before.rn_next
         assert after.rn_next not in (before.rn, before.rn_next)
 

@@ -1,0 +1,127 @@
+"""Kill -9 at every step of signing and of enrolment: a process of its own is killed, then all goes on."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hsm_signer.card.address import create_card
+from hsm_signer.errors import CredentialExists, CredentialPending, CredentialUnknown
+from hsm_signer.types import ACCEPTED, Event, KeySpec, Scheme, Status
+from hsm_signer.workstation import enrol
+
+from ..support import processes, victim
+from ..support.people import Home, Person
+from ..support.scenes import authorise, chain, credential_row, message, still_signs, verifies
+
+CONTENT = message(b"signed while the power fails")
+
+
+@pytest.mark.parametrize("name", ["alice", "paula"])
+@pytest.mark.parametrize("point", victim.SIGN_POINTS)
+def test_killed_while_signing(home: Home, tmp_path: Path, name: str, point: str) -> None:
+    person = home[name]
+    with home.server() as server:
+        request = authorise(server, person, CONTENT)
+        before = person.record(server)
+        row, entries = credential_row(home, before.credential_id), chain(server, before.credential_id)
+    released = tmp_path / "released"
+
+    code = processes.run(victim.sign, home.path, request, point, released)
+
+    assert code == -signal.SIGKILL
+    with home.server() as server:
+        committed = point in victim.COMMITTED
+        after = chain(server, before.credential_id)
+        added = after[len(entries) :]
+        assert after[: len(entries)] == entries
+        assert server.audit().good, "evidence and record agree"
+        assert [each.outcome for each in added] == [ACCEPTED] * committed
+        if not committed:
+            assert credential_row(home, before.credential_id) == row
+        # No signature was released without evidence.
+        assert released.exists() == (point == "released")
+        if released.exists():
+            assert added[0].signatures == (released.read_bytes(),)
+
+        # Asking again with the very same request: the stored answer, or now for the first time.
+        again = server.sign(request)
+        assert again.repeated == committed
+        if committed:
+            assert again.signatures == added[0].signatures
+        verifies(again, CONTENT)
+        signed = [each for each in chain(server, before.credential_id) if each.event is Event.SIGN]
+        assert len(signed) == 1, "signed once, whatever happened"
+        still_signs(server, person)
+
+
+def test_a_process_that_is_not_killed_signs(home: Home, tmp_path: Path) -> None:
+    """Or the test above would show nothing about what it does at each point."""
+    alice = home["alice"]
+    with home.server() as server:
+        request = authorise(server, alice, CONTENT)
+    assert processes.run(victim.sign, home.path, request, "never", tmp_path / "released") == 0
+    with home.server() as server:
+        again = server.sign(request)
+        assert again.repeated
+        assert again.signatures[0] == (tmp_path / "released").read_bytes()
+
+
+@pytest.mark.parametrize("scheme", [Scheme.ROLLING, Scheme.PIN])
+@pytest.mark.parametrize("point", victim.ENROL_POINTS)
+def test_killed_while_enrolling(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
+    """The same command with the same card finishes what was begun, or begins anew; nothing is in its way."""
+    carol = Person("carol", scheme, KeySpec.P256, tmp_path / "carol.card")
+    create_card(carol.address)
+
+    code = processes.run(victim.enrolment, home.path, carol, point)
+
+    assert code == -signal.SIGKILL
+    points = list(victim.ENROL_POINTS)
+    recorded = points.index(point) >= points.index("record committed")
+    installed = points.index(point) >= points.index("card has written")
+    active = points.index(point) >= points.index("step 9")
+    with home.server() as server:
+        assert server.audit().good
+        try:
+            status: Status | None = carol.record(server).status
+        except CredentialUnknown:
+            status = None
+        assert status == (Status.ACTIVE if active else Status.PENDING if recorded else None)
+
+        wanted = victim.wanted_enrolment("carol", scheme)
+        if active:
+            with pytest.raises(CredentialExists):
+                enrol(server, carol.card, wanted)
+        else:
+            enrolled = enrol(server, carol.card, wanted)
+            assert enrolled.resumed == installed
+            assert enrolled.record.status is Status.ACTIVE
+        still_signs(server, carol)
+        records = [each for each in server.records() if each.owner == "carol"]
+        assert [each.status for each in records] == [Status.ACTIVE], "nothing half made is left"
+
+
+def test_killed_enrolment_leaves_a_card_that_signs_nothing_else(home: Home, tmp_path: Path) -> None:
+    carol = Person("carol", Scheme.ROLLING, KeySpec.P256, tmp_path / "carol.card")
+    create_card(carol.address)
+    assert processes.run(victim.enrolment, home.path, carol, "card installed") == -signal.SIGKILL
+    with home.server() as server, pytest.raises(CredentialPending):
+        carol.sign(server, b"a contract")
+
+
+def test_killed_card_owner_with_a_new_blank_card(home: Home, tmp_path: Path) -> None:
+    """The card was lost with the power: the pending record does not stand in the way of a new one."""
+    lost = Person("carol", Scheme.ROLLING, KeySpec.P256, tmp_path / "lost.card")
+    create_card(lost.address)
+    assert processes.run(victim.enrolment, home.path, lost, "card installed") == -signal.SIGKILL
+    found = replace(lost, card_path=tmp_path / "new.card")
+    create_card(found.address)
+    with home.server() as server:
+        assert not enrol(server, found.card, victim.wanted_enrolment("carol", Scheme.ROLLING)).resumed
+        still_signs(server, found)
+        with pytest.raises(CredentialUnknown):
+            lost.sign(server)

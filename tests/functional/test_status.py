@@ -1,0 +1,405 @@
+"""Pending, suspended, locked, revoked: what each may sign, also where it becomes so during a signature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hsm_signer import algorithms
+from hsm_signer.card.address import create_card
+from hsm_signer.content import BytesSource
+from hsm_signer.errors import (
+    ChallengeStale,
+    CredentialExists,
+    CredentialLocked,
+    CredentialPending,
+    CredentialRevoked,
+    CredentialSuspended,
+    CredentialUnknown,
+    RecordConflict,
+    SignerError,
+    StatusUnsuitable,
+    TokenError,
+)
+from hsm_signer.pins import CardPin, CardPuk
+from hsm_signer.server import Server
+from hsm_signer.store.database import sqlite_url
+from hsm_signer.store.store import Store
+from hsm_signer.token.workspace import TokenWorkspace
+from hsm_signer.types import (
+    ACCEPTED,
+    Algorithm,
+    Combine,
+    CredentialId,
+    DigestList,
+    Event,
+    KeySpec,
+    Message,
+    NewCredential,
+    PinCheck,
+    PinPolicy,
+    Scheme,
+    SignOutcome,
+    Status,
+)
+from hsm_signer.workstation import Pauses, submit
+
+from ..support.people import PIN, PUK, Home, Person, digests, make_person
+from ..support.scenes import (
+    altered,
+    authorise,
+    chain,
+    credential_row,
+    database,
+    message,
+    refused,
+    rewrite,
+    still_signs,
+    verifies,
+)
+
+AT_ONCE = Pauses(sleep=lambda _: None)
+
+
+# --- pending -----------------------------------------------------------------------------------------------
+
+
+def pending(server: Server, folder: Path, scheme: Scheme = Scheme.ROLLING) -> tuple[Person, bytes]:
+    """A personalised card whose first authorisation has not been sent, and its certificate request."""
+    person = Person("carol", scheme, KeySpec.P256, folder / "carol.card")
+    create_card(person.address)
+    basic = scheme is Scheme.BASIC
+    with person.card() as card:
+        point, serial = card.begin_personalisation()
+        begun = server.begin_enrolment(
+            NewCredential(
+                owner="carol",
+                scheme=scheme,
+                combine=Combine.NONE if basic else Combine.CBC,
+                key=KeySpec.P256,
+                pin_policy=PinPolicy.NONE if basic else PinPolicy.ALWAYS,
+                pin_check=PinCheck.NONE if basic else PinCheck.CARD,
+                pin_tries=0 if basic else 3,
+                puk_tries=0 if basic else 10,
+                card_point=point,
+                card_serial=serial,
+            ),
+            None,
+        )
+        pin = None if basic else CardPin(PIN, source="test")
+        card.install(begun.personalisation, pin, None if basic else CardPuk(PUK, source="test"))
+    return person, begun.request_info
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+def test_pending_signs_its_certificate_request_and_nothing_else(
+    home: Home, server: Server, tmp_path: Path, scheme: Scheme
+) -> None:
+    carol, request_info = pending(server, tmp_path, scheme)
+    record = carol.record(server)
+    assert record.status is Status.PENDING
+
+    for content in (
+        message(b"a contract"),
+        message(b""),
+        message(request_info + b"\0"),
+        digests(request_info),
+        digests(b"a contract"),
+    ):
+        request = authorise(server, carol, content)
+        with refused(home, server, record.credential_id, CredentialPending):
+            server.sign(request)
+    # The request of another user, authorised by this card.
+    other = authorise(server, carol, server.request_info(home["alice"].record(server).credential_id))
+    with refused(home, server, record.credential_id, CredentialPending):
+        server.sign(other)
+    assert carol.record(server).status is Status.PENDING
+
+    outcome = carol.sign(server, request_info)
+    verifies(outcome, message(request_info))
+    assert carol.record(server).status is Status.ACTIVE
+    entry = chain(server, record.credential_id)[-1]
+    assert (entry.event, entry.outcome) == (Event.ACTIVATE, ACCEPTED)
+    still_signs(server, carol)
+
+
+def test_request_swapped_after_authorisation_does_not_activate(
+    home: Home, server: Server, tmp_path: Path
+) -> None:
+    carol, request_info = pending(server, tmp_path)
+    record = carol.record(server)
+    request = authorise(server, carol, b"a contract")
+    with pytest.raises(SignerError):
+        server.sign(altered(request, content=message(request_info)))
+    assert carol.record(server).status is Status.PENDING
+    assert carol.record(server).failures == 0
+    assert chain(server, record.credential_id)[-1].outcome == "authorisation.mismatch"
+
+
+def test_pending_is_given_up_after_a_day_and_not_before(home: Home, server: Server, tmp_path: Path) -> None:
+    carol, request_info = pending(server, tmp_path)
+    record = carol.record(server)
+    hour = 3_600_000_000
+    now = server.clock()
+    for later, gone in ((23 * hour, False), (25 * hour, True)):
+        clock = replace(server, clock=lambda later=later: now + later)  # type: ignore[misc]
+        make_person(clock, tmp_path, f"dave{later // hour}")
+        if gone:
+            with pytest.raises(CredentialUnknown):
+                carol.record(server)
+        else:
+            assert carol.record(server) == record
+    with pytest.raises(CredentialUnknown):
+        carol.sign(server, request_info)
+    assert server.audit().good
+
+
+# --- suspended, locked, revoked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alice", "paula", "basil"])
+def test_suspended(home: Home, server: Server, name: str) -> None:
+    person = home[name]
+    credential_id = person.record(server).credential_id
+    request = authorise(server, person)
+    done = server.sign(authorise(server, person, b"before"))
+    server.change_status(credential_id, Event.SUSPEND)
+
+    with refused(home, server, credential_id, CredentialSuspended):
+        server.sign(request)
+    with pytest.raises(CredentialSuspended):
+        server.challenge(credential_id)
+    server.change_status(credential_id, Event.RESUME)
+    assert person.record(server).status is Status.ACTIVE
+    assert not done.repeated
+    still_signs(server, person)
+
+
+@pytest.mark.parametrize("name", ["alice", "paula", "basil"])
+def test_locked(home: Home, server: Server, name: str) -> None:
+    person = home[name]
+    record = person.record(server)
+    rewrite(server, record, lambda it: replace(it, status=Status.LOCKED, failures=5))
+    with pytest.raises(CredentialLocked):
+        person.sign(server)
+    server.change_status(record.credential_id, Event.UNLOCK)
+    assert person.record(server).failures == 0
+    still_signs(server, person)
+
+
+def test_lock_survives_suspending_and_resuming(home: Home, server: Server) -> None:
+    alice = home["alice"]
+    record = rewrite(
+        server, alice.record(server), lambda it: replace(it, status=Status.LOCKED, failures=5)
+    )
+    server.change_status(record.credential_id, Event.SUSPEND)
+    with pytest.raises(StatusUnsuitable):
+        server.change_status(record.credential_id, Event.UNLOCK)
+    server.change_status(record.credential_id, Event.RESUME)
+    with pytest.raises(CredentialLocked):
+        alice.sign(server)
+
+
+@pytest.mark.parametrize("name", ["alice", "bob", "paula", "peter", "basil"])
+def test_revoked(home: Home, server: Server, name: str) -> None:
+    """What opens SK is deleted; the tombstone keeps PK, and old answers are not given out again."""
+    person = home[name]
+    record = person.record(server)
+    answered = authorise(server, person, b"before")
+    outcome = server.sign(answered)
+    waiting = authorise(server, person, b"waiting")
+
+    server.change_status(record.credential_id, Event.REVOKE)
+
+    after = person.record(server)
+    assert (after.status, after.wrapped_sk, after.wrapped_kcar) == (Status.REVOKED, None, None)
+    assert after.spki == record.spki
+    for request in (waiting, answered):
+        with refused(home, server, record.credential_id, CredentialRevoked):
+            server.sign(request)
+    with pytest.raises(CredentialRevoked):
+        person.sign(server)
+    for event in (Event.SUSPEND, Event.RESUME, Event.UNLOCK, Event.REVOKE):
+        with pytest.raises(StatusUnsuitable):
+            server.change_status(record.credential_id, event)
+    # What was signed before stays verifiable.
+    verifies(outcome, message(b"before"))
+    report = server.audit()
+    assert report.good
+    assert report.unchecked == 0
+
+
+def test_revoked_user_can_be_enrolled_again(home: Home, server: Server, tmp_path: Path) -> None:
+    alice = home["alice"]
+    with pytest.raises(CredentialExists):
+        make_person(server, tmp_path, "alice")
+    server.change_status(alice.record(server).credential_id, Event.REVOKE)
+    (tmp_path / "alice.card").unlink(missing_ok=True)
+    again = make_person(server, tmp_path, "alice")
+    assert len(server.all_of("alice")) == 2
+    still_signs(server, again)
+
+
+def test_nobody_revives_a_stranger(server: Server) -> None:
+    with pytest.raises(CredentialUnknown):
+        server.change_status(CredentialId(bytes(16)), Event.UNLOCK)
+
+
+# --- while a signature is under way ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alice", "paula", "basil"])
+@pytest.mark.parametrize("step", range(1, 9))
+def test_revocation_while_a_signature_is_under_way(home: Home, server: Server, name: str, step: int) -> None:
+    """Through a connection of its own to the same database, after each step until the commit: the
+    revocation stands, nothing is released, and asking again says why."""
+    person = home[name]
+    credential_id = person.record(server).credential_id
+    request = authorise(server, person)
+    with Store.open(sqlite_url(database(home))) as other:
+        operator = replace(server, store=other)
+        released: list[bytes] = []
+
+        def observe(done: int) -> None:
+            if done == step:
+                operator.change_status(credential_id, Event.REVOKE)
+
+        with pytest.raises(RecordConflict) as caught:
+            released += replace(server, observe=observe).sign(request).signatures
+    assert caught.value.retryable
+    assert released == []
+    entries = chain(server, credential_id)
+    assert entries[-1].event is Event.REVOKE
+    assert [each for each in entries if each.event is Event.SIGN] == []
+
+    with refused(home, server, credential_id, CredentialRevoked):
+        submit(server, request, AT_ONCE)
+    assert server.audit().good
+
+
+@pytest.mark.parametrize("event", [Event.SUSPEND, Event.REVOKE])
+def test_change_after_the_commit_comes_too_late(home: Home, server: Server, event: Event) -> None:
+    """Step 9 is the moment: what was committed is released, and the change stands in the chain after it."""
+    alice = home["alice"]
+    credential_id = alice.record(server).credential_id
+    request = authorise(server, alice)
+
+    def observe(done: int) -> None:
+        if done == 9:
+            server.change_status(credential_id, event)
+
+    outcome = replace(server, observe=observe).sign(request)
+    verifies(outcome, message())
+    assert [each.event for each in chain(server, credential_id)[-2:]] == [Event.SIGN, event]
+
+
+def test_suspension_that_ends_before_the_commit_still_wins(home: Home, server: Server) -> None:
+    """The version counts writes, so a status that went there and back is noticed, too; the request is good
+    again afterwards."""
+    alice = home["alice"]
+    credential_id = alice.record(server).credential_id
+    request = authorise(server, alice)
+    once = [True]
+
+    def observe(done: int) -> None:
+        if done == 6 and once:
+            once.clear()
+            server.change_status(credential_id, Event.SUSPEND)
+            server.change_status(credential_id, Event.RESUME)
+
+    watched = replace(server, observe=observe)
+    with pytest.raises(RecordConflict):
+        watched.sign(request)
+    verifies(submit(watched, request, AT_ONCE), message())
+    still_signs(server, alice)
+
+
+@pytest.mark.parametrize("name", ["alice", "paula"])
+def test_another_signature_while_one_is_under_way(home: Home, server: Server, name: str) -> None:
+    """Scheme rolling: the slower one is stale. Scheme pin: it is retried and both are signed."""
+    person = home[name]
+    credential_id = person.record(server).credential_id
+    slow, quick = authorise(server, person, b"slow"), authorise(server, person, b"quick")
+    once = [True]
+
+    def observe(done: int) -> None:
+        if done == 7 and once:
+            once.clear()
+            verifies(server.sign(quick), message(b"quick"))
+
+    watched = replace(server, observe=observe)
+    with pytest.raises(RecordConflict):
+        watched.sign(slow)
+    if person.scheme is Scheme.ROLLING:
+        with pytest.raises(ChallengeStale):
+            submit(watched, slow, AT_ONCE)
+    else:
+        verifies(submit(watched, slow, AT_ONCE), message(b"slow"))
+    signed = [each for each in chain(server, credential_id) if each.event is Event.SIGN and each.signatures]
+    assert len(signed) == (1 if person.scheme is Scheme.ROLLING else 2)
+    still_signs(server, person)
+
+
+def test_the_same_request_twice_at_once_is_signed_once(home: Home, server: Server) -> None:
+    """Both have passed step 2 before either commits: one loses and is then told what the other got."""
+    paula = home["paula"]
+    credential_id = paula.record(server).credential_id
+    request = authorise(server, paula)
+    inner: list[SignOutcome] = []
+
+    def observe(done: int) -> None:
+        if done == 8 and not inner:
+            inner.append(server.sign(request))
+
+    watched = replace(server, observe=observe)
+    with pytest.raises(RecordConflict):
+        watched.sign(request)
+    again = submit(watched, request, AT_ONCE)
+    assert again == replace(inner[0], repeated=True)
+    assert len([each for each in chain(server, credential_id) if each.event is Event.SIGN]) == 1
+
+
+def test_nothing_is_lost_by_an_operation_that_fails_in_the_middle(home: Home, server: Server) -> None:
+    """Whatever is raised between the steps: record and evidence stay as they were."""
+    alice = home["alice"]
+    credential_id = alice.record(server).credential_id
+    request = authorise(server, alice)
+    row, entries = credential_row(home, credential_id), chain(server, credential_id)
+    for step in range(1, 9):
+
+        def observe(done: int, step: int = step) -> None:
+            if done == step:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            replace(server, observe=observe).sign(request)
+    assert credential_row(home, credential_id) == row
+    assert chain(server, credential_id) == entries
+    verifies(server.sign(request), message())
+
+
+def test_token_that_makes_a_wrong_signature_is_found_out(
+    home: Home, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 6: every signature is verified with PK before anything is released or committed."""
+    alice = home["alice"]
+    credential_id = alice.record(server).credential_id
+    request = authorise(server, alice)
+    real = TokenWorkspace.sign
+
+    def faulty(self: TokenWorkspace, sk: object, spec: KeySpec, algorithm: Algorithm, signed: bytes) -> bytes:
+        return real(self, sk, spec, algorithm, bytes(len(signed)))  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenWorkspace, "sign", faulty)
+        with refused(home, server, credential_id, TokenError, noted=False):
+            server.sign(request)
+    verifies(server.sign(request), Message(BytesSource(b"message")))
+    assert algorithms.key_spec_of(alice.record(server).spki) is KeySpec.P256
+
+
+def test_ecdsa_of_an_empty_list_is_refused_by_the_card_driver_already(home: Home, server: Server) -> None:
+    with pytest.raises(SignerError, match="digests: expected 1 to 65535"):
+        authorise(server, home["alice"], DigestList(()))

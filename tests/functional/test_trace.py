@@ -1,0 +1,613 @@
+"""What crosses the C interface of PKCS#11: a trace of the real calls over init, enrolment and signing.
+
+The trace is made once, in a process of its own, by OpenSC's pkcs11-spy between us and SoftHSM2. What the spy
+does not print (the values of CKA_COPYABLE and of CKA_UNWRAP_TEMPLATE) is read from living objects in
+tests/token/test_confinement.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import keywrap
+
+from hsm_signer.types import KeySpec, Scheme
+
+from ..support import needs, spy
+from ..support.people import ROOT
+from ..support.spy import Call, Unseen, Value
+
+PEOPLE = tuple(
+    (f"{scheme.name.lower()}-{key.name.lower()}", scheme, key)
+    for scheme in (Scheme.ROLLING, Scheme.PIN, Scheme.BASIC)
+    for key in (KeySpec.P256, KeySpec.RSA2048)
+)
+EVERYBODY = pytest.mark.parametrize("name", [name for name, _, _ in PEOPLE])
+SIGNATURES = 2
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One thing done, and its calls."""
+
+    what: str
+    calls: list[Call]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything, in order."""
+
+    phases: list[Phase]
+
+    def of(self, what: str) -> list[Phase]:
+        """Phases of this name."""
+        found = [each for each in self.phases if each.what == what]
+        assert found, what
+        return found
+
+    @property
+    def after_init(self) -> list[Call]:
+        """From the login of daily use to its end."""
+        (life,) = self.of("life")
+        return life.calls
+
+    @property
+    def init(self) -> list[Call]:
+        """Probe and token keys."""
+        (init,) = self.of("init")
+        return init.calls
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """Made once for this module."""
+    needs.softhsm_module()
+    needs.spy_module()
+    folder = tmp_path_factory.mktemp("spied")
+    people = [f"{name}:{scheme.name}:{key.name}" for name, scheme, key in PEOPLE]
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.support.spied", str(folder), str(SIGNATURES), *people],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return Trace(
+        [
+            Phase(what, spy.read(folder / "spy.log", start, end), facts)
+            for what, start, end, facts in json.loads(ran.stdout)
+        ]
+    )
+
+
+# --- the whole trace ---------------------------------------------------------------------------------------
+
+
+def test_the_trace_is_a_trace(trace: Trace) -> None:
+    """Or every assertion below would hold of nothing."""
+    counted = spy.counts(trace.after_init)
+    assert counted["C_Login"] == counted["C_OpenSession"] == counted["C_CloseSession"] == 1
+    assert counted["C_UnwrapKey"] > 50
+    assert counted["C_DeriveKey"] > 40
+    numbers = [call.number for call in trace.init + trace.after_init]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no call is missing"
+
+
+READABLE = frozenset(
+    {
+        # of public keys
+        "CKA_MODULUS",
+        "CKA_PUBLIC_EXPONENT",
+        "CKA_EC_POINT",
+        "CKA_EC_PARAMS",
+        # what python-pkcs11 looks at in every new object: its class and what it may do
+        "CKA_CLASS",
+        "CKA_KEY_TYPE",
+        "CKA_ENCRYPT",
+        "CKA_DECRYPT",
+        "CKA_SIGN",
+        "CKA_VERIFY",
+        "CKA_WRAP",
+        "CKA_UNWRAP",
+        "CKA_DERIVE",
+        "CKA_ENCAPSULATE",
+        "CKA_DECAPSULATE",
+    }
+)
+
+
+def test_no_secret_attribute_is_read(trace: Trace) -> None:
+    """Not CKA_VALUE, not a component of a private key, nor anything else that is not known to be harmless."""
+    asked: set[str] = set()
+    for call in trace.init + trace.after_init:
+        if call.name == "C_GetAttributeValue":
+            asked |= set(call.template)
+    assert asked
+    assert asked <= READABLE, asked - READABLE
+
+
+def test_nothing_is_decrypted_copied_or_changed(trace: Trace) -> None:
+    """Every function that is called, named: a new one has to be thought about."""
+    assert set(spy.counts(trace.after_init)) <= {
+        "C_Initialize",
+        "C_Finalize",
+        "C_GetInfo",
+        "C_GetInterface",
+        "C_GetFunctionList",
+        "C_GetSlotList",
+        "C_GetSlotInfo",
+        "C_GetTokenInfo",
+        "C_GetMechanismList",
+        "C_GetMechanismInfo",
+        "C_OpenSession",
+        "C_CloseSession",
+        "C_Login",
+        "C_Logout",
+        "C_FindObjectsInit",
+        "C_FindObjects",
+        "C_FindObjectsFinal",
+        "C_GetAttributeValue",
+        "C_GenerateRandom",
+        "C_GenerateKey",
+        "C_GenerateKeyPair",
+        "C_CreateObject",
+        "C_DeriveKey",
+        "C_UnwrapKey",
+        "C_WrapKey",
+        "C_SignInit",
+        "C_Sign",
+        "C_DestroyObject",
+    }
+    everything = spy.counts(trace.init + trace.after_init)
+    assert not [name for name in everything if "Decrypt" in name or "CopyObject" in name]
+    assert "C_SetAttributeValue" not in everything
+
+
+def test_every_object_is_destroyed_before_its_session_closes(trace: Trace) -> None:
+    """In daily use all; at init all but the two token keys, which are not session objects."""
+    lives = spy.lives(trace.after_init)
+    assert lives.made == lives.destroyed > 100
+    assert lives.left == ()
+    kept = [call.made[0] for call in trace.init if call.template.get("CKA_TOKEN") is True]
+    assert len(kept) == 2
+    assert spy.lives(trace.init).left == tuple(sorted(kept))
+    destroyed = {
+        int(call.given["hObject"], 16) for call in trace.after_init if call.name == "C_DestroyObject"
+    }
+    assert len(found(trace.after_init)) == 2
+    assert not destroyed & found(trace.after_init), "the token's own keys are left alone"
+
+
+@EVERYBODY
+def test_every_operation_destroys_what_it_made_itself(trace: Trace, name: str) -> None:
+    for what in (f"enrol {name}", f"sign {name}", f"batch {name}"):
+        for phase in trace.of(what):
+            lives = spy.lives(phase.calls)
+            assert lives.made == lives.destroyed > 0
+            assert lives.left == ()
+
+
+def found(calls: Iterable[Call]) -> set[int]:
+    """Handles that C_FindObjects gave: MK and the record MAC key."""
+    return {handle for call in calls for handle in call.found}
+
+
+def test_nothing_becomes_a_token_object_after_init(trace: Trace) -> None:
+    for call in trace.after_init:
+        if call.name in spy.MAKERS:
+            for template in call.templates.values():
+                assert template["CKA_TOKEN"] is False
+
+
+def test_every_login_is_ended(trace: Trace) -> None:
+    for calls in (trace.init, trace.after_init):
+        assert [each.name for each in calls if each.name in ("C_Login", "C_Logout")] == [
+            "C_Login",
+            "C_Logout",
+        ]
+        assert calls[-1].name == "C_Finalize"
+
+
+# --- imports -----------------------------------------------------------------------------------------------
+
+
+def test_only_scheme_basic_imports_and_only_its_public_d(trace: Trace) -> None:
+    """C_CreateObject: the value is D_1, computed here once more from what was public anyway."""
+    for phase in trace.phases:
+        created = [call for call in phase.calls if call.name == "C_CreateObject"]
+        if not phase.what.startswith(("sign basic", "batch basic")):
+            assert created == [] or phase.what in ("life", "enrol basic-p256", "enrol basic-rsa2048")
+            continue
+        (call,) = created
+        facts = phase.facts
+        mode = 1 if phase.what.startswith("sign") else 2
+        algorithm = 0x0201 if phase.what.endswith("p256") else 0x0101
+        d = hashlib.sha256(
+            b"hsm-signer/1/authorise"
+            + bytes([1, 0])
+            + algorithm.to_bytes(2, "big")
+            + bytes([mode, 0])
+            + bytes.fromhex(facts["credential_id"])
+            + bytes.fromhex(facts["nonce"])
+            + bytes([0])
+            + bytes.fromhex(facts["h"])
+        ).digest()
+        d_1 = hashlib.sha256(b"hsm-signer/1/position" + bytes([1]) + d).digest()
+        assert call.template["CKA_VALUE"] == d_1
+    assert not [call for call in trace.init if call.name == "C_CreateObject"]
+
+
+@pytest.mark.parametrize("name", ["basic-p256", "basic-rsa2048"])
+def test_enrolment_in_scheme_basic_imports_once_for_the_certificate_request(trace: Trace, name: str) -> None:
+    (phase,) = trace.of(f"enrol {name}")
+    (call,) = [each for each in phase.calls if each.name == "C_CreateObject"]
+    signed = [each.name for each in phase.calls].index("C_CreateObject")
+    generated = [each.name for each in phase.calls].index("C_GenerateKeyPair")
+    assert generated < signed
+    assert call.template == FOR_BASIC_T | {"CKA_VALUE": call.template["CKA_VALUE"]}
+
+
+def test_no_buffer_ever_holds_a_key_of_scheme_basic(trace: Trace) -> None:
+    """KEY, which we can open here because D is public, is in no buffer and no template of any call."""
+    for phase in trace.phases:
+        if not phase.what.startswith("sign basic"):
+            continue
+        (call,) = [each for each in phase.calls if each.name == "C_CreateObject"]
+        d_1 = call.template["CKA_VALUE"]
+        assert isinstance(d_1, bytes)
+        key = keywrap.aes_key_unwrap(d_1, bytes.fromhex(phase.facts["quantities"][0]))
+        for each in trace.after_init:
+            values: list[Value] = [*each.buffers.values()]
+            values += [v for t in (*each.templates.values(), *each.answers.values()) for v in t.values()]
+            assert not [v for v in values if isinstance(v, bytes) and key in v]
+
+
+def test_wrapped_keys_are_the_only_secrets_that_cross(trace: Trace) -> None:
+    """C_WrapKey gives bytes out: in signing SK under V_x+1 alone, and in scheme rolling alone."""
+    for name, scheme, _ in PEOPLE:
+        for phase in trace.of(f"sign {name}"):
+            wraps = [each for each in phase.calls if each.name == "C_WrapKey"]
+            out = {each.buffers["pWrappedKey"] for each in wraps if "pWrappedKey" in each.buffers}
+            if scheme is Scheme.ROLLING:
+                assert out == {bytes.fromhex(phase.facts["wrapped_sk_after"])}
+                assert {each.mechanism for each in wraps} == {SK_WRAP}
+            else:
+                assert wraps == []
+
+
+# --- section 6 of docs/protocol.md, attribute by attribute --------------------------------------------------
+
+KW, CBC_DATA, CMAC, HMAC, OAEP, ECDH, ECDSA = 0x2109, 0x1105, 0x108A, 0x251, 0x9, 0x1050, 0x1041
+RSA_PKCS, RSA_PSS, WRAP_PAD = 0x1, 0xD, 0x210A
+SK_WRAP = "0x0000210A"
+SECRET_USAGES = ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")
+PRIVATE_USAGES = ("DECRYPT", "SIGN", "UNWRAP", "DERIVE")
+PUBLIC_USAGES = ("ENCRYPT", "VERIFY", "WRAP")
+Template = dict[str, Value]
+
+
+def pack(*numbers: int) -> bytes:
+    """CK_ULONGs of this machine."""
+    return b"".join(each.to_bytes(8, "little") for each in numbers)
+
+
+def session_object(kind: str, key_type: str) -> Template:
+    """What every object has. CKA_COPYABLE false is not shown by the spy."""
+    return {
+        "CKA_CLASS": kind,
+        "CKA_KEY_TYPE": key_type,
+        "CKA_TOKEN": False,
+        "CKA_LABEL": b"",
+        "CKA_ID": b"",
+        "CKA_COPYABLE": Unseen(1),
+    }
+
+
+def secret(
+    *usages: str, allowed: tuple[int, ...], extractable: bool = False, length: bool = False
+) -> Template:
+    """A secret key. ``length``: CKA_VALUE_LEN is given, where the key is not unwrapped."""
+    return {
+        **session_object("CKO_SECRET_KEY", "CKK_AES"),
+        "CKA_PRIVATE": True,
+        "CKA_SENSITIVE": True,
+        "CKA_EXTRACTABLE": extractable,
+        **{f"CKA_{each}": each in usages for each in SECRET_USAGES},
+        "CKA_ALLOWED_MECHANISMS": pack(*allowed),
+        **({"CKA_VALUE_LEN": pack(32)} if length else {}),
+    }
+
+
+def private(key_type: str, *usages: str, allowed: tuple[int, ...], extractable: bool) -> Template:
+    """A private key."""
+    return {
+        **session_object("CKO_PRIVATE_KEY", key_type),
+        "CKA_PRIVATE": True,
+        "CKA_SENSITIVE": True,
+        "CKA_EXTRACTABLE": extractable,
+        **{f"CKA_{each}": each in usages for each in PRIVATE_USAGES},
+        "CKA_ALLOWED_MECHANISMS": pack(*allowed),
+    }
+
+
+def public(key_type: str, *usages: str, **more: Value) -> Template:
+    """A public key; ``more`` are its parameters."""
+    return {
+        **session_object("CKO_PUBLIC_KEY", key_type),
+        "CKA_PRIVATE": False,
+        **{f"CKA_{each}": each in usages for each in PUBLIC_USAGES},
+        **{f"CKA_{name}": value for name, value in more.items()},
+    }
+
+
+P256 = bytes.fromhex("06082a8648ce3d030107")
+KCAR = secret("DERIVE", allowed=(CBC_DATA,))
+T = secret("UNWRAP", allowed=(KW,), length=True)
+FOR_BASIC_T = secret("UNWRAP", allowed=(KW,))
+KEK = secret("UNWRAP", allowed=(WRAP_PAD,))
+"""V_x, KEY, KOWF in signing."""
+V_NEXT = secret("WRAP", allowed=(WRAP_PAD,))
+KOWF_COMPARED = secret("SIGN", allowed=(CMAC,))
+KOWF_AGREED = secret("SIGN", allowed=(CMAC,), length=True)
+NEW_DERIVING = secret("DERIVE", allowed=(CBC_DATA,), extractable=True, length=True)
+"""KCAR and KEK1 at enrolment."""
+NEW_KEY = secret("WRAP", allowed=(WRAP_PAD,), extractable=True, length=True)
+V_1 = secret("WRAP", allowed=(WRAP_PAD,), length=True)
+Z = secret("DERIVE", allowed=(CBC_DATA,), length=True)
+K_R = secret("WRAP", allowed=(KW,), length=True)
+OAEP_SECRET = secret(allowed=(KW,), extractable=True, length=True)
+"""32 random bytes, encrypted once under PK; used for nothing."""
+
+
+def sk(scheme: Scheme, key: KeySpec) -> Template:
+    """SK while it signs."""
+    gives_kowf = scheme is Scheme.PIN
+    if key is KeySpec.P256:
+        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][: gives_kowf])
+    else:
+        usages, allowed = ("SIGN", *(["UNWRAP"] if gives_kowf else [])), (RSA_PKCS, *[OAEP][: gives_kowf])
+    return private(key_type(key), *usages, allowed=allowed, extractable=scheme is Scheme.ROLLING)
+
+
+def key_type(key: KeySpec) -> str:
+    """CKK_..."""
+    return "CKK_EC" if key is KeySpec.P256 else "CKK_RSA"
+
+
+def new_sk(scheme: Scheme, key: KeySpec) -> Template:
+    """SK when it is made: all its signature mechanisms, extractable so that it can be wrapped."""
+    gives_kowf = scheme is Scheme.PIN
+    if key is KeySpec.P256:
+        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][: gives_kowf])
+    else:
+        usages = ("SIGN", *(["UNWRAP"] if gives_kowf else []))
+        allowed = (RSA_PKCS, RSA_PSS, *[OAEP][: gives_kowf])
+    return private(key_type(key), *usages, allowed=allowed, extractable=True)
+
+
+def new_pk(scheme: Scheme, key: KeySpec) -> Template:
+    """PK: in scheme pin with RSA it encrypts P once, by C_WrapKey; otherwise it does nothing in the token."""
+    if key is KeySpec.P256:
+        return public("CKK_EC", EC_PARAMS=P256)
+    usages = ("WRAP",) if scheme is Scheme.PIN else ()
+    return public("CKK_RSA", *usages, MODULUS_BITS=pack(2048), PUBLIC_EXPONENT=b"\x01\x00\x01")
+
+
+EPHEMERAL = (
+    public("CKK_EC", EC_PARAMS=P256),
+    private("CKK_EC", "DERIVE", allowed=(ECDH,), extractable=False),
+)
+POINT = (
+    public("CKK_EC", EC_PARAMS=P256),
+    # Its private half can do nothing; SoftHSM takes no empty list of mechanisms.
+    private("CKK_EC", allowed=(ECDSA,), extractable=False),
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """One key: by which call, under or from which key (its place in the list, or MK), with which template."""
+
+    by: str
+    mechanism: str | None
+    templates: tuple[Template, ...]
+    under: int | str | None = None
+
+
+def expected_signature(scheme: Scheme, key: KeySpec) -> list[Made]:
+    """Steps 3 to 5: every key there is, in order."""
+    unwrap, derive = "C_UnwrapKey", "C_DeriveKey"
+    last: list[Made] = []
+    if scheme is Scheme.BASIC:
+        return [
+            Made("C_CreateObject", None, (FOR_BASIC_T,)),
+            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 0),
+            Made(unwrap, SK_WRAP, (sk(scheme, key),), 1),
+        ]
+    kcar = Made(unwrap, "CKM_AES_KEY_WRAP", (KCAR,), "MK")
+    t = Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (T,), 0)
+    if scheme is Scheme.ROLLING:
+        return [
+            kcar,
+            t,
+            t,
+            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1),
+            Made(unwrap, "CKM_AES_KEY_WRAP", (V_NEXT,), 2),
+            Made(unwrap, SK_WRAP, (sk(scheme, key),), 3),
+        ]
+    if key is KeySpec.P256:
+        last = [Made(derive, "CKM_ECDH1_DERIVE", (KOWF_AGREED,), 4)]
+    else:
+        last = [Made(unwrap, "CKM_RSA_PKCS_OAEP", (KOWF_COMPARED,), 4)]
+    return [
+        kcar,
+        t,
+        Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1),
+        Made(unwrap, "CKM_AES_KEY_WRAP", (KOWF_COMPARED,), 1),
+        Made(unwrap, SK_WRAP, (sk(scheme, key),), 2),
+        *last,
+    ]
+
+
+def expected_enrolment(scheme: Scheme, key: KeySpec) -> list[Made]:
+    """Step 2 of section 7, and then the signature of the certificate request."""
+    generate, pair, derive = "C_GenerateKey", "C_GenerateKeyPair", "C_DeriveKey"
+    rsa = key is not KeySpec.P256
+    mechanism = "CKM_RSA_PKCS_KEY_PAIR_GEN" if rsa else "CKM_EC_KEY_PAIR_GEN"
+    deriving = Made(generate, "CKM_AES_KEY_GEN", (NEW_DERIVING,))
+    made = [Made(pair, mechanism, (new_pk(scheme, key), new_sk(scheme, key)))]
+    if scheme is Scheme.BASIC:
+        made.append(Made(generate, "CKM_AES_KEY_GEN", (NEW_KEY,)))
+    elif scheme is Scheme.ROLLING:
+        made += [deriving, deriving, Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (V_1,), 2)]
+    elif rsa:
+        first = secret("WRAP", allowed=(WRAP_PAD,), extractable=True)
+        made += [
+            deriving,
+            Made(generate, "CKM_AES_KEY_GEN", (OAEP_SECRET,)),
+            Made("C_UnwrapKey", "CKM_RSA_PKCS_OAEP", (first,), 0),
+        ]
+    else:
+        made += [
+            deriving,
+            Made(pair, "CKM_EC_KEY_PAIR_GEN", POINT),
+            Made(derive, "CKM_ECDH1_DERIVE", (NEW_KEY,), 0),
+        ]
+    made.append(Made(pair, "CKM_EC_KEY_PAIR_GEN", EPHEMERAL))
+    made.append(Made(derive, "CKM_ECDH1_DERIVE", (Z,), len(made) - 1))
+    z = len(made) - 1
+    roles = 1 if scheme is Scheme.BASIC else 2
+    made += [Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (K_R,), z)] * roles
+    return made
+
+
+def check(calls: list[Call], expected: list[Made], mk: int) -> list[Call]:
+    """The first keys made in ``calls`` are the expected ones; the calls that remain after them."""
+    makers = [call for call in calls if call.name in spy.MAKERS]
+    assert all(call.ok for call in makers)
+    handles: list[int] = []
+    for call, wanted in zip(makers, expected, strict=False):
+        where = f"call {call.number}, {call.name} {call.mechanism}"
+        assert (call.name, call.mechanism) == (wanted.by, wanted.mechanism), where
+        pair = len(wanted.templates) == 2
+        names = ("pPublicKeyTemplate", "pPrivateKeyTemplate") if pair else ("pTemplate",)
+        for name, template in zip(names, wanted.templates, strict=True):
+            given = dict(call.templates[name])
+            if call.name == "C_CreateObject":
+                del given["CKA_VALUE"]
+            assert given == template, (where, differences(given, template))
+        under = call.given.get("hUnwrappingKey") or call.given.get("hBaseKey")
+        if wanted.under is None:
+            assert under is None, where
+        else:
+            assert under is not None, where
+            parent = mk if wanted.under == "MK" else handles[int(wanted.under)]
+            assert int(under, 16) == parent, where
+        handles.append(call.made[-1])
+    assert len(makers) >= len(expected)
+    return makers[len(expected) :]
+
+
+def differences(given: Template, wanted: Template) -> dict[str, tuple[Value | None, Value | None]]:
+    """For the message of a failure."""
+    return {
+        name: (given.get(name), wanted.get(name))
+        for name in given.keys() | wanted.keys()
+        if given.get(name) != wanted.get(name)
+    }
+
+
+def master_key(trace: Trace) -> int:
+    """MK's handle: the only key there is that opens KW_MK(KCAR)."""
+    facts = trace.of("sign rolling-p256")[0].facts
+    for call in trace.of("sign rolling-p256")[0].calls:
+        if call.buffers.get("pWrappedKey", b"").hex() == facts["wrapped_kcar"]:
+            handle = int(call.given["hUnwrappingKey"], 16)
+            assert handle in found(trace.after_init)
+            return handle
+    raise AssertionError("KCAR was never unwrapped")
+
+
+@pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
+def test_keys_of_a_signature(trace: Trace, name: str, scheme: Scheme, key: KeySpec) -> None:
+    """Section 6: usage, EXTRACTABLE, SENSITIVE, PRIVATE, TOKEN and ALLOWED_MECHANISMS of each key, and what
+    it came out of. A batch of ten takes the same keys as one signature."""
+    for phase in (*trace.of(f"sign {name}"), *trace.of(f"batch {name}")):
+        rest = check(phase.calls, expected_signature(scheme, key), master_key(trace))
+        assert rest == []
+
+
+@pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
+def test_keys_of_an_enrolment(trace: Trace, name: str, scheme: Scheme, key: KeySpec) -> None:
+    (phase,) = trace.of(f"enrol {name}")
+    mk = master_key(trace)
+    signing = check(phase.calls, expected_enrolment(scheme, key), mk)
+    assert check(signing, expected_signature(scheme, key), mk) == []
+
+
+def test_token_keys(trace: Trace) -> None:
+    """MK and the record MAC key: the only token objects, made at init."""
+    made = [call for call in trace.init if call.template.get("CKA_TOKEN") is True]
+    mk, record_key = (dict(call.template) for call in made)
+    assert [call.mechanism for call in made] == ["CKM_AES_KEY_GEN", "CKM_GENERIC_SECRET_KEY_GEN"]
+    for template in (mk, record_key):
+        assert isinstance(template["CKA_ID"], bytes)
+        assert len(template["CKA_ID"]) == 8
+    own = {"CKA_TOKEN": True, "CKA_LABEL": Unseen(13), "CKA_ID": mk["CKA_ID"]}
+    unwrap_template = mk.pop("CKA_UNWRAP_TEMPLATE")
+    assert mk == secret("WRAP", "UNWRAP", allowed=(KW,), length=True) | own
+    assert isinstance(unwrap_template, bytes)
+    # CK_ATTRIBUTE[2]: CKA_SENSITIVE (0x103) and CKA_PRIVATE (0x2), one byte each.
+    assert [unwrap_template[i : i + 8] for i in (0, 16, 24, 40)] == [
+        pack(each) for each in (0x103, 1, 0x2, 1)
+    ]
+    own |= {"CKA_LABEL": Unseen(21), "CKA_ID": record_key["CKA_ID"], "CKA_KEY_TYPE": "CKK_GENERIC_SECRET"}
+    assert record_key == secret("SIGN", "VERIFY", allowed=(HMAC,), length=True) | own
+
+
+def test_private_keys_are_never_named_in_public(trace: Trace) -> None:
+    """No label and no id on session objects: nothing to find them by."""
+    for call in trace.after_init:
+        if call.name in spy.MAKERS:
+            for template in call.templates.values():
+                assert (template["CKA_LABEL"], template["CKA_ID"]) == (b"", b"")
+
+
+# --- how many calls ----------------------------------------------------------------------------------------
+
+
+@EVERYBODY
+def test_calls_per_signature(
+    trace: Trace, name: str, record_property: Callable[[str, object], None], tell: Callable[[str], None]
+) -> None:
+    """Printed, and held below what one signature may cost: on a network HSM each call is a round trip."""
+    single = [len(phase.calls) for phase in trace.of(f"sign {name}")]
+    (batch,) = (len(phase.calls) for phase in trace.of(f"batch {name}"))
+    (challenge,) = {len(phase.calls) for phase in trace.of(f"challenge {name}")}
+    record_property("C calls per signature", max(single))
+    record_property("C calls per batch of 10", batch)
+    record_property("C calls per challenge", challenge)
+    counted = ", ".join(
+        f"{times} {function}"
+        for function, times in spy.counts(trace.of(f"sign {name}")[-1].calls).items()
+    )
+    tell(
+        f"PKCS#11 calls, {name}: {max(single)} per signature ({counted}); {challenge} per challenge, "
+        f"{batch} per batch of 10"
+    )
+    assert len(set(single)) == 1, "every signature costs the same"
+    # One C_SignInit and two C_Sign (python-pkcs11 asks for the length first) for each further digest.
+    assert batch == single[0] + 9 * 3
+    assert single[0] <= 40
+    assert challenge == 3

@@ -1,0 +1,116 @@
+"""Run under the spy, in a process of its own: init, enrolments and signatures, with places in the log.
+
+    python -m tests.support.spied FOLDER SIGNATURES NAME:SCHEME:KEY...
+
+Prints one line of JSON: a list of [what, first byte, last byte, facts] for each thing done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hsm_signer.card.session import authorise_content
+from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
+from hsm_signer.token import softhsm
+from hsm_signer.types import KeySpec, Scheme, SigningRequest
+
+from . import spy
+from .needs import spy_module
+from .people import digests, make_person
+from .scenes import chain, message
+
+LABEL = "spied"
+PIN = "24681357"
+
+
+class Log:
+    """The spy's file, and where in it things happened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.phases: list[tuple[str, int, int, dict[str, Any]]] = []
+
+    @contextmanager
+    def phase(self, what: str) -> Iterator[dict[str, Any]]:
+        """Everything in the block is logged under ``what``; facts may be added."""
+        facts: dict[str, Any] = {}
+        start = self._size()
+        yield facts
+        self.phases.append((what, start, self._size(), facts))
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+
+def make_token(folder: Path) -> str:
+    """A SoftHSM2 token without the spy; returns the real module's path."""
+    (folder / "tokens").mkdir()
+    conf = folder / "softhsm.conf"
+    conf.write_text(softhsm.configuration(softhsm.DEFAULT_CONFIGURATION, folder / "tokens"))
+    softhsm.use_configuration(conf)
+    module = softhsm.find_module()
+    softhsm.create_token(module, LABEL, "so-pin-so-pin", PIN)
+    (folder / "pin").write_text(f"{PIN}\n")
+    return module
+
+
+def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]]) -> None:
+    """Everything, once."""
+    os.environ[spy.MODULE_VARIABLE] = make_token(folder)
+    log = Log(folder / "spy.log")
+    os.environ[spy.OUTPUT_VARIABLE] = str(log.path)
+    home = folder / "home"
+    with log.phase("init"):
+        initialise(
+            NewInstallation(home, module=spy_module(), token_label=LABEL, token_pin_file=folder / "pin"),
+            no_prompt,
+        )
+    with log.phase("life"), Installation.open(home).server() as server:
+        for name, scheme, key in people:
+            with log.phase(f"enrol {name}"):
+                person = make_person(server, folder, name, scheme=scheme, key=key)
+            credential_id = person.record(server).credential_id
+            contents = [message(b"traced")] * signatures + [digests(*(bytes([i]) for i in range(10)))]
+            for content in contents:
+                with log.phase(f"challenge {name}"):
+                    challenge = server.challenge(credential_id)
+                with person.card() as card:
+                    authorisation = authorise_content(
+                        card, challenge, content, key.default_algorithm, person.pin
+                    )
+                what = "sign" if content is contents[0] else "batch"
+                before = server.record(credential_id)
+                with log.phase(f"{what} {name}") as facts:
+                    server.sign(SigningRequest(authorisation, content))
+                after = server.record(credential_id)
+                entry = chain(server, credential_id)[-1]
+                facts |= {
+                    "scheme": int(scheme),
+                    "credential_id": credential_id.hex(),
+                    "nonce": authorisation.nonce.hex(),
+                    "quantities": [each.hex() for each in authorisation.quantities],
+                    "rolling_values": [each.hex() for each in authorisation.rolling_values],
+                    "h": (entry.h or b"").hex(),
+                    "wrapped_kcar": (before.wrapped_kcar or b"").hex(),
+                    "wrapped_sk": (before.wrapped_sk or b"").hex(),
+                    "wrapped_sk_after": (after.wrapped_sk or b"").hex(),
+                    "parameter": (before.parameter or b"").hex(),
+                }
+    print(json.dumps(log.phases))
+
+
+if __name__ == "__main__":
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        [
+            (name, Scheme[scheme], KeySpec[key])
+            for name, scheme, key in (each.split(":") for each in sys.argv[3:])
+        ],
+    )
