@@ -1,24 +1,45 @@
-# make demo   a whole session on this machine, explained      make test    the whole suite
-# make check  types and style                                 make bench   ratios, measured in one run
+# make demo    a whole session on this machine, explained      make test    the whole suite
+# make check   types and style                                 make bench   ratios, measured in one run
+# make applet  the card applet in Java, built and tested; with JAVACARD_SDK=path also as a CAP file
+# make conformance CARD=pcsc:READER CARD_MAY_BE_ERASED=yes     a real card against docs/apdu.md
 PY := .venv/bin/python
+BRIDGE := card_applet/bridge/target/card-bridge.jar
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup readers demo test check bench applet conformance clean
 
 setup:
 	@scripts/setup
 
+readers:
+	@scripts/setup readers
+
 demo: setup
 	@scripts/demo
 
-test: setup
+test: readers $(BRIDGE)
 	@$(PY) -m pytest
 
 check: setup
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
 
-bench: setup
+bench: readers
 	@$(PY) -m benchmarks
+	@$(PY) -m benchmarks.apdu
+
+applet:
+	@scripts/setup applet
+	@$(MAKE) --no-print-directory -C card_applet
+
+# Whatever the applet's own tests read, too.
+$(BRIDGE): $(shell find card_applet -name target -prune -o \( -name '*.java' -o -name pom.xml \) -print) \
+    $(wildcard tests/vectors/apdu/*.json tests/vectors/apdu/*/*.json) docs/apdu.md docs/applet.md
+	@scripts/setup applet
+	@$(MAKE) --no-print-directory -C card_applet JAVACARD_SDK=
+	@touch $@
+
+conformance: readers
+	@CARD='$(CARD)' CARD_MAY_BE_ERASED='$(CARD_MAY_BE_ERASED)' scripts/conformance
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis hsm_signer.egg-info

@@ -134,9 +134,7 @@ def message(i: int) -> Message:
 def batch(i: int, key: KeySpec) -> DigestList:
     """A list of :data:`BATCH` digests, each list another."""
     length = int(key.default_algorithm.hash or 32)
-    return DigestList(
-        tuple(Digest((i * BATCH + n).to_bytes(length, "big")) for n in range(BATCH))
-    )
+    return DigestList(tuple(Digest((i * BATCH + n).to_bytes(length, "big")) for n in range(BATCH)))
 
 
 def cycles(opened: Installation, session: TokenSession, server: Server, rounds: int) -> list[dict[str, Any]]:
@@ -157,9 +155,7 @@ def cycles(opened: Installation, session: TokenSession, server: Server, rounds: 
             request = signer.request(message(i))
             record = server.record(request.authorisation.credential_id)
             measured = measure(request.content, algorithm)
-            once["token"] = timed(
-                partial(server.environment.sign, record, request.authorisation, measured)
-            )
+            once["token"] = timed(partial(server.environment.sign, record, request.authorisation, measured))
             watch = Watch()
             once["whole"] = timed(partial(replace(server, observe=watch.mark).sign, request))
             if i % 4 == 0:
@@ -190,8 +186,10 @@ def cycles(opened: Installation, session: TokenSession, server: Server, rounds: 
 def show_cycles(rows: list[dict[str, Any]]) -> None:
     """Tables."""
     say("One signature, scheme rolling, in ms (medians); ratios above 1 would beat the bare calls")
-    say(f"{'key':8} {'(a) C_Sign':>10} {'(b) calls':>10} {'token':>8} {'whole':>8} {'batch/100':>10}"
-        f" {'b/token':>8} {'b/whole':>8} {'a/batch':>8}")
+    say(
+        f"{'key':8} {'(a) C_Sign':>10} {'(b) calls':>10} {'token':>8} {'whole':>8} {'batch/100':>10}"
+        f" {'b/token':>8} {'b/whole':>8} {'a/batch':>8}"
+    )
     for row in rows:
         ms = row["milliseconds"]
         say(
@@ -202,10 +200,7 @@ def show_cycles(rows: list[dict[str, Any]]) -> None:
     say("Where the whole goes, step by step (docs/protocol.md, section 5), in ms")
     say(f"{'step':38} " + " ".join(f"{row['key']:>8}" for row in rows))
     for number, name in STEPS.items():
-        say(
-            f"{number} {name:36} "
-            + " ".join(f"{row['steps'].get(number, 0.0):8.3f}" for row in rows)
-        )
+        say(f"{number} {name:36} " + " ".join(f"{row['steps'].get(number, 0.0):8.3f}" for row in rows))
     say()
 
 
@@ -256,9 +251,7 @@ def calls_per_signature(folder: Path) -> dict[str, int]:
         return {}
     log = folder.with_suffix(".spy")
     environment = os.environ | {"PKCS11SPY": softhsm.find_module(), "PKCS11SPY_OUTPUT": str(log)}
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.traced", str(folder), spy], env=environment, check=True
-    )
+    subprocess.run([sys.executable, "-m", "benchmarks.traced", str(folder), spy], env=environment, check=True)
     counts: dict[str, int] = json.loads(folder.with_suffix(".json").read_text())
     return counts
 

@@ -160,9 +160,7 @@ class BareToken:
             data = algorithms.digest_info(self._algorithm.hash, digest)
         self._check(self._c.C_SignInit(self._session, byref(mechanism), key))
         length = c_ulong(len(self._output))
-        self._check(
-            self._c.C_Sign(self._session, data, c_ulong(len(data)), self._output, byref(length))
-        )
+        self._check(self._c.C_Sign(self._session, data, c_ulong(len(data)), self._output, byref(length)))
         return bytes(self._output[: length.value])
 
     def _unwrap(self, under: c_ulong, mechanism: int, wrapped: bytes, into: Template) -> c_ulong:
@@ -296,5 +294,3 @@ class BareToken:
             )
         )
         return private_handle
-
-

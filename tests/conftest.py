@@ -18,6 +18,7 @@ from hsm_signer.server import Server
 from hsm_signer.types import KeySpec, Scheme
 
 from .support import needs
+from .support.pcscd import Pcscd
 from .support.people import Home, make_home
 
 PEOPLE = (
@@ -39,6 +40,27 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "SOFTHSM2_CONF",
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def _own_pcscd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pcscd]:
+    """A PC/SC service of this run's own."""
+    needs.pyscard()
+    service = Pcscd(tmp_path_factory.mktemp("pcscd"))
+    # pcsc-lite reads it once, at its first use in this process.
+    os.environ.update(service.environment)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def pcscd(_own_pcscd: Pcscd) -> Pcscd:
+    """The service, running, whatever an earlier module did to it."""
+    _own_pcscd.ensure()
+    return _own_pcscd
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +108,7 @@ class CommandLine:
         self,
         *arguments: str | Path,
         pin: str | None = None,
-        input: str = "",  # noqa: A002  as subprocess has it
+        input: str = "",
         status: int | None = 0,
         env: dict[str, str] | None = None,
     ) -> Ran:
@@ -107,6 +129,8 @@ class CommandLine:
             cwd=self.folder,
             timeout=120,
             check=False,
+            # No terminal of its own: a PIN that is missing is an error there, not a prompt.
+            start_new_session=True,
         )
         result = Ran(ran.returncode, ran.stdout, ran.stderr)
         assert "Traceback" not in result.stderr, result.stderr

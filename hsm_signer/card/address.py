@@ -1,4 +1,4 @@
-"""Where a card is, as users write it: ``sim:PATH``.
+"""Where a card is, as users write it: ``sim:PATH``, or ``pcsc:READER`` for the card in a reader.
 
 Each kind of card has a prefix. What carries its APDUs is imported when a card of that kind is opened, and
 not before.
@@ -18,26 +18,39 @@ from .session import CardSession
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of card; ``form`` is how its address looks. ``create`` is None where cards are bought."""
+    """One kind of card; ``form`` is how its address looks. ``create`` is None where cards are bought.
+
+    ``open`` takes the rest of the address, the seconds that another program may hold the card, and those to
+    wait for a card. ``may_be_bare``: the prefix alone means something.
+    """
 
     form: str
-    open: Callable[[str, float], CardConnection]
+    open: Callable[[str, float, float], CardConnection]
     create: Callable[[str], None] | None
+    may_be_bare: bool = False
 
 
 @contextmanager
-def open_card(address: str, *, timeout: float = 10.0) -> Iterator[CardSession]:
+def open_card(address: str, *, timeout: float = 10.0, wait: float = 0.0) -> Iterator[CardSession]:
     """Hold the card at ``address``, its application selected, until the block ends.
 
-    Another program may hold it for ``timeout`` seconds before CardInUse. InputError for an address of no
+    Another program may hold it for ``timeout`` seconds before CardInUse. A reader may stay empty for ``wait``
+    seconds before CardNotFound; a simulated card is there or not. InputError for an address of no
     known form; CardNotFound where no card is; and what :meth:`CardSession.select` raises.
     """
-    kind, rest = _kind_of(address)
-    connection = kind.open(rest, timeout)
-    try:
+    with connect_card(address, timeout=timeout, wait=wait) as connection:
         session = CardSession(connection)
         session.select()
         yield session
+
+
+@contextmanager
+def connect_card(address: str, *, timeout: float = 10.0, wait: float = 0.0) -> Iterator[CardConnection]:
+    """As :func:`open_card`, but whatever card it is, nothing is said to it yet."""
+    kind, rest = _kind_of(address)
+    connection = kind.open(rest, timeout, wait)
+    try:
+        yield connection
     finally:
         connection.close()
 
@@ -46,11 +59,14 @@ def create_card(address: str) -> None:
     """Make a blank card at ``address``: simulated ones only. InputError for others, FileError."""
     kind, rest = _kind_of(address)
     if kind.create is None:
-        raise InputError(f"{address}: such a card cannot be made here")
+        raise InputError(
+            f"{address}: cards for readers are not made by a command",
+            hint="docs/operations.md tells how the application gets onto a card. Simulated cards: sim:PATH.",
+        )
     kind.create(rest)
 
 
-def _open_simulated(path: str, timeout: float) -> CardConnection:
+def _open_simulated(path: str, timeout: float, _wait: float) -> CardConnection:
     from .simulated import SimulatedConnection
 
     return SimulatedConnection(Path(path).expanduser(), timeout=timeout)
@@ -62,8 +78,15 @@ def _create_simulated(path: str) -> None:
     create_simulated(Path(path).expanduser())
 
 
+def _open_in_reader(name: str, timeout: float, wait: float) -> CardConnection:
+    from .pcsc import open_reader
+
+    return open_reader(name, timeout=timeout, wait=wait)
+
+
 _KINDS: Mapping[str, _Kind] = {
     "sim": _Kind("sim:PATH", _open_simulated, _create_simulated),
+    "pcsc": _Kind("pcsc:READER", _open_in_reader, None, may_be_bare=True),
 }
 """By prefix, each of which is one kind's alone."""
 
@@ -75,7 +98,7 @@ def _kind_of(address: str) -> tuple[_Kind, str]:
     if kind is None:
         hint = None if colon else f"For a simulated card in this file write sim:{address}."
         raise InputError(f"card {address!r}: expected {expected}", hint=hint)
-    if not rest:
+    if not rest and not kind.may_be_bare:
         raise InputError(f"card {address!r}: expected {kind.form}, nothing follows the colon")
     if "\0" in rest:
         raise InputError(f"card {address!r}: expected {kind.form}, found a zero byte")

@@ -7,6 +7,7 @@ Data of commands hold PINs, so no error text shows a byte of what was sent.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -38,6 +39,8 @@ CHAINING_BIT = 0x10
 """In CLA of every block but the last (ISO 7816-4, 5.3.3)."""
 SHORT_DATA_MAX = 255
 """Nc of a short APDU."""
+EXTENDED_BLOCK = 4096
+"""Data of an extended APDU as this driver sends them; cards that have them at all take 32767."""
 ANSWER_MAX = 256
 """The longest answer there is: AUTHORISE with six rolling values, just what Le = 00 allows."""
 SERIAL_LENGTH = 8
@@ -315,31 +318,51 @@ def status_error(status_word: int, command: Command) -> CardError:
 # --- commands ------------------------------------------------------------------------------------------
 
 
-def encode(command: Command, data: bytes = b"", *, more: bool = False, ne: int | None = None) -> bytes:
-    """A short command APDU, cases 1 to 4 of ISO 7816-4, 5.1.
+def encode(
+    command: Command,
+    data: bytes = b"",
+    *,
+    more: bool = False,
+    ne: int | None = None,
+    extended: bool = False,
+) -> bytes:
+    """A command APDU, cases 1 to 4 of ISO 7816-4, 5.1.
 
-    ``data`` has at most 255 bytes. ``more`` sets the chaining bit. ``ne``, 1 to 256, is the number of answer
-    bytes allowed; by default 256 for a command that answers and no Le for the others.
+    Short, ``data`` at most 255 bytes; above that extended where ``extended`` allows it, at most
+    EXTENDED_BLOCK bytes, for commands without answer. ``more`` sets the chaining bit. ``ne``, 1 to 256, is
+    the number of answer bytes allowed; by default 256 for a command that answers and no Le for the others.
     """
-    if len(data) > SHORT_DATA_MAX:
-        raise ValueError(f"{command.name}: {len(data)} bytes of data, a short APDU takes {SHORT_DATA_MAX}")
+    limit = EXTENDED_BLOCK if extended else SHORT_DATA_MAX
+    if len(data) > limit:
+        raise ValueError(f"{command.name}: {len(data)} bytes of data, this APDU takes {limit}")
+    if extended and command.answers:
+        raise ValueError(f"{command.name} has an answer: it is never sent extended")
     if more and not command.chained:
         raise ValueError(f"{command.name} is not chained")
     if ne is None and command.answers:
         ne = ANSWER_MAX
     header = bytes((command.cla | (CHAINING_BIT if more else 0), command.ins, command.p1, command.p2))
+    if len(data) > SHORT_DATA_MAX:
+        return header + b"\0" + len(data).to_bytes(2, "big") + data
     lc = bytes((len(data),)) + data if data else b""
     le = b"" if ne is None else bytes((ne & 0xFF,))
     return header + lc + le
 
 
-def exchange(connection: CardConnection, command: Command, data: bytes = b"", *, more: bool = False) -> bytes:
+def exchange(
+    connection: CardConnection,
+    command: Command,
+    data: bytes = b"",
+    *,
+    more: bool = False,
+    extended: bool = False,
+) -> bytes:
     """Send a command, follow 61xx and 6Cxx, return the answer's data (at most 256 bytes).
 
-    Raises what :func:`status_error` makes of any other status word, CardAnswerMalformed, and what the
-    connection raises.
+    ``more`` and ``extended`` as in :func:`encode`. Raises what :func:`status_error` makes of any other
+    status word, CardAnswerMalformed, and what the connection raises.
     """
-    answer, status_word = _transmit(connection, command, data, more=more)
+    answer, status_word = _transmit(connection, command, data, more=more, extended=extended)
     # A card could say 61xx for ever. Each round has to bring a byte, and all together at most ANSWER_MAX:
     # that bounds the rounds as well.
     while status_word & 0xFF00 == StatusWord.MORE_DATA:
@@ -363,16 +386,32 @@ def exchange_chained(
     command: Command,
     pieces: Iterable[bytes],
     progress: Callable[[int], None] | None = None,
+    *,
+    extended: bool = False,
 ) -> None:
     """Send data of any size by command chaining, in blocks of 255 bytes and constant memory.
 
-    ``progress`` is told the size of each block the card took. If ``pieces`` raises, the chain is left open;
-    the next command makes the card drop it. Raises what :func:`exchange` raises.
+    With ``extended`` the blocks have EXTENDED_BLOCK bytes; where the first of them is refused for its
+    length, by the card or by a reader that cannot carry it, all go in short ones after all. ``progress`` is
+    told the size of each block the card took. If ``pieces`` raises, the chain is left open; the next
+    command makes the card drop it. Raises what :func:`exchange` raises.
     """
-    for block, last in blocks(pieces, SHORT_DATA_MAX):
-        exchange(connection, command, block, more=not last)
+    cut = blocks(pieces, EXTENDED_BLOCK if extended else SHORT_DATA_MAX)
+    first = True
+    for block, last in cut:
+        try:
+            exchange(connection, command, block, more=not last, extended=extended)
+        except CardRefused as refusal:
+            if not (extended and first and refusal.status_word == StatusWord.WRONG_LENGTH):
+                raise
+            # Should the card have taken the block and only its answer been lost, this drops it again.
+            exchange(connection, GET_STATUS)
+            whole = itertools.chain((block,), (later for later, _ in cut))
+            return exchange_chained(connection, command, whole, progress)
+        first = False
         if progress is not None:
             progress(len(block))
+    return None
 
 
 def blocks(pieces: Iterable[bytes], size: int) -> Iterator[tuple[bytes, bool]]:
@@ -395,8 +434,10 @@ def _transmit(
     *,
     more: bool = False,
     ne: int | None = None,
+    extended: bool = False,
 ) -> tuple[bytes, int]:
-    answer, status_word = _split(connection.transmit(encode(command, data, more=more, ne=ne)), command)
+    sent = encode(command, data, more=more, ne=ne, extended=extended)
+    answer, status_word = _split(connection.transmit(sent), command)
     if status_word & 0xFF00 == StatusWord.WRONG_LE and command.answers:
         # "Ask again with this Le": the command was not carried out. Once only; a second 6Cxx is an error.
         right = (status_word & 0xFF) or ANSWER_MAX

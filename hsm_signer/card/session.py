@@ -51,7 +51,8 @@ from ..types import (
 )
 from . import apdu
 from .apdu import CardState, Command, Feature, Fields, InstallTag, StatusTag, StatusWord, TemplateTag, tlv
-from .connection import CardConnection
+from .connection import CardConnection, ExtendedConnection
+from .keypad import Keypad, KeypadConnection
 
 __all__ = [
     "CardSession",
@@ -179,6 +180,28 @@ class CardSession:
         """
         self._call(apdu.VERIFY, pin.reveal())
 
+    @property
+    def keypad(self) -> Keypad | None:
+        """The keypad of the card's reader; None where it has none, and for cards without a reader."""
+        connection = self._connection
+        return connection.find_keypad() if isinstance(connection, KeypadConnection) else None
+
+    def verify_pin_at_keypad(self) -> None:
+        """VERIFY with the PIN typed at the reader; this program never has it.
+
+        Otherwise as :meth:`verify_pin`. PinMissing without a keypad, and where nobody types; PinMalformed
+        (PC/SC part 10).
+        """
+        self._at_keypad(apdu.VERIFY, lambda keypad: keypad.verify())
+
+    def change_pin_at_keypad(self, digits: int) -> None:
+        """CHANGE REFERENCE DATA with an old and a new PIN of ``digits`` digits each, typed at the reader.
+
+        The number is fixed because part 10 has no words for a PIN that stands behind another of unknown
+        length. Otherwise as :meth:`change_pin` and :meth:`verify_pin_at_keypad`.
+        """
+        self._at_keypad(apdu.CHANGE_REFERENCE_DATA, lambda keypad: keypad.change(digits))
+
     def pin_state(self) -> PinState:
         """VERIFY without a PIN: asks, uses no try and changes nothing. CardRefused in scheme basic."""
         try:
@@ -278,11 +301,33 @@ class CardSession:
         except CardRefused as refusal:
             raise self._explained(refusal, command) from None
 
+    def _at_keypad(self, command: Command, act: Callable[[Keypad], bytes]) -> None:
+        keypad = self.keypad
+        if keypad is None:
+            raise PinMissing(
+                "The card's reader has no keypad that this program can use",
+                hint="Give the PIN by a prompt, a file or HSM_SIGNER_CARD_PIN.",
+            )
+        word = int.from_bytes(act(keypad), "big")
+        if word == StatusWord.OK:
+            return
+        error = apdu.status_error(word, command)
+        if isinstance(error, CardRefused):
+            raise self._explained(error, command)
+        raise error
+
+    def _takes_extended(self) -> bool:
+        connection = self._connection
+        if not (isinstance(connection, ExtendedConnection) and connection.takes_extended_length()):
+            return False
+        return Feature.EXTENDED_LENGTH in self.status().features
+
     def _chained(
         self, command: Command, pieces: Iterator[bytes], progress: Callable[[int], None] | None
     ) -> None:
+        extended = self._takes_extended()
         try:
-            apdu.exchange_chained(self._connection, command, pieces, progress)
+            apdu.exchange_chained(self._connection, command, pieces, progress, extended=extended)
         except CardRefused as refusal:
             raise self._explained(refusal, command) from None
 
@@ -318,7 +363,8 @@ def authorise_content(
     long file, or gives a PIN, for nothing.
 
     ``pin`` is called once, after hashing, and only if the card needs a PIN: never in scheme basic, and not
-    under PIN policy 2 while a verification lasts. ``progress`` is told the bytes of each block.
+    under PIN policy 2 while a verification lasts. Where it is None the PIN is typed at the reader's keypad.
+    ``progress`` is told the bytes of each block.
 
     Raises AlgorithmNotAllowed, AlgorithmUnsuitable, InputError, CardBlank, CardPinBlocked, PinMissing,
     CardMismatch for the card of another credential or scheme, and what the methods and ``pin`` raise.
@@ -329,7 +375,7 @@ def authorise_content(
     needs_pin = status.scheme is not Scheme.BASIC and (
         status.pin_policy is PinPolicy.ALWAYS or not session.pin_state().verified
     )
-    if needs_pin and pin is None:
+    if needs_pin and pin is None and session.keypad is None:
         raise PinMissing(
             "The card wants its PIN, and none was given",
             hint="It comes from a prompt, a file or HSM_SIGNER_CARD_PIN.",
@@ -339,8 +385,11 @@ def authorise_content(
         session.hash_message(content.source, progress)
     else:
         session.load_digests(content.digests, progress)
-    if needs_pin and pin is not None:
-        session.verify_pin(pin())
+    if needs_pin:
+        if pin is None:
+            session.verify_pin_at_keypad()
+        else:
+            session.verify_pin(pin())
     nonce, quantities = session.authorise(algorithm, challenge.rolling_values)
     return Authorisation(
         credential_id=challenge.credential_id,

@@ -9,7 +9,7 @@ import click
 
 from ..errors import AuditFailed, StoreDamaged
 from . import files, output
-from .context import PATH, App, json_option, pass_app
+from .context import PATH, TEXT, App, json_option, pass_app
 from .people import credential_ids
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.argument("user", required=False, metavar="[USER]")
+@click.argument("user", required=False, type=TEXT, metavar="[USER]")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -48,7 +48,7 @@ def command() -> None:
 def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
     """List evidence, oldest first: all of it, or what is about USER.
 
-    It is shown as the store has it; `audit verify` says whether to believe it. Needs no token.
+    Without --limit only the newest 100 entries are shown; --limit 0 shows all. It is shown as the store has it; `audit verify` says whether to believe it. Needs no token.
     """
     damaged: list[Finding] = []
     found: list[tuple[int, EvidenceEntry]] = []
@@ -88,7 +88,7 @@ def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
 @json_option
 @pass_app
 def verify(app: App, anchor: Path | None, as_json: bool) -> None:
-    """Check every chain, every signature and every record against each other.
+    """Check chains, signatures and records against each other.
 
     Exit status 7 if something does not agree. Old rows put back together with their old evidence are found
     by an anchor only.
@@ -129,14 +129,16 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="An anchor is JSON anyway.")
 @pass_app
 def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
-    """Print an anchor: one hash over all evidence so far, as one line of JSON.
+    """Print an anchor: one hash over all evidence so far.
 
-    Keep it where whoever can write the store cannot. `audit verify --anchor` checks against it. Needs no
+    It is one line of JSON.     Keep it where whoever can write the store cannot. `audit verify --anchor` checks against it. Needs no
     token.
     """
     del as_json
     if out is not None:
-        files.check_outputs([out], force=force)
+        from .kept import kept
+
+        files.check_outputs([out], force=force, kept=kept(app))
 
     from ..evidence.anchor import encode_anchor, make_anchor
     from ..signing import system_clock

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import ConfigError, CredentialUnknown, SignerError
 from . import output
-from .context import App, card_argument, confirm, json_option, pass_app, yes_option
+from .context import CARD_WAIT, App, card_argument, confirm, json_option, pass_app, yes_option
 from .secret_input import card_pin, pin_file_option
 
 if TYPE_CHECKING:
@@ -20,13 +22,115 @@ if TYPE_CHECKING:
 
 @click.group("card")
 def command() -> None:
-    """Look at a card, make a simulated one, reset one. Only a reset changes what is on it."""
+    """List, look at, test and reset cards; make a simulated one. Only a reset changes what is on one."""
+
+
+@command.command("list")
+@json_option
+@pass_app
+def list_command(app: App, as_json: bool) -> None:
+    """List the readers, the cards in them, and whose they are.
+
+    A card that another program uses is left alone.
+    """
+    from ..card.pcsc import list_cards
+
+    found = list_cards()
+    owners = _owners(app, [info.status.credential_id for info in found if info.status is not None])
+    rows = []
+    for info in found:
+        status = info.status
+        owner = None if status is None or status.credential_id is None else owners.get(status.credential_id)
+        row: dict[str, Any] = {
+            "reader": info.reader,
+            "card_present": info.present,
+            "atr": info.atr.hex() or None,
+            "application": status is not None,
+            "user": owner,
+            "problem": None if info.problem is None else info.problem.code,
+            "status": None if status is None else _described(status),
+        }
+        rows.append((row, info.problem))
+    if as_json:
+        output.json_data([row for row, _ in rows])
+        return
+    if not rows:
+        output.say("There is no smart card reader.")
+        return
+    table = []
+    for row, problem in rows:
+        if row["status"] is not None:
+            state = row["status"]["state"].replace("-", " ")
+        elif problem is not None:
+            state = "no signing application" if problem.code == "card.not-found" else problem.message
+        else:
+            state = "no card"
+        serial = "" if row["status"] is None else row["status"]["serial"]
+        table.append((row["reader"], state, row["user"] or "", serial))
+    output.table(("READER", "CARD", "USER", "SERIAL"), table)
+
+
+def _owners(app: App, credential_ids: list[CredentialId | None]) -> dict[CredentialId, str]:
+    """Users of this installation by credential id; nobody where there is none, which is said."""
+    wanted = [each for each in credential_ids if each is not None]
+    owners: dict[CredentialId, str] = {}
+    if not wanted:
+        return owners
+    try:
+        with app.server() as server:
+            for credential_id in wanted:
+                with suppress(CredentialUnknown):
+                    owners[credential_id] = server.record(credential_id).owner
+    except SignerError as error:
+        output.say(f"note: whose cards these are cannot be told: {output.printable(error.message)}")
+    return owners
+
+
+@command.command("selftest")
+@card_argument
+@json_option
+@pass_app
+def selftest(app: App, card: str, as_json: bool) -> None:
+    """Find out whether a card can be enrolled, and what it lacks. Nothing on it is changed.
+
+    Exit status 0 if nothing is missing, else 7.
+    """
+    from ..card.address import connect_card
+    from ..card.selftest import probe
+    from ..errors import VerificationFailed
+
+    with connect_card(card, timeout=CARD_WAIT, wait=app.wait) as connection:
+        found = probe(connection)
+    if as_json:
+        checks = [
+            {"name": each.name, "passed": each.passed, "found": each.found, "seconds": each.seconds}
+            for each in found.checks
+        ]
+        output.json_data({"good": found.passed, "checks": checks})
+    else:
+        words = {True: "ok", False: "MISSING", None: "-"}
+        output.table(
+            ("", "CHECK", "FOUND", "TIME"),
+            [
+                (words[e.passed], e.name, e.found, "" if e.seconds is None else f"{e.seconds * 1000:.1f} ms")
+                for e in found.checks
+            ],
+        )
+    if not found.passed:
+        missing = ", ".join(each.name for each in found.missing)
+        raise VerificationFailed(
+            f"this card cannot be enrolled; it lacks: {missing}",
+            hint="docs/operations.md says what a card needs, and how the application gets onto it",
+        )
 
 
 @command.command("new")
-@card_argument
+@click.argument("card", metavar="CARD")
 def new(card: str) -> None:
-    """Make a blank simulated card: CARD is sim:PATH, and PATH must not exist yet."""
+    """Make a blank simulated card.
+
+    CARD is sim:PATH, and PATH must not exist yet.
+    """
     from ..card.address import create_card
 
     create_card(card)
@@ -82,9 +186,9 @@ def info(app: App, card: str, as_json: bool) -> None:
 @yes_option
 @pass_app
 def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
-    """Make a card blank again; the credential's keys on it are gone for good.
+    """Make a card blank again.
 
-    The card wants its PIN for that, unless it has none (scheme basic), or PIN and PUK are both blocked. The
+    The credential's keys on it are gone for good. The card wants its PIN for that, unless it has none (scheme basic), or PIN and PUK are both blocked. The
     credential itself stays: revoke it, for no other card can ever authorise it.
     """
     from ..card.apdu import CardState
@@ -93,13 +197,14 @@ def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
     open_card = app.card_opener(card)
     with open_card() as session:
         before = session.status()
+        at_keypad = not pin.given and session.keypad is not None
     if before.state is CardState.BLANK:
         output.say("The card is blank already.")
         return
     if before.credential_id is not None:
         _warn_if_alive(app, before.credential_id)
     confirm(f"Reset {output.printable(card)}? Its credential can never be used again.", yes=yes)
-    if _wants_pin(before):
+    if _wants_pin(before) and not at_keypad:
         pin()
     with open_card() as session:
         status = session.status()
@@ -108,8 +213,12 @@ def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
 
             raise CardMismatch("another card was put in meanwhile; nothing was reset")
         if _wants_pin(status):
-            with pin.blamed():
-                session.verify_pin(pin())
+            if at_keypad:
+                output.say("Type the card's PIN at the reader's keypad.")
+                session.verify_pin_at_keypad()
+            else:
+                with pin.blamed():
+                    session.verify_pin(pin())
         session.factory_reset()
     output.say("The card is blank.")
 
@@ -132,7 +241,7 @@ def _warn_if_alive(app: App, credential_id: CredentialId) -> None:
         owner = output.printable(record.owner)
         output.warn(
             f"this is the card of {owner}, whose credential is {record.status.name.lower()}. It can never "
-            f"sign again without this card's keys: hsm-signer credential revoke {owner}"
+            f"sign again without this card's keys: hsm-signer credential revoke {shlex.quote(owner)}"
         )
 
 

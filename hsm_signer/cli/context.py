@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -32,12 +32,66 @@ class PathOption(click.Path):
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Any name but none at all. click would look whether it can be read, and not say so in our way."""
+        if not str(value):
+            raise InputError(f"{named(param)}: expected the name of a file or folder, found nothing")
+        return Path(value)
+
+
+class TextOption(click.ParamType):
+    """Text in UTF-8: what goes into a database or onto a token cannot be other bytes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Raises InputError."""
+        try:
+            str(value).encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(f"{named(param)}: expected text in UTF-8") from None
+        return str(value)
+
+
+def named(param: click.Parameter | None) -> str:
+    """An option or argument as the command line shows it."""
+    if isinstance(param, click.Option):
+        return max(param.opts, key=len)
+    return "argument" if param is None else param.human_readable_name.strip("[].")
+
 
 PATH = PathOption()
+TEXT = TextOption()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-card_argument = click.argument("card", metavar="CARD")
-card_option = click.option("--card", required=True, metavar="CARD", help="The card, such as sim:PATH.")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _set_wait(context: click.Context, _: click.Parameter, seconds: float) -> None:
+    context.ensure_object(App).wait = seconds
+
+
+wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    metavar="SECONDS",
+    expose_value=False,
+    callback=_set_wait,
+    help="Wait so long for a card to be put into the reader.",
+)
+"""Kept in :class:`App`, whose cards are opened accordingly."""
+
+
+def card_argument(command: F) -> F:
+    """CARD, and how long to wait for it."""
+    return click.argument("card", metavar="CARD")(wait_option(command))
+
+
+def card_option(command: F) -> F:
+    """The same as an option."""
+    option = click.option("--card", required=True, metavar="CARD", help="The card: pcsc:READER or sim:PATH.")
+    return option(wait_option(command))
 
 
 @dataclass
@@ -46,6 +100,8 @@ class App:
 
     home: Path | None = None
     debug: bool = False
+    wait: float = 0.0
+    """Seconds to wait for a card that is not there yet."""
 
     def installation(self) -> Installation:
         """Raises NotInitialised, ConfigError."""
@@ -68,7 +124,7 @@ class App:
         wait = CARD_WAIT
         with suppress(ConfigError):  # a card can be looked at, and its PIN changed, anywhere
             wait = (installation or self.installation()).config.card.wait
-        return partial(open_card, address, timeout=wait)
+        return partial(open_card, address, timeout=wait, wait=self.wait)
 
 
 pass_app = click.make_pass_decorator(App)
@@ -92,7 +148,7 @@ def retrying(action: Callable[[], T]) -> T:
         try:
             return action()
         except SignerError as error:
-            if not error.retryable:
+            if not error.retryable or error.waited:
                 raise
             Pauses().wait(attempt)
     return action()

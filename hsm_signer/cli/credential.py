@@ -92,14 +92,20 @@ def show(app: App, user: str, as_json: bool) -> None:
 @pass_app
 def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
     """Print a user's public key (PEM), as openssl reads it."""
-    if out is not None:
-        files.check_outputs([out], force=force)
+    _check_output(app, out, force=force)
 
     from ..algorithms import spki_pem
 
     with app.server() as server:
         pem = spki_pem(record_of(server, user).spki)
     _put(pem, out, force=force)
+
+
+def _check_output(app: App, out: Path | None, *, force: bool) -> None:
+    if out is not None:
+        from .kept import kept
+
+        files.check_outputs([out], force=force, kept=kept(app))
 
 
 def _put(pem: str, out: Path | None, *, force: bool) -> None:
@@ -115,9 +121,11 @@ def _put(pem: str, out: Path | None, *, force: bool) -> None:
 @click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
 @pass_app
 def request(app: App, user: str, out: Path | None, force: bool) -> None:
-    """Print a user's certificate request (PKCS#10, PEM), as the card had it signed at enrolment."""
-    if out is not None:
-        files.check_outputs([out], force=force)
+    """Print a user's certificate request (PKCS#10, PEM).
+
+    It is the one that the card had signed at enrolment.
+    """
+    _check_output(app, out, force=force)
     with app.server() as server:
         pem = server.certification_request(record_of(server, user).credential_id)
     _put(pem, out, force=force)
@@ -146,7 +154,10 @@ def resume(app: App, user: str, as_json: bool) -> None:
 @json_option
 @pass_app
 def unlock(app: App, user: str, as_json: bool) -> None:
-    """End the lock that wrong PINs brought about; their count begins anew."""
+    """End the lock that wrong PINs brought about.
+
+    Their count begins anew.
+    """
     _change(app, user, "UNLOCK", as_json=as_json)
 
 
@@ -156,9 +167,9 @@ def unlock(app: App, user: str, as_json: bool) -> None:
 @json_option
 @pass_app
 def revoke(app: App, user: str, yes: bool, as_json: bool) -> None:
-    """Delete a user's private key for ever; the public key and the evidence stay.
+    """Delete a user's private key for ever.
 
-    It needs no card, and the card becomes useless. The user can be enrolled again with another key.
+    The public key and the evidence stay. It needs no card, and the card becomes useless. The user can be enrolled again with another key.
     """
     _change(app, user, "REVOKE", as_json=as_json, ask=True, yes=yes)
 

@@ -8,7 +8,7 @@ import click
 
 from ..errors import VerificationFailed
 from . import output
-from .context import App, json_option, pass_app
+from .context import App, json_option, pass_app, wait_option
 from .secret_input import ask_token_pin
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.option("--card", metavar="CARD", help="Look at this card, too. It is not changed.")
+@wait_option
 @click.option("--all", "slow", is_flag=True, help="The slow key types, too: RSA-3072 and RSA-4096.")
 @json_option
 @pass_app

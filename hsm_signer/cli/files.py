@@ -73,8 +73,52 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
     return content
 
 
-def check_outputs(paths: Sequence[Path], *, force: bool, inputs: Sequence[Input] = ()) -> None:
-    """Whether :func:`write_all` can write all of these; changes nothing. Raises FileError, InputError."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Files that are never overwritten, whatever --force says, each with what it is."""
+
+    files: Sequence[tuple[Path, str]]
+    folders: Sequence[tuple[Path, str]] = ()
+    """Nothing in them is overwritten, nor made there."""
+
+    def refuse(self, path: Path) -> None:
+        """Raises InputError for one of them, by whatever name."""
+        place, identity = _place_of(path), _identity(path)
+        for kept, what in self.files:
+            if place == _place_of(kept) or (identity is not None and identity == _identity(kept)):
+                raise InputError(f"{path}: is {what}; it is never overwritten")
+        for kept, what in self.folders:
+            with suppress(OSError, RuntimeError):
+                if {place, *place.parents} & {kept.resolve()}:
+                    raise InputError(f"{path}: is {what}; nothing is written there")
+
+
+def _place_of(path: Path) -> Path:
+    with suppress(OSError, RuntimeError):
+        return path.parent.resolve() / path.name
+    return path.absolute()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_outputs(
+    paths: Sequence[Path],
+    *,
+    force: bool,
+    inputs: Sequence[Input] = (),
+    kept: Kept | None = None,
+    what: str = "two outputs",
+) -> None:
+    """Whether :func:`write_all` can write all of these; changes nothing. Raises FileError, InputError.
+
+    ``what``: two of which would go to one file, in the words of the error.
+    """
     read = {each.identity: each.path for each in inputs}
     seen: set[Path] = set()
     for path in paths:
@@ -82,8 +126,10 @@ def check_outputs(paths: Sequence[Path], *, force: bool, inputs: Sequence[Input]
         if not folder.is_dir():
             raise FileError(f"{path}: there is no folder {folder}")
         if (place := folder.resolve() / path.name) in seen:
-            raise InputError(f"{path}: two signatures would go to this file")
+            raise InputError(f"{path}: {what} would go to this file")
         seen.add(place)
+        if kept is not None:
+            kept.refuse(path)
         try:
             there = path.stat()
         except FileNotFoundError:
@@ -126,9 +172,7 @@ def write_all(contents: Sequence[tuple[Path, bytes]], *, force: bool, mode: int 
                 placed.append(path)
         except OSError as error:
             written = ", ".join(map(str, placed)) or "nothing"
-            raise FileError(
-                f"{path}: cannot be written: {_reason(error)}; written was: {written}"
-            ) from error
+            raise FileError(f"{path}: cannot be written: {_reason(error)}; written was: {written}") from error
     finally:
         for temporary in made:
             _discard(temporary)

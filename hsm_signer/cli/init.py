@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import click
 
+from ..errors import InputError
 from . import output
-from .context import PATH, App, pass_app
+from .context import PATH, TEXT, App, pass_app
 from .secret_input import ask_token_pin
 
 
 @click.command("init")
 @click.option(
     "--module",
+    type=TEXT,
     metavar="PATH",
     help="PKCS#11 module of a token that exists. Without it a SoftHSM2 token is made, for trials.",
 )
-@click.option("--token-label", metavar="L", help="The token's label.")
+@click.option("--token-label", type=TEXT, metavar="L", help="The token's label.")
 @click.option("--token-pin-file", type=PATH, metavar="FILE", help="The token's user PIN; FILE stays in use.")
 @click.option("--softhsm-conf", type=PATH, metavar="FILE", help="SoftHSM2 settings to start from.")
-@click.option("--store-url", metavar="URL", help="Where to make the store. Default: sqlite:///store.db.")
+@click.option("--store-url", type=TEXT, metavar="URL", help="Where to make the store. Default: sqlite:///store.db.")
 @pass_app
 def command(
     app: App,
@@ -41,6 +44,11 @@ def command(
     from ..installation import NewInstallation, initialise, resolve_home
 
     home = resolve_home(app.home)
+    _refuse_odd(home, "the installation's folder")
+    if token_pin_file is not None:
+        if token_pin_file == Path("-"):
+            raise InputError("--token-pin-file: expected a file that stays, not standard input")
+        _refuse_odd(token_pin_file.expanduser().absolute(), "--token-pin-file")
     config = initialise(
         NewInstallation(
             home=home,
@@ -60,3 +68,12 @@ def command(
     output.say("  hsm-signer doctor                             shows what this token can do")
     output.say("  hsm-signer card new sim:alice.card            makes a simulated card")
     output.say("  hsm-signer enrol alice --card sim:alice.card  gives it control of a new key")
+
+
+def _refuse_odd(path: Path, what: str) -> None:
+    """SoftHSM2's settings and a PKCS#11 URI hold paths as text, one to a line."""
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in str(path)):
+        raise InputError(
+            f"{what} {path}: expected a path in UTF-8 without control characters",
+            hint="take another name",
+        )

@@ -21,6 +21,8 @@ GARBAGE_THRESHOLD = 50_000
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
+USAGE = 2
+
 COMMANDS = {
     "init": Entry("init", "Make an installation: token, keys, store, configuration."),
     "doctor": Entry("doctor", "Check the installation and what its token can do."),
@@ -28,7 +30,7 @@ COMMANDS = {
     "sign": Entry("sign", "Sign files: the card authorises, the token signs."),
     "verify": Entry("verify", "Verify a file's signature."),
     "credential": Entry("credential", "List, show, suspend, resume, unlock, revoke."),
-    "card": Entry("card", "Look at a card, make a simulated one, reset one."),
+    "card": Entry("card", "List, look at, test and reset cards; make a simulated one."),
     "pin": Entry("pin", "Change or unblock a card's PIN, show the tries left."),
     "audit": Entry("audit", "List and verify the evidence; print an anchor."),
     "store": Entry("store", "Upgrade the store after an upgrade of the program."),
@@ -41,9 +43,10 @@ ALIASES = {"enroll": "enrol"}
     entries=COMMANDS,
     aliases=ALIASES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="CARD is sim:PATH, a simulated card whose memory is that file. Data goes to standard output, "
-    "words to standard error. Exit status: 2 input or configuration, 3 refused, 4 card, 5 token, 6 store, "
-    "7 verification failed, 8 try again.",
+    epilog="CARD is pcsc:READER, the card in the reader whose name contains READER (pcsc: alone where "
+    "there is one card), or sim:PATH, a simulated card whose memory is that file. Data goes to standard "
+    "output, words to standard error. Exit status: 2 input or configuration, 3 refused, 4 card, 5 token, "
+    "6 store, 7 verification failed, 8 try again.",
 )
 @click.option(
     "--home",
@@ -79,12 +82,17 @@ def entry() -> NoReturn:
     except KeyboardInterrupt:
         output.say("\ninterrupted")
         sys.exit(INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(USAGE)
     except click.ClickException as error:
         _traceback(app)
-        error.show()
+        output.say(f"error: {output.printable(error.format_message()).rstrip('.')} [usage]")
         if isinstance(error, click.NoSuchOption) and error.option_name in ("--home", "--debug"):
             output.say(f"hint: it goes before the command: {PROGRAM} {error.option_name} ...")
-        sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        output.say(f"hint: {PROGRAM if context is None else context.command_path} --help")
+        sys.exit(USAGE)
     except Exception as error:  # noqa: BLE001  the one place that must not let a traceback out
         _traceback(app)
         again = "" if app.debug else f"; run {PROGRAM} --debug ... to see where"

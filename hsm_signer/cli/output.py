@@ -7,13 +7,20 @@ replaced, so that no text can move a terminal's cursor.
 from __future__ import annotations
 
 import errno
+import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 
 from ..errors import FileError, SignerError
+
+
+NOT_SHOWN = "the command was carried out; only its answer could not be written"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -23,7 +30,13 @@ def printable(text: str) -> str:
 
 def data(text: str) -> None:
     """A line on standard output. Raises FileError where that cannot be written."""
-    _write(text + "\n")
+    # A file's name is bytes; those that are no text are given back as they are.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        line = text.encode(encoding, "surrogateescape")
+    except UnicodeEncodeError:
+        line = text.encode(encoding, "backslashreplace")
+    _write(line + b"\n")
 
 
 def binary(content: bytes) -> None:
@@ -31,20 +44,51 @@ def binary(content: bytes) -> None:
     _write(content)
 
 
-def _write(content: str | bytes) -> None:
+def _write(content: bytes) -> None:
+    if sys.stdout is None:
+        raise FileError("standard output: is closed", hint=NOT_SHOWN)
     try:
         click.echo(content, nl=False)
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise  # whoever read has gone; there is nobody to tell
-        raise FileError(f"standard output: {error.strerror or error}") from error
+        raise FileError(f"standard output: {error.strerror or error}", hint=NOT_SHOWN) from error
+
+
+def check_stdout() -> None:
+    """Whether something can be written to standard output, as far as that can be known before.
+
+    Raises FileError.
+    """
+    if sys.stdout is None:
+        raise FileError("standard output: is closed", hint="nothing was changed")
+    import select
+
+    try:
+        descriptor = sys.stdout.fileno()
+        os.write(descriptor, b"")
+        if hasattr(select, "poll"):
+            watch = select.poll()
+            watch.register(descriptor, select.POLLOUT)
+            if any(events & (select.POLLERR | select.POLLNVAL) for _, events in watch.poll(0)):
+                raise FileError("standard output: nobody reads it", hint="nothing was changed")
+    except OSError as error:
+        raise FileError(
+            f"standard output: {error.strerror or error}", hint="nothing was changed"
+        ) from error
 
 
 def json_data(value: Any) -> None:
-    """``value`` as JSON on standard output, all of it at once."""
+    """``value`` as JSON in UTF-8 on standard output, all of it at once.
+
+    A file's name need not be text: its other bytes are escaped, as Python has them (``\\udc80`` to
+    ``\\udcff``).
+    """
     import json
 
-    data(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    escaped = _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    _write(escaped.encode("utf-8") + b"\n")
 
 
 def say(text: str) -> None:
@@ -60,19 +104,31 @@ def warn(text: str) -> None:
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
     """``name  value`` lines on standard output, the values below each other."""
     rows = [(name, printable(str(value))) for name, value in pairs]
-    width = max((len(name) for name, _ in rows), default=0)
-    data("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    names = max((width(name) for name, _ in rows), default=0)
+    data("\n".join(f"{_padded(name, names)}  {value}" for name, value in rows))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as their widest cell, on standard output; the header alone if there are no rows."""
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    data(
-        "\n".join(
-            "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
-        )
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    data("\n".join("  ".join(map(_padded, row, widths)).rstrip() for row in cells))
+
+
+def width(text: str) -> int:
+    """Columns of a terminal: characters of East Asia take two, those that go over another none."""
+    return sum(
+        0
+        if unicodedata.category(c) in ("Mn", "Me", "Cf")
+        else 2
+        if unicodedata.east_asian_width(c) in ("W", "F")
+        else 1
+        for c in text
     )
+
+
+def _padded(text: str, columns: int) -> str:
+    return text + " " * (columns - width(text))
 
 
 def show_error(error: SignerError) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import CredentialUnknown, InputError
+from .context import TEXT
 
 if TYPE_CHECKING:
     from ..server import Server
     from ..store.store import Store
     from ..types import CredentialId, CredentialRecord
 
-user_argument = click.argument("user", metavar="USER")
+user_argument = click.argument("user", type=TEXT, metavar="USER")
 _ID = re.compile(r"[0-9a-fA-F]{32}")
 
 

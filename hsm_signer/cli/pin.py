@@ -36,23 +36,37 @@ def command() -> None:
 @card_option
 @pin_file_option
 @new_pin_file_option
+@click.option(
+    "--digits",
+    type=click.IntRange(6, 12),
+    default=6,
+    show_default=True,
+    help="At a reader's keypad: of the old PIN and of the new one.",
+)
 @pass_app
-def change(app: App, card: str, pin_file: Path | None, new_pin_file: Path | None) -> None:
-    """Set a new PIN by the old one."""
+def change(app: App, card: str, pin_file: Path | None, new_pin_file: Path | None, digits: int) -> None:
+    """Set a new PIN by the old one.
+
+    A reader with a keypad that can do so asks for both itself, unless a file or a variable gives one of
+    them; both have as many digits as --digits says then.
+    """
     old = card_pin(pin_file, prompt="Present PIN of the card")
     new = new_card_pin(new_pin_file)
     open_card = app.card_opener(card)
     before = _with_pin(open_card)
     if not before.pin_tries:
         raise CardPinBlocked(
-            "The card's PIN is blocked: no try is left",
+            "the card's PIN is blocked: no try is left",
             hint="hsm-signer pin unblock sets a new one by the PUK",
         )
-    if old() == new():
+    if not (old.given or new.given) and _change_at_keypad(open_card, before, digits):
+        pass
+    elif old() == new():
         raise InputError("the new PIN is the old one", hint="nothing was changed")
-    with open_card() as session, old.blamed():
-        _same_card(session, before)
-        session.change_pin(old(), new())
+    else:
+        with open_card() as session, old.blamed():
+            _same_card(session, before)
+            session.change_pin(old(), new())
     output.say("The PIN is changed.")
     if before.pin_check is not None and before.pin_check.name == "SERVER":
         output.say(
@@ -67,7 +81,10 @@ def change(app: App, card: str, pin_file: Path | None, new_pin_file: Path | None
 @new_pin_file_option
 @pass_app
 def unblock(app: App, card: str, puk_file: Path | None, new_pin_file: Path | None) -> None:
-    """Set a new PIN by the PUK, blocked or not; all tries are given back."""
+    """Set a new PIN by the PUK; all tries are given back.
+
+    The old PIN may be blocked, or not.
+    """
     puk = card_puk(puk_file)
     new = new_card_pin(new_pin_file)
     open_card = app.card_opener(card)
@@ -115,6 +132,20 @@ def _with_pin(open_card: OpenCard) -> CardStatus:
     if status.pin_tries is None:
         raise CardError("a card of scheme basic has no PIN")
     return status
+
+
+def _change_at_keypad(open_card: OpenCard, before: CardStatus, digits: int) -> bool:
+    """False where the reader cannot do it; nothing was asked then."""
+    with open_card() as session:
+        keypad = session.keypad
+        if keypad is None or not keypad.can_change:
+            return False
+        _same_card(session, before)
+        output.say(
+            f"Type at the reader's keypad: the old PIN, the new PIN, the new PIN again, {digits} digits each."
+        )
+        session.change_pin_at_keypad(digits)
+    return True
 
 
 def _same_card(session: CardSession, before: CardStatus) -> None:

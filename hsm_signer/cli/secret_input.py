@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
 
-from ..errors import CardPinWrong, PinMalformed, PinMissing, WrongKey
+from ..errors import CardPinWrong, InputError, PinMalformed, PinMissing, WrongKey
 from . import output
 from .context import PATH
 
@@ -30,25 +30,28 @@ PUK_VARIABLE = "HSM_SIGNER_CARD_PUK"
 PROMPTS = 3
 """How often a person may mistype what is no PIN at all, or fail to repeat a new one."""
 
+STDIN = Path("-")
+MAX_LINE = 4096
+
 S = TypeVar("S", bound="CardPin | CardPuk")
 
 pin_file_option = click.option(
     "--pin-file",
     type=PATH,
     metavar="FILE",
-    help=f"The card's PIN is the first line of FILE. Else {CARD_PIN_VARIABLE}, else a prompt.",
+    help=f"The card's PIN is the first line of FILE (-: standard input). Else {CARD_PIN_VARIABLE}, else a prompt.",
 )
 new_pin_file_option = click.option(
     "--new-pin-file",
     type=PATH,
     metavar="FILE",
-    help=f"The new PIN is the first line of FILE. Else {NEW_PIN_VARIABLE}, else a prompt.",
+    help=f"The new PIN is the first line of FILE (-: standard input). Else {NEW_PIN_VARIABLE}, else a prompt.",
 )
 puk_file_option = click.option(
     "--puk-file",
     type=PATH,
     metavar="FILE",
-    help=f"The PUK is the first line of FILE. Else {PUK_VARIABLE}, else a prompt.",
+    help=f"The PUK is the first line of FILE (-: standard input). Else {PUK_VARIABLE}, else a prompt.",
 )
 
 
@@ -75,11 +78,14 @@ class Secret(Generic[S]):
         self._prompt, self._confirm, self._before = prompt, confirm, before_prompt
         self._value: S | None = None
         if file is not None:
-            from ..installation import read_secret_file
-
-            self._value = kind(read_secret_file(file, option), source=f"{option} {file}")
+            self._value = kind(_read(file, option), source=f"{option} {file}")
         elif given := os.environ.get(variable):
             self._value = kind(given, source=variable)
+
+    @property
+    def given(self) -> bool:
+        """Whether it came from a file or a variable, so that nobody needs to be asked."""
+        return self._value is not None
 
     @property
     def available(self) -> bool:
@@ -123,6 +129,28 @@ class Secret(Generic[S]):
             if self._value is not None:
                 output.add_hint(error, f"the {self._name} that was used came from: {self._value.source}")
             raise
+
+
+def _read(file: Path, option: str) -> str:
+    """The first line of a file, or the next one of standard input."""
+    if file != STDIN:
+        from ..installation import read_secret_file
+
+        return read_secret_file(file, option)
+    if sys.stdin.isatty():
+        raise InputError(
+            f"{option} -: standard input is a terminal, which would show what is typed",
+            hint=f"leave {option} away to be asked, or pipe it: ... | hsm-signer ...",
+        )
+    try:
+        line = sys.stdin.buffer.readline(MAX_LINE).decode("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "expected text"
+        # The decoder's error would hold what was read.
+        raise InputError(f"{option} -: standard input cannot be read: {reason}") from None
+    if not line:
+        raise InputError(f"{option} -: standard input has no line")
+    return line
 
 
 def card_pin(

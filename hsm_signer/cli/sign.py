@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InputError, SignerError
+from ..errors import FileError, InputError, SignerError
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
 from .context import PATH, App, card_option, json_option, pass_app
@@ -67,6 +67,7 @@ def command(
 ) -> None:
     """Sign files with the key that CARD controls.
 
+    A reader with a keypad asks for the PIN itself, unless --pin-file or the variable gives it.
     Several FILEs are one batch: one PIN, one authorisation over the list of their digests. The signatures'
     paths go to standard output, one a line. ECDSA signatures are DER, as openssl verifies them.
     """
@@ -77,18 +78,43 @@ def command(
 
     inputs = files.look_at_all(file)
     outputs = _outputs(file, out)
-    files.check_outputs([path for path in outputs if path != STDOUT], force=force, inputs=inputs)
+    from .kept import kept
+
+    files.check_outputs(
+        [path for path in outputs if path != STDOUT],
+        force=force,
+        inputs=inputs,
+        kept=kept(app, card, the_file_of_the_PIN=pin_file),
+        what="two signatures",
+    )
+    output.check_stdout()
     with Progress() as progress:
         outcome = _sign(app, inputs, card, algorithm, hash_on, pin_file, progress)
 
+    done = f"the signing itself is done and in the evidence: {outcome.d.hex()}"
     if outputs == [STDOUT]:
-        output.binary(outcome.signatures[0])
+        try:
+            output.binary(outcome.signatures[0])
+        except FileError as error:
+            error.hint = f"{done}\nthe signature was not written"
+            raise
         return
     try:
         files.write_all(list(zip(outputs, outcome.signatures, strict=True)), force=force)
     except SignerError as error:
-        output.add_hint(error, f"the signing itself is done and in the evidence: {outcome.d.hex()}")
+        output.add_hint(error, done)
         raise
+    try:
+        _show(inputs, outputs, outcome, as_json=as_json)
+    except FileError as error:
+        raise FileError(
+            f"{error.message}; written was: {', '.join(map(str, outputs))}", hint=done
+        ) from error
+
+
+def _show(
+    inputs: Sequence[Input], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool
+) -> None:
     if as_json:
         output.json_data(
             [
@@ -116,7 +142,7 @@ def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
     if out == STDOUT:
         if len(paths) > 1:
             raise click.UsageError("-o - takes the signature of one FILE.")
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             raise InputError(
                 "a signature is binary and would garble the terminal", hint="-o FILE, or pipe it: -o - | ..."
             )
@@ -153,6 +179,7 @@ def _sign(
     pin = card_pin(pin_file, before_prompt=progress.done)
     with open_card() as session:
         credential_id = card_credential(session)
+        at_keypad = not pin.given and session.keypad is not None
     with app.server(installation) as server:
         # The card is not held while the host hashes: that may take long.
         challenge = server.challenge(credential_id)
@@ -162,9 +189,9 @@ def _sign(
             else Algorithm[member(algorithm_name)]
         )
         _refuse_other_key(algorithm, challenge.algorithms)
-        prepared = _prepare(
-            inputs, algorithm, hash_on, installation.config.card.hash_on_card_up_to, progress
-        )
+        prepared = _prepare(inputs, algorithm, hash_on, installation.config.card.hash_on_card_up_to, progress)
+        if at_keypad:
+            output.say("If the reader asks for the card's PIN, type it there.")
         progress.start("Card", prepared.on_card, worth=WORTH_SHOWING_ON_CARD)
         with pin.blamed():
             return sign_content(
@@ -172,7 +199,7 @@ def _sign(
                 open_card,
                 prepared.content,
                 algorithm=algorithm,
-                ask_pin=pin if pin.available else None,
+                ask_pin=pin if pin.available and not at_keypad else None,
                 progress=progress.step,
             )
 

@@ -16,9 +16,9 @@ def command() -> None:
 @command.command("upgrade")
 @pass_app
 def upgrade(app: App) -> None:
-    """Bring the store to this program's version; does nothing where it is there already.
+    """Bring the store to this program's version.
 
-    Make a backup first, and stop other processes that use the store: an older program cannot open it then.
+    Does nothing where it is there already.     Make a backup first, and stop other processes that use the store: an older program cannot open it then.
     """
     app.installation().upgrade_store()
     output.say("The store has this program's version.")

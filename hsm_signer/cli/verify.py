@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import AlgorithmUnsuitable, SignatureInvalid
+from ..errors import AlgorithmUnsuitable, InputError, SignatureInvalid
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import PATH, App, json_option, pass_app
+from .context import PATH, TEXT, App, json_option, pass_app
 from .people import records_of
 from .progress import Progress
 
@@ -25,6 +26,26 @@ MAX_SIGNATURE = 4096
 MAX_PEM = 65536
 
 
+OTHER_KEYS = (
+    (b"BEGIN CERTIFICATE REQUEST", "a certificate request", "openssl req -in {} -pubkey -noout"),
+    (b"BEGIN CERTIFICATE", "a certificate", "openssl x509 -in {} -pubkey -noout"),
+    (b"BEGIN RSA PUBLIC KEY", "an RSA key of another form", "openssl rsa -RSAPublicKey_in -in {} -pubout"),
+    (b"BEGIN RSA PRIVATE KEY", "a private key", "openssl pkey -in {} -pubout"),
+    (b"BEGIN EC PRIVATE KEY", "a private key", "openssl pkey -in {} -pubout"),
+    (b"BEGIN PRIVATE KEY", "a private key", "openssl pkey -in {} -pubout"),
+    (b"BEGIN ENCRYPTED PRIVATE KEY", "a private key", "openssl pkey -in {} -pubout"),
+    (b"ssh-", "an SSH key", "ssh-keygen -e -m PKCS8 -f {}"),
+    (b"ecdsa-sha2-", "an SSH key", "ssh-keygen -e -m PKCS8 -f {}"),
+    (
+        b"\x30",
+        "DER",
+        "openssl pkey -pubin -inform DER -in {0} (of a certificate: openssl x509 -inform DER -in {0} -pubkey "
+        "-noout)",
+    ),
+)
+"""How a file begins, or which PEM block it has; what that is; what makes of it what we read."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     spki: SpkiDer
@@ -35,7 +56,7 @@ class _Candidate:
 @click.command("verify")
 @click.argument("file", type=PATH, metavar="FILE")
 @click.option("--signature", type=PATH, required=True, metavar="SIG", help="The signature's file.")
-@click.option("--user", metavar="USER", help="Whose signature it should be: a name, or a credential id.")
+@click.option("--user", type=TEXT, metavar="USER", help="Whose signature it should be: a name, or a credential id.")
 @click.option("--public-key", type=PATH, metavar="PEM", help="File with a public key (BEGIN PUBLIC KEY).")
 @click.option(
     "--algorithm",
@@ -89,7 +110,16 @@ def command(
 def _from_file(public_key: Path) -> list[_Candidate]:
     from ..algorithms import load_public_pem
 
-    return [_Candidate(load_public_pem(files.read_bounded(public_key, MAX_PEM, "public key")), None)]
+    content = files.read_bounded(public_key, MAX_PEM, "public key")
+    try:
+        return [_Candidate(load_public_pem(content), None)]
+    except InputError as error:
+        for mark, what, making in OTHER_KEYS:
+            if content.startswith(mark) or (mark.startswith(b"BEGIN") and b"-----" + mark in content):
+                name = shlex.quote(str(public_key))
+                output.add_hint(error, f"this is {what}; {making.format(name)} prints the public key")
+                break
+        raise
 
 
 def _of_user(app: App, user: str) -> list[_Candidate]:

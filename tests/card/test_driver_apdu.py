@@ -87,6 +87,33 @@ def test_the_chaining_bit_and_le() -> None:
     assert len(encode(apdu.AUTHORISE, bytes(255))) == 4 + 1 + 255 + 1
 
 
+def test_extended_apdus_are_for_long_data_without_answer() -> None:
+    assert encode(apdu.HASH_MESSAGE, b"x", extended=True) == encode(apdu.HASH_MESSAGE, b"x")
+    long = encode(apdu.HASH_MESSAGE, bytes(256), more=True, extended=True)
+    assert long == bytes.fromhex("102A9080 00 0100") + bytes(256)
+    assert len(encode(apdu.LOAD_DIGESTS, bytes(apdu.EXTENDED_BLOCK), extended=True)) == 7 + 4096
+    with pytest.raises(ValueError, match="4097 bytes"):
+        encode(apdu.HASH_MESSAGE, bytes(4097), extended=True)
+    with pytest.raises(ValueError, match="has an answer"):
+        encode(apdu.AUTHORISE, b"x", extended=True)
+
+
+def test_only_the_first_extended_block_falls_back() -> None:
+    """Later a wrong length is the card's fault: it took such a block before."""
+    data = bytes(range(256)) * 40
+    script = Script([OK, b"\x67\x00"])
+    with pytest.raises(CardRefused):
+        exchange_chained(script, apdu.HASH_MESSAGE, [data], extended=True)
+    # Refused at once: GET STATUS drops what the card may have hashed, then all goes in short blocks.
+    script = Script([b"\x67\x00", OK, *[OK] * 41])
+    told: list[int] = []
+    exchange_chained(script, apdu.HASH_MESSAGE, [data], told.append, extended=True)
+    assert script.sent[1] == bytes.fromhex("80CA000000")
+    assert b"".join(sent[5:] for sent in script.sent[2:]) == data
+    assert sum(told) == len(data)
+    assert max(map(len, script.sent[2:])) == 260
+
+
 def test_what_no_short_apdu_can_hold_is_a_programming_error() -> None:
     with pytest.raises(ValueError, match="256 bytes"):
         encode(apdu.HASH_MESSAGE, bytes(256))

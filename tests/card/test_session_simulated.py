@@ -24,10 +24,9 @@ from hsm_signer.errors import (
     AlgorithmNotAllowed,
     AlgorithmUnsuitable,
     CardBlank,
-    CardError,
-    CardMismatch,
     CardInUse,
     CardMemoryDamaged,
+    CardMismatch,
     CardNotBlank,
     CardNotFound,
     CardPinBlocked,
@@ -674,7 +673,7 @@ def test_a_platform_that_gives_its_answers_in_parts(address: str, le: int) -> No
 
 
 @pytest.mark.parametrize(
-    "address", ["", "card", "/tmp/card", "sim", "sim:", "pcsc:Reader", "SIM:x", ":x", "sim:a\0b"]
+    "address", ["", "card", "/tmp/card", "sim", "sim:", "usb:Reader", "SIM:x", ":x", "sim:a\0b"]
 )
 def test_an_address_of_no_known_form(address: str) -> None:
     for use in (lambda: open_card(address).__enter__(), lambda: create_card(address)):

@@ -6,6 +6,7 @@ set) it fails: a skipped test shows nothing.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -54,3 +55,9 @@ def program(name: str, package: str) -> str:
     if found is None:
         missing(name, f"apt-get install {package}")
     return found
+
+
+def pyscard() -> None:
+    """The Python package that reaches readers."""
+    if importlib.util.find_spec("smartcard") is None:
+        missing("pyscard", "pip install 'hsm-signer[pcsc]' (needs gcc, swig, libpcsclite-dev)")

@@ -1,0 +1,148 @@
+"""The simulator and the Java applet side by side: equal answers wherever nothing random is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..card import contract, host
+from ..card.host import OK, Profile
+from ..card.model import COMMANDS, parse
+from . import machine
+from .targets import JavaTarget, SimulatorTarget, Target, make_blank
+
+RANDOM = (COMMANDS["BEGIN PERSONALISATION"].header, COMMANDS["AUTHORISE"].header)
+"""Answers with a point, or with R and what follows from it: only their lengths are compared."""
+
+
+class DifferentialMachine(machine.CardMachine):
+    """Two cards that get the same commands; the first is also held to the model."""
+
+    twin: Target
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twin_serial = make_blank(self.twin)
+        self.twin.reset()
+        self.twin_point = b""
+        self.bent: Callable[[], bytes] | None = None
+
+    def answered(self, apdu: bytes, answer: bytes) -> None:
+        if self.bent is not None and apdu[:4] == COMMANDS["INSTALL"].header:
+            # The wrapped keys are for one card's point; everything else is the same.
+            data = self.bent()
+            apdu = apdu[:4] + (bytes([len(data)]) + data if data else b"")
+        twin = self.twin.transmit(apdu)
+        assert len(twin) == len(answer), apdu.hex()
+        assert twin[-2:] == answer[-2:], f"{twin[-2:].hex()}, expected {answer[-2:].hex()}, to {apdu.hex()}"
+        parsed = parse(apdu)
+        whole = answer[-2:] == b"\x90\x00" and parsed is not None and parsed.header[1] != 0xC0
+        if not whole or parsed is None:
+            return
+        if parsed.header == COMMANDS["BEGIN PERSONALISATION"].header:
+            self.twin_point = host.parse(twin[:-2])[0x90]
+        if parsed.header not in RANDOM:
+            assert twin.replace(self.twin_serial, self.serial) == answer, apdu.hex()
+
+    def install(self, profile: Profile, bend: Callable[[bytes], bytes]) -> None:
+        self.bent = lambda: bend(host.install_data(profile, self.twin_point))
+        try:
+            super().install(profile, bend)
+        finally:
+            self.bent = None
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[SimulatorTarget, JavaTarget]]:
+    """Both cards, blank."""
+    java = JavaTarget()
+    try:
+        with SimulatorTarget(tmp_path / "card") as simulator:
+            yield simulator, java
+    finally:
+        java.close()
+
+
+class Both:
+    """A target that resets two cards and answers for the first."""
+
+    platform_as_documented = True
+    shrinks = True
+
+    def __init__(self, first: Target, second: Target) -> None:
+        self._first, self._second = first, second
+
+    def transmit(self, apdu: bytes, /) -> bytes:
+        return self._first.transmit(apdu)
+
+    def reset(self) -> None:
+        self._first.reset()
+        self._second.reset()
+
+    def carries(self, apdu: bytes) -> bool:
+        return self._first.carries(apdu) and self._second.carries(apdu)
+
+    def close(self) -> None:
+        raise AssertionError("their owner closes them")
+
+
+def _bound(first: Target, second: Target) -> type[DifferentialMachine]:
+    class Bound(DifferentialMachine):
+        target = Both(first, second)
+        twin = second
+
+    return Bound
+
+
+def test_random_commands_have_the_same_answers(pair: tuple[SimulatorTarget, JavaTarget]) -> None:
+    machine.run(_bound(*pair), examples=80, steps=50)
+
+
+def test_a_difference_is_found(pair: tuple[SimulatorTarget, JavaTarget]) -> None:
+    """One status word changed, in a state that takes an enrolment to reach: the machine must see it."""
+
+    class Bent(JavaTarget):
+        def __init__(self) -> None:
+            """The pair's own card is used."""
+
+        def transmit(self, apdu: bytes, /) -> bytes:
+            answer = pair[1].transmit(apdu)
+            return b"\x63\xc1" if answer == b"\x63\xc2" else answer
+
+        def reset(self) -> None:
+            pair[1].reset()
+
+    with pytest.raises(AssertionError, match="63c1, expected 63c2"):
+        machine.run(_bound(pair[0], Bent()), examples=30, steps=50, shrinks=False)
+
+
+def test_a_long_message_and_a_long_list(pair: tuple[SimulatorTarget, JavaTarget]) -> None:
+    """What random sequences do not reach: many blocks, of every size, extended ones too."""
+    digests = (256).to_bytes(2, "big") + b"\x20" + bytes(256 * 32)
+    for profile in (host.BASIC_PROFILE, Profile()):
+        for data, command, mode in ((b"m" * 5000, "HASH MESSAGE", 1), (digests, "LOAD DIGESTS", 2)):
+            h = host.sha256(data if mode == 1 else b"hsm-signer/1/digests" + data)
+            for block in (1, 63, 64, 255, 256, 4096) if mode == 1 else (3, 255, 4096):
+                for card in pair:
+                    make_blank(card)
+                    slot = host.Host(card)
+                    assert slot.install(profile) == OK
+                    assert slot.chained(command, data, block) == OK
+                    if profile.pin:
+                        assert slot.verify(profile.pin) == OK
+                    values = host.default_values(profile)
+                    answer, word = slot.authorise(0x0201, values)
+                    assert word == OK
+                    opened = host.open_answer(profile, answer, 0x0201, mode, h, values)
+                    assert opened == host.expected_keys(profile, values)
+
+
+def test_contract_of_the_page_is_what_both_say(pair: tuple[SimulatorTarget, JavaTarget]) -> None:
+    """Version and features, which the machine compares and the model does not know."""
+    for card in pair:
+        make_blank(card)
+        status = host.Host(card).status()
+        assert int.from_bytes(status[0x80], "big") == contract.version()
+        assert int.from_bytes(status[0x88], "big") == sum(contract.features().values())
