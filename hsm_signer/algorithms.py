@@ -118,15 +118,22 @@ def rsa_spki(modulus: bytes, exponent: bytes) -> SpkiDer:
 
 def ec_spki(spec: KeySpec, ec_point: bytes) -> SpkiDer:
     """From CKA_EC_POINT, DER OCTET STRING or bare; raises ValueError for a point off the curve."""
-    point = octets(ec_point)
+    point = octets(ec_point, POINT_LENGTHS[spec])
     if spec is KeySpec.ED25519:
         return spki_of(ed25519.Ed25519PublicKey.from_public_bytes(point))
     return spki_of(ec.EllipticCurvePublicKey.from_encoded_point(CURVES[spec], point))
 
 
-def octets(ec_point: bytes) -> bytes:
-    """The contents of CKA_EC_POINT, which tokens give as DER OCTET STRING or bare (PKCS#11 v2.40, 2.3.3)."""
-    if len(ec_point) > 2 and ec_point[0] == 0x04:
+POINT_LENGTHS = {KeySpec.P256: 65, KeySpec.P384: 97, KeySpec.P521: 133, KeySpec.ED25519: 32}
+"""Bytes of a public point: 04 || x || y, or the encoding of RFC 8032."""
+
+
+def octets(ec_point: bytes, length: int) -> bytes:
+    """The contents of CKA_EC_POINT, which tokens give as DER OCTET STRING or bare (PKCS#11 v2.40, 2.3.3).
+
+    ``length`` is the point's own: a bare point whose x begins like a DER length is still a bare point.
+    """
+    if len(ec_point) != length and len(ec_point) > 2 and ec_point[0] == 0x04:
         if ec_point[1] < 0x80 and ec_point[1] == len(ec_point) - 2:
             return ec_point[2:]
         if ec_point[1] == 0x81 and ec_point[2] == len(ec_point) - 3:

@@ -6,10 +6,18 @@ Each is one write of the record with one evidence entry, and none needs the card
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from .encoding import entry_hash
-from .errors import CredentialUnknown, StatusUnsuitable
+from .errors import (
+    Refused,
+    StatusUnsuitable,
+    StoreBusy,
+    StoreError,
+    StoreReadOnly,
+    TokenMismatch,
+)
 from .evidence.chain import ChainPosition, next_entry
 from .signing import Clock, load_checked, system_clock
 from .store.store import Store
@@ -99,6 +107,9 @@ def change_status(
         return environment.seal(replace(changed, evidence_head=entry_hash(entry))), entry
 
     store.commit(credential_id, record.version, build)
+    if event is Event.REVOKE:
+        with suppress(StoreError):  # it is revoked in any case
+            store.forget()
     return changed
 
 
@@ -134,8 +145,12 @@ def give_up_old_pending(
     for credential_id in store.pending_before(clock() - PENDING_LIFETIME):
         try:
             give_up_pending(environment, store, credential_id, actor=actor, clock=clock)
-        except (CredentialUnknown, StatusUnsuitable):
-            continue  # finished, or given up by another process, meanwhile
+        except (StoreBusy, StoreReadOnly):
+            raise
+        except (Refused, StoreError, TokenMismatch):
+            # Finished or given up by another process meanwhile; or damaged, which the audit says: one bad
+            # record must not stop everybody else's enrolment.
+            continue
         given_up += 1
     return given_up
 

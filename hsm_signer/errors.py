@@ -268,16 +268,16 @@ class AuthorisationMismatch(Refused):
     code = "authorisation.mismatch"
 
 
-class AuthorisationExpired(Refused):
-    """An offline authorisation older than policy allows."""
-
-    code = "authorisation.expired"
-
-
 class WrongKey(Refused):
     """Q opened, but its key does not open SK: a wrong PIN that slipped past the card (steps 4 and 5)."""
 
     code = "authorisation.wrong-key"
+
+
+class WrongKeyBefore(WrongKey):
+    """A wrong-key request sent again; counted the first time only."""
+
+    code = "authorisation.wrong-key-again"
 
 
 # --- token ---------------------------------------------------------------------------------------------
@@ -326,6 +326,13 @@ class TokenUnavailable(TokenError):
 
     code = "token.unavailable"
     retryable = True
+
+
+class TokenSessionLost(TokenUnavailable):
+    """This process's session is given up: only a new one helps, and whoever waits here waits for nothing."""
+
+    code = "token.session-lost"
+    retryable = False
 
 
 # --- store ---------------------------------------------------------------------------------------------
@@ -394,6 +401,12 @@ class EvidenceMissing(StoreError):
     """A record is newer than the evidence about it: entries were removed."""
 
     code = "evidence.missing"
+
+
+class EvidenceDamaged(StoreError):
+    """The entry written with a record is not the one the record names: evidence was changed."""
+
+    code = "evidence.damaged"
 
 
 class RecordConflict(StoreError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import secrets
+import shlex
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,6 +31,8 @@ SOFTHSM_FILE = "softhsm.conf"
 TOKEN_FOLDER = "tokens"  # noqa: S105  a folder
 PIN_FILE = "token.pin"
 SO_PIN_FILE = "token.so-pin"
+CLAIM_FILE = ".init"
+"""There while `init` is at work."""
 DEFAULT_LABEL = "hsm-signer"
 SQLITE = "sqlite:///"
 MAX_SECRET_FILE = 4096
@@ -44,10 +49,10 @@ def resolve_home(home: Path | None) -> Path:
 
 
 def current_actor() -> str:
-    """The system user, as evidence names who asked."""
+    """The system user, as evidence names who asked; the environment has no say in it."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         return f"uid {os.getuid()}"
 
 
@@ -56,9 +61,11 @@ def read_secret_file(path: Path, what: str) -> str:
     try:
         with path.open("r", encoding="utf-8") as file:
             line = file.readline(MAX_SECRET_FILE).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "expected text"
-        raise FileError(f"{what}: {path} cannot be read: {reason}") from error
+    except OSError as error:
+        raise FileError(f"{what}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        # Not "from error": it carries the file's bytes.
+        raise FileError(f"{what}: {path} cannot be read: expected text in UTF-8") from None
     if not line:
         raise InputError(f"{what}: the first line of {path} is empty")
     return line
@@ -79,33 +86,59 @@ class NewInstallation:
 
 
 def initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell = lambda _: None) -> Config:
-    """Make token (or use an existing one), MK, record MAC key, store and config.toml, in this order.
+    """Make token (or use an existing one), store, MK, record MAC key and config.toml, in this order.
 
     config.toml comes last: without it there is no installation, and what was made before a failure is
-    removed again, but for keys on a token that was there before. Raises AlreadyInitialised and everything
-    that token, store and files refuse.
+    removed again, but for keys on a token that was there before. The folder is claimed first, so that two at
+    once never remove each other's work. Raises AlreadyInitialised and everything that token, store and files
+    refuse.
     """
     home = wanted.home
     try:
-        installed, existed = (home / CONFIG_FILE).exists(), home.exists()
-        occupied = existed and any(home.iterdir())
+        existed = home.exists()
+        if (home / CONFIG_FILE).exists():
+            raise AlreadyInitialised(f"{home} holds an installation already")
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_open_to_others(home)
+        _claim(home)
     except OSError as error:
         raise FileError(f"{home}: {error.strerror or error}") from error
-    if installed:
-        raise AlreadyInitialised(f"{home} holds an installation already")
-    if occupied:
-        raise AlreadyInitialised(
-            f"{home} is not empty", hint="name a folder that does not exist yet, or an empty one"
-        )
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _initialise(wanted, ask, tell)
+        config = _initialise(wanted, ask, tell)
+        (home / CLAIM_FILE).unlink()
     except OSError as error:
         _remove(home, existed)
         raise FileError(f"{home}: {error.strerror or error}") from error
     except BaseException:
         _remove(home, existed)
         raise
+    return config
+
+
+def _claim(home: Path) -> None:
+    """Make this folder ours; raises AlreadyInitialised where it is not empty, or somebody else was first."""
+    hint = "name a folder that does not exist yet, or an empty one"
+    try:
+        os.close(os.open(home / CLAIM_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError as error:
+        raise AlreadyInitialised(
+            f"{home}: another init is at work there, or was killed there", hint=hint
+        ) from error
+    if [each.name for each in home.iterdir()] != [CLAIM_FILE]:
+        (home / CLAIM_FILE).unlink()
+        raise AlreadyInitialised(f"{home} is not empty", hint=hint)
+
+
+def refuse_open_to_others(path: Path) -> None:
+    """Raises ConfigError where others could change what is trusted here: module-path is run as code."""
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{path} belongs to another user (uid {status.st_uid})",
+            hint=f"run it as that user: sudo -u '#{status.st_uid}' hsm-signer ...",
+        )
+    if status.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"{path} can be written by everybody", hint=f"chmod o-w {shlex.quote(str(path))}")
 
 
 def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
@@ -124,20 +157,32 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
         store_url = wanted.store_url or f"{SQLITE}store.db"
         tell("making the store")
         Store.create(absolute_url(store_url, home)).close()
-        tell("making the master key and the record MAC key")
-        config = Config(
-            format=1,
-            token=TokenConfig(
-                uri=str(uri),
-                master_key=session.create_master_key(profile).hex(),
-                record_key=session.create_record_key(profile).hex(),
-                softhsm_conf=conf,
-            ),
-            store=StoreConfig(url=store_url),
-        )
-    _write(home / PROFILE_FILE, profile.to_json())
-    _write(home / CONFIG_FILE, configuration.dump(config).encode("utf-8"))
+        try:
+            tell("making the master key and the record MAC key")
+            config = Config(
+                format=1,
+                token=TokenConfig(
+                    uri=str(uri),
+                    master_key=session.create_master_key(profile).hex(),
+                    record_key=session.create_record_key(profile).hex(),
+                    softhsm_conf=conf,
+                ),
+                store=StoreConfig(url=store_url),
+            )
+            _write(home / PROFILE_FILE, profile.to_json())
+            _write(home / CONFIG_FILE, configuration.dump(config).encode("utf-8"))
+        except BaseException:
+            _remove_store(absolute_url(store_url, home))
+            raise
     return config
+
+
+def _remove_store(url: str) -> None:
+    """A store that was made a moment ago, wherever it is; one on a server stays, empty."""
+    if url.startswith(SQLITE):
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                Path(url.removeprefix(SQLITE) + suffix).unlink()
 
 
 def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, str]:
@@ -161,7 +206,7 @@ def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, s
         source = f"file:{wanted.token_pin_file.absolute()}"
     else:
         pin = os.environ.get(TOKEN_PIN_VARIABLE) or secrets.token_hex(16)
-        _write(home / PIN_FILE, pin.encode("ascii", "surrogateescape") + b"\n")
+        _write(home / PIN_FILE, pin.encode("utf-8", "surrogateescape") + b"\n")
     _write(home / SO_PIN_FILE, so_pin.encode("ascii") + b"\n")
     tell("making a SoftHSM2 token (for trials: its keys are files)")
     serial = softhsm.create_token(module, label, so_pin, pin)
@@ -205,14 +250,22 @@ def _remove(home: Path, existed: bool) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A new file that only its owner can read, complete or not there."""
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """A file that only its owner can read, complete or not there, and on the disk when this returns."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def absolute_url(url: str, home: Path) -> str:
@@ -252,7 +305,10 @@ class Installation:
     @classmethod
     def open(cls, home: Path) -> Installation:
         """Raises NotInitialised, ConfigError."""
-        return cls(home, configuration.load(home))
+        config = configuration.load(home)
+        for path in (home, home / CONFIG_FILE):
+            refuse_open_to_others(path)
+        return cls(home, config)
 
     @property
     def token_uri(self) -> TokenUri:

@@ -156,15 +156,32 @@ def _is_trivial(text: str) -> bool:
 
 def _why_not_pin(text: str) -> str | None:
     # str.isdigit() would take other scripts' digits; the card compares ASCII bytes.
-    if not set(text) <= _DIGITS:
-        return "found another character"
+    for character in text:
+        if character not in _DIGITS:
+            return f"found {_kind_of(character)}"
     return _why_not_length(len(text), PIN_MIN, PIN_MAX)
+
+
+def _kind_of(character: str) -> str:
+    """What it is, never which: it may belong to the PIN of something else."""
+    if character == "\ufeff":
+        return "a byte order mark (BOM): save the file as UTF-8 without one"
+    if character.isspace():
+        return "a space" if character == " " else "a tab, a line end or a space of another kind"
+    if character.isdigit():
+        return "a digit of another script"
+    if character.isalpha():
+        return "a letter" if character.isascii() else "a letter outside ASCII"
+    if not character.isprintable():
+        return "a control character or a byte that is no text"
+    return "a sign" if character.isascii() else "a sign outside ASCII"
 
 
 def _why_not_puk(bare: str) -> str | None:
     # Checked before encode(): a UnicodeEncodeError would carry the text with it.
-    if not all("!" <= c <= "~" for c in bare):
-        return "found another character"
+    for character in bare:
+        if not "!" <= character <= "~":
+            return f"found {_kind_of(character)}"
     return _why_not_length(len(bare), PUK_MIN, PUK_MAX)
 
 

@@ -22,11 +22,14 @@ def subject_name(owner: str, subject: str | None) -> bytes:
         else:
             name = CryptographyName.from_rfc4514_string(subject)
     except ValueError as error:
-        raise InputError(
-            f"subject: {error}",
-            hint="expected an RFC 4514 name such as CN=Alice,O=Example; a name longer than 64 characters "
-            "needs --subject",
-        ) from error
+        if subject is None:
+            # Whatever else a name may not be was refused before.
+            raise InputError(
+                f"user: as the request's subject a name has at most 64 characters: {error}",
+                hint="give another subject: --subject CN=Alice,O=Example",
+            ) from error
+        why = str(error) or "not understood; attributes are CN, O, OU, C, ST, L, STREET, DC, UID or an OID"
+        raise InputError(f"subject: {why}", hint="expected an RFC 4514 name: CN=Alice,O=Example") from error
     if subject is not None and not list(name):
         raise InputError("subject: expected at least one attribute, such as CN=Alice")
     return name.public_bytes()

@@ -5,6 +5,7 @@ The command line calls it in process; a network front speaks to the same methods
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -97,8 +98,11 @@ class Server:
         return signing.load_checked(self.environment, self.store, credential_id).sealed.record
 
     def live(self, owner: str) -> CredentialRecord:
-        """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown."""
-        found = self.store.find(owner)
+        """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown.
+
+        However the name was typed: users are recorded in Unicode's normalisation form C.
+        """
+        found = self.store.find(unicodedata.normalize("NFC", owner))
         if not found:
             raise CredentialUnknown(
                 f"no credential of user {owner!r} here", hint="hsm-signer credential list shows the users"
@@ -108,7 +112,8 @@ class Server:
 
     def all_of(self, owner: str) -> list[CredentialRecord]:
         """Every credential the user ever had that is still recorded, the live one first, each checked."""
-        records = [self.record(each.record.credential_id) for each in self.store.find(owner)]
+        newest = self.store.find(unicodedata.normalize("NFC", owner))
+        records = [self.record(each.record.credential_id) for each in newest]
         return sorted(records, key=lambda record: record.status is Status.REVOKED)
 
     def records(self) -> Iterator[CredentialRecord]:

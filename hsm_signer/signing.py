@@ -7,6 +7,7 @@ numbers (:meth:`hsm_signer.token.environment.SecureEnvironment.sign`).
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from .errors import (
     CredentialRevoked,
     CredentialSuspended,
     CredentialUnknown,
+    EvidenceDamaged,
     EvidenceMissing,
     InputError,
     RecordConflict,
@@ -34,6 +36,7 @@ from .errors import (
     StoreDamaged,
     TokenMismatch,
     WrongKey,
+    WrongKeyBefore,
 )
 from .evidence.chain import ChainPosition, next_entry
 from .schemes import steps_of
@@ -107,10 +110,8 @@ def sign(
         d = d_of(record, authorisation, measured.mode, measured.h)
         attempt.measured, attempt.d = measured, d
         _refuse_unsuitable(record, authorisation, measured)
-        if (stored := store.accepted(record.credential_id, d)) is not None and (
-            stored.quantities_hash == attempt.quantities_hash
-        ):
-            return _stored_outcome(record, authorisation, measured, stored)
+        if (before := store.carried_out(record.credential_id, d, attempt.quantities_hash)) is not None:
+            return _stored_outcome(record, authorisation, measured, before)
         if not _is_current(record, authorisation):
             raise ChallengeStale(
                 "the authorisation was made for an older challenge: another signature came first",
@@ -122,6 +123,9 @@ def sign(
         signed = environment.sign(record, authorisation, measured, observe)
     except CredentialUnknown:
         raise  # there is no chain to write to
+    except WrongKeyBefore as error:
+        attempt.note_refusal(error)
+        raise
     except WrongKey as error:
         attempt.count_failure(environment, error)
         raise
@@ -145,6 +149,7 @@ def sign(
         d=d,
         evidence_hash=entry_hash(entry),
         repeated=False,
+        failures_before=record.failures,
     )
 
 
@@ -169,7 +174,8 @@ def load_checked(environment: SecureEnvironment, store: Store, credential_id: Cr
     """The credential with its MAC checked and its age held against the evidence.
 
     Raises CredentialUnknown, RecordDamaged, TokenMismatch,
-    RecordOutdated (an old row was put back), EvidenceMissing (entries were removed).
+    RecordOutdated (an old row was put back), EvidenceMissing (entries were removed), EvidenceDamaged (the
+    entry that wrote the record is not the one the record names; all entries before it hang on that one).
     """
     loaded = store.load(credential_id)
     environment.check(loaded.sealed)
@@ -184,6 +190,11 @@ def load_checked(environment: SecureEnvironment, store: Store, credential_id: Cr
             f"evidence about {record.owner!r} is missing: the record is newer than its last entry",
             hint="restore the newest backup; `hsm-signer audit verify` shows the difference",
         )
+    if loaded.written_by != record.evidence_head:
+        raise EvidenceDamaged(
+            f"evidence about {record.owner!r} was changed: its record names another entry",
+            hint="restore the newest backup; `hsm-signer audit verify` shows what was changed",
+        )
     return loaded
 
 
@@ -194,13 +205,13 @@ def refuse_by_status(record: CredentialRecord) -> None:
     if record.status is Status.SUSPENDED:
         raise CredentialSuspended(
             f"the credential of {record.owner!r} is suspended",
-            hint=f"an operator can end that: hsm-signer credential resume {record.owner}",
+            hint=f"an operator can end that: hsm-signer credential resume {shlex.quote(record.owner)}",
         )
     # The count alone says so too: a pending credential, or one that was suspended when locked.
     if record.status is Status.LOCKED or record.failures >= FAILURES_BEFORE_LOCK:
         raise CredentialLocked(
             f"the credential of {record.owner!r} is locked after {FAILURES_BEFORE_LOCK} wrong PINs in a row",
-            hint=f"an operator can end that: hsm-signer credential unlock {record.owner}",
+            hint=f"an operator can end that: hsm-signer credential unlock {shlex.quote(record.owner)}",
         )
 
 
@@ -236,7 +247,7 @@ def _refuse_unsuitable(
     ):
         raise CredentialPending(
             f"the enrolment of {record.owner!r} is not finished: only its certificate request can be signed",
-            hint=f"run hsm-signer enrol {record.owner} again with the same card",
+            hint=f"run hsm-signer enrol {shlex.quote(record.owner)} again with the same card",
         )
 
 
@@ -250,7 +261,13 @@ def _is_current(record: CredentialRecord, authorisation: Authorisation) -> bool:
 def _stored_outcome(
     record: CredentialRecord, authorisation: Authorisation, measured: Measured, stored: EvidenceEntry
 ) -> SignOutcome:
-    """A lost answer, given again: the signatures of the evidence, once they verify for this message."""
+    """A lost answer, given again: the signatures of the evidence, once they verify for this message.
+
+    Raises WrongKeyBefore for a request that was refused for its key: the very same one is no new guess, and
+    whoever caught it on its way cannot lock anybody with it. Raises StoreDamaged.
+    """
+    if stored.outcome != ACCEPTED:
+        raise WrongKeyBefore("this request was refused before: its key does not open the private key")
     signed = measured.digests or (measured.message or b"",)
     verify = algorithms.verifier(record.spki, authorisation.algorithm)
     try:
@@ -270,6 +287,7 @@ def _stored_outcome(
         d=stored.d or Digest(b""),
         evidence_hash=entry_hash(stored),
         repeated=True,
+        failures_before=0,
     )
 
 

@@ -342,6 +342,8 @@ class SignOutcome:
     """SHA-256 of the evidence entry."""
     repeated: bool
     """True where the answer is the stored one of an earlier, equal request."""
+    failures_before: int
+    """Wrong keys counted since the signature before this one: somebody else may have guessed at the PIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +417,8 @@ class EvidenceEntry:
     outcome: str
     """``accepted`` or an error code of errors.py."""
     record_version: int
-    """u64: version of the record that this entry wrote, or that refused it; 0 if its MAC did not hold."""
+    """u64: version of the record that this entry wrote, or that refused it; 0 where the record itself was
+    refused (MAC, age, master key)."""
     actor: str
     """Who asked: a system user or a service client."""
     previous: Digest

@@ -19,8 +19,11 @@ from .card.apdu import CardState
 from .card.session import CardSession, authorise_content
 from .content import BytesSource
 from .errors import (
+    CardAnswerMalformed,
     CardBlank,
     CardError,
+    CardMemoryDamaged,
+    CardMismatch,
     CardNotBlank,
     CardRemoved,
     ChallengeStale,
@@ -131,15 +134,23 @@ def sign_content(
     ask_pin: AskPin | None,
     progress: Progress | None = None,
     pauses: Pauses = Pauses(),
+    credential_id: CredentialId | None = None,
 ) -> SignOutcome:
     """One authorisation by the card, carried out by the server.
 
-    ``algorithm`` None takes the key's default. Raises what the card and the server refuse; the last retryable
-    error where trying again did not help.
+    ``algorithm`` None takes the key's default; ``credential_id`` None that of the card which is there first,
+    and no other card may take its place later. Raises CardMismatch for another card, what card and server
+    refuse, and the last retryable error where trying again did not help.
     """
     for attempt in range(AUTHORISATIONS):
         with open_card() as card:
-            challenge = server.challenge(card_credential(card))
+            on_card = card_credential(card)
+            if credential_id not in (None, on_card):
+                raise CardMismatch(
+                    "this is another card than before", hint="begin again with the card that is to sign"
+                )
+            credential_id = on_card
+            challenge = server.challenge(credential_id)
             chosen = algorithm or algorithms.key_spec_of(challenge.spki).default_algorithm
             authorisation = authorise_content(card, challenge, content, chosen, ask_pin, progress)
         try:
@@ -244,6 +255,7 @@ def enrol(
         algorithm=None,
         ask_pin=None if pin is None else lambda: pin,
         pauses=pauses,
+        credential_id=credential_id,
     )
     return Enrolled(
         record=server.record(credential_id),
@@ -326,7 +338,7 @@ def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) 
         card.install(begun.personalisation, wanted.pin, wanted.puk)
         if card.status().state is CardState.BLANK:
             raise CardError("the card did not take its keys")
-    except CardRemoved:
+    except (CardRemoved, CardMemoryDamaged, CardAnswerMalformed):
         raise  # nobody knows whether the card took them; the same command finds out
     except SignerError:
         server.give_up_enrolment(begun.record.credential_id)

@@ -235,8 +235,10 @@ def _against_chain(sealed: SealedRecord | None, check: ChainCheck) -> Iterator[t
     """The record against the entry that was written with it."""
     last = check.last
     if sealed is None:
-        # A pending credential that was given up leaves its chain behind, and rightly no record.
-        if last is not None and not (last.event is Event.EXPIRE and last.outcome == ACCEPTED):
+        # A pending credential that was given up leaves its chain behind, and rightly no record; one that was
+        # active, or was revoked, keeps its record for ever.
+        given_up = last is not None and last.event is Event.EXPIRE and last.outcome == ACCEPTED
+        if last is not None and (check.lived or not given_up):
             yield RECORD_MISSING, "there is evidence about the credential, but its record is gone"
         return
     record = sealed.record

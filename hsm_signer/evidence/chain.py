@@ -105,6 +105,8 @@ class ChainCheck:
         self._lost = False
         """Entries are missing and no version was seen since: how far they raised it is not known."""
         self.last: EvidenceEntry | None = None
+        self.lived = False
+        """Whether anything was carried out after enrolment: then its record may not be gone."""
 
     def add(self, entry: EvidenceEntry) -> Iterator[Finding]:
         """What is wrong with ``entry`` as the next one of this chain; nothing if all is well."""
@@ -136,6 +138,7 @@ class ChainCheck:
             self.version = entry.record_version
             self.head = self.position.hash
         self.last = entry
+        self.lived |= entry.outcome == ACCEPTED and entry.event not in (Event.ENROL, Event.EXPIRE)
 
     def _versions(self, entry: EvidenceEntry) -> Iterator[Finding]:
         written = self.version + 1

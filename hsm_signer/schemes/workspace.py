@@ -104,7 +104,8 @@ class Workspace(Protocol):
         ...
 
     def new_parameter(self, pair: KeyPair) -> bytes:
-        """P of scheme pin: RSA-OAEP_PK(32 random bytes), or a random point of SK's curve (04 || x || y)."""
+        """P of scheme pin: 01 or 02 (SHA-1, SHA-256) || RSA-OAEP_PK(32 random bytes), or a random point of
+        SK's curve (04 || x || y)."""
         ...
 
     def first_kowf(self, pair: KeyPair, parameter: bytes) -> Key:

@@ -126,6 +126,8 @@ def _sqlite_connect(
                 # Once: the file remembers it.
                 connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            # What revocation deletes is overwritten, too.
+            connection.execute("PRAGMA secure_delete=ON")
             # Somebody else may have made the file: its schema calls no functions, its pages are checked.
             connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute("PRAGMA cell_size_check=ON")

@@ -69,6 +69,14 @@ credential = Table(
 ``request_hash`` is of; ``created``, microseconds since 1970. The last two are not under the MAC: the first is
 under its hash, the second decides only when a pending credential is given up."""
 
+# Enrolment looks for old pending records each time, and they are few.
+event.listen(
+    credential,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        f"CREATE INDEX credential_pending ON credential (created) WHERE status = {Status.PENDING.value}"
+    ),
+)
 # Revoked credentials stay as tombstones, any number per user. Written out, in the words both databases have:
 # Index(..., postgresql_where=...) would import PostgreSQL's dialects, and asyncio with them, at every start.
 event.listen(

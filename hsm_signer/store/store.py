@@ -8,7 +8,7 @@ fails nothing is written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ from ..errors import (
     StoreReadOnly,
     StoreTooNew,
     StoreTooOld,
+    WrongKey,
 )
 from ..evidence.chain import START, ChainPosition, Head
 from ..evidence.findings import ENTRY_DAMAGED, RECORD_DAMAGED, Finding
@@ -104,6 +105,9 @@ class Loaded:
     newest_version: int
     """The highest ``record_version`` in the evidence. Above the record's version: an old row was put back.
     Below: evidence was removed; 0 if there is none at all."""
+    written_by: Digest | None
+    """SHA-256 of the entry written with this version of the record, computed from its row; None if there is
+    none. A record whose MAC holds names it in ``evidence_head``."""
     position: ChainPosition
     """The end of the chain, for information: it may move before anything is written."""
 
@@ -140,15 +144,24 @@ _LOAD = select(
         for end in (evidence.c.sequence, evidence.c.hash)
     ),
 ).where(credential.c.credential_id == _ID)
+# Refusals that came later have the same version: the first entry is the one that wrote it.
+_WRITER = (
+    select(*_ENTRY).where(_OWN, evidence.c.record_version == _VERSION).order_by(evidence.c.sequence).limit(1)
+)
 # The row's lock is PostgreSQL's; on SQLite BEGIN IMMEDIATE has locked everything already.
 _LOCK = (
     select(*_raw(credential, ("version", "status")))
     .where(credential.c.credential_id == _ID)
     .with_for_update()
 )
-_ACCEPTED = (
+_CARRIED_OUT = (
     select(*_ENTRY)
-    .where(_OWN, evidence.c.d == bindparam("b_d"), evidence.c.outcome == ACCEPTED)
+    .where(
+        _OWN,
+        evidence.c.d == bindparam("b_d"),
+        evidence.c.quantities_hash == bindparam("b_quantities"),
+        evidence.c.outcome.in_((ACCEPTED, WrongKey.code)),
+    )
     .order_by(evidence.c.sequence)
     .limit(1)
 )
@@ -386,18 +399,22 @@ class Store:
         """
         with translated(self._url), self._reader.begin() as connection:
             row = connection.execute(_LOAD, {"b_id": credential_id}).one_or_none()
-        if row is None:
-            raise _unknown(credential_id)
-        sealed = sealed_from_row(row)
+            if row is None:
+                raise _unknown(credential_id)
+            sealed = sealed_from_row(row)
+            version = sealed.record.version
+            writer = connection.execute(_WRITER, {"b_id": credential_id, "b_version": version}).one_or_none()
+        written_by = None if writer is None else entry_hash(entry_from_row(writer))
         request, created, newest, sequence, digest = row[-5:]
         request = beside_record("request", request, sealed)
         beside_record("created", created, sealed)
         if sequence is None:
-            return Loaded(sealed, request, 0, START)
+            return Loaded(sealed, request, 0, written_by, START)
         return Loaded(
             sealed,
             request,
             checked_integer(newest, f"a record version in the evidence of {who(credential_id)}"),
+            written_by,
             _position_from(credential_id, sequence, digest),
         )
 
@@ -427,7 +444,8 @@ class Store:
         """Pending credentials made before this time (microseconds since 1970-01-01T00:00:00Z)."""
         statement = (
             select(*_raw(credential, ("credential_id",)))
-            .where(credential.c.status == Status.PENDING.value, credential.c.created < created_before)
+            # Written out, not bound: only so does SQLite use the index over pending ones.
+            .where(text(f"status = {Status.PENDING.value}"), credential.c.created < created_before)
             .order_by(credential.c.created)
         )
         with translated(self._url), self._reader.begin() as connection:
@@ -435,14 +453,18 @@ class Store:
         # One whose id is damaged cannot be given up; reading it says so.
         return [value for value in found if value is not None]
 
-    def accepted(self, credential_id: CredentialId, d: Digest) -> EvidenceEntry | None:
-        """The accepted entry of this authorisation; None if there is none. ``d``: D, 32 bytes.
+    def carried_out(
+        self, credential_id: CredentialId, d: Digest, quantities_hash: Digest
+    ) -> EvidenceEntry | None:
+        """The entry of an equal request that got as far as SK, accepted or a wrong key; None if none did.
 
-        The entry is what the row says, believed by nobody yet: the caller verifies its signatures before it
-        releases them again. Raises StoreDamaged.
+        ``d``: D, ``quantities_hash``: SHA-256(Q_1 || ...), 32 bytes each. The entry is what the row says,
+        believed by nobody yet: the caller verifies its signatures before it releases them again. Raises
+        StoreDamaged.
         """
+        asked = {"b_id": credential_id, "b_d": d, "b_quantities": quantities_hash}
         with translated(self._url), self._reader.begin() as connection:
-            row = connection.execute(_ACCEPTED, {"b_id": credential_id, "b_d": d}).one_or_none()
+            row = connection.execute(_CARRIED_OUT, asked).one_or_none()
         return None if row is None else entry_from_row(row)
 
     def entries(
@@ -585,6 +607,24 @@ class Store:
                 raise _conflict(credential_id)
             connection.execute(_INSERT_ENTRY, entry_row(entry))
         return entry
+
+    def probe_write(self) -> None:
+        """Begin a write and take it back: raises StoreReadOnly, StoreBusy; changes nothing."""
+        with translated(self._url), self._writer.connect() as connection, connection.begin() as transaction:
+            # No row has an id of no bytes; the database has to be ready to write all the same.
+            connection.execute(_DELETE, {"b_id": b"", "b_version": -1})
+            transaction.rollback()
+
+    def forget(self) -> None:
+        """Have SQLite write its log back and cut it, so that what was deleted is in no file of it any more.
+
+        As far as it goes: a reader that is open keeps the log until the next time. PostgreSQL has its own
+        ways (VACUUM). Raises StoreError.
+        """
+        if is_sqlite(self._url):
+            with translated(self._url), closing(self._engine.raw_connection()) as connection:
+                # Straight to the driver: a checkpoint does nothing inside a transaction.
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
     # --- inside a transaction ---
 

@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 from pkcs11 import Mechanism
 
 from .. import algorithms
@@ -35,6 +36,7 @@ from ..types import (
     Algorithm,
     Authorisation,
     CardPersonalisation,
+    Combine,
     CredentialId,
     CredentialRecord,
     HashName,
@@ -79,6 +81,11 @@ class SecureEnvironment:
         self.record_key_id = record_key_id
         self._master_key = session.find_key(MASTER_KEY_LABEL, mk_id)
         self._record_key = session.find_key(RECORD_KEY_LABEL, record_key_id)
+        self._profiles = {profile.private_wrap: profile}
+        self._known_wrap: bytes | None = None
+        with self._workspace() as workspace:
+            # Public bytes: the key inside is used for nothing and known to nobody.
+            self._known_wrap = workspace.wrap_kcar(workspace.new_kcar(Combine.CBC))
 
     @property
     def token_serial(self) -> str:
@@ -111,8 +118,7 @@ class SecureEnvironment:
             )
 
     def _mac(self, record: CredentialRecord) -> bytes:
-        session = self.session.pkcs11  # checks the thread
-        del session
+        self.session.require_owner()
         with token_call("computing a record's MAC"):
             mac: bytes = self._record_key.sign(record_bytes(record), mechanism=Mechanism.SHA256_HMAC)
         return mac
@@ -122,8 +128,14 @@ class SecureEnvironment:
         with self._workspace() as workspace:
             return workspace.random(length)
 
-    def _workspace(self) -> TokenWorkspace:
-        return self.session.workspace(self.profile, self._master_key)
+    def _workspace(self, private_wrap: int | None = None) -> TokenWorkspace:
+        """``private_wrap``: the mechanism that a record names, where it may be another than today's."""
+        profile = self.profile
+        if private_wrap is not None:
+            if private_wrap not in self._profiles:
+                self._profiles[private_wrap] = msgspec.structs.replace(profile, private_wrap=private_wrap)
+            profile = self._profiles[private_wrap]
+        return self.session.workspace(profile, self._master_key, self._known_wrap)
 
     # --- one authorisation -----------------------------------------------------------------------------
 
@@ -149,7 +161,7 @@ class SecureEnvironment:
             raise AuthorisationMismatch(
                 f"authorisation: expected {len(positions)} quantities, got {len(authorisation.quantities)}"
             )
-        workspace = self._workspace()
+        workspace = self._workspace(record.wrap_mechanism)
         with workspace:
             # 3. KCAR from KW_MK(KCAR); each T_i; the keys from all Q_i (steps 492, 696 to 697, 887 to 888).
             keys = steps.recover(workspace, record, positions, authorisation.quantities)

@@ -9,19 +9,23 @@ import pkcs11.exceptions as p11
 
 from ..errors import TokenUnavailable, TokenUnsuitable
 
-KEY_DID_NOT_OPEN = (
-    # What tokens answer to an unwrap under a wrong key. SoftHSM says CKR_GENERAL_ERROR, NSS
-    # CKR_WRAPPED_KEY_INVALID; so GENERAL_ERROR here never means "HSM down" by itself.
-    p11.GeneralError,
-    p11.FunctionFailed,
+SAYS_WRONG_KEY = (
+    # These say it by themselves (PKCS#11 v2.40, 5.1.6).
     p11.WrappedKeyInvalid,
     p11.WrappedKeyLenRange,
     p11.EncryptedDataInvalid,
     p11.EncryptedDataLenRange,
+)
+MAY_SAY_WRONG_KEY = (
+    # Tokens say these too: SoftHSM CKR_GENERAL_ERROR. They count only where the probe saw this very token
+    # answer so, because elsewhere they mean that the token has gone, or that its policy is in the way.
+    *SAYS_WRONG_KEY,
+    p11.GeneralError,
+    p11.FunctionFailed,
+    p11.DeviceError,
     p11.DataInvalid,
     p11.DataLenRange,
     p11.ArgumentsBad,
-    p11.AttributeValueInvalid,
     p11.KeySizeRange,
 )
 

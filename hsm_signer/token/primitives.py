@@ -16,7 +16,7 @@ from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.mechanisms import KDF
 
 from .. import algorithms
-from ..errors import SignerError, TokenUnavailable, TokenUnsuitable, WrongKey
+from ..errors import RecordDamaged, SignerError, TokenUnavailable, TokenUnsuitable, WrongKey
 from ..schemes.workspace import Key
 from ..types import KEY_LENGTH, Combine, KeySpec, SpkiDer
 from . import templates
@@ -28,7 +28,7 @@ from .binding import (
     mechanism,
     xor_parameter,
 )
-from .faults import KEY_DID_NOT_OPEN, token_call
+from .faults import MAY_SAY_WRONG_KEY, SAYS_WRONG_KEY, reason, token_call
 from .profile import TokenProfile
 
 _Made = TypeVar("_Made", bound=Handle)
@@ -36,10 +36,12 @@ _Made = TypeVar("_Made", bound=Handle)
 ZERO_IV: Final = bytes(16)
 CMAC_BLOCK: Final = 16
 
-_OAEP: Final = {
+OAEP: Final = {
     "sha256": (Mechanism.SHA256, MGF.SHA256, None),
     "sha1": (Mechanism.SHA_1, MGF.SHA1, None),
 }
+OAEP_MARKS: Final = {b"\x01": "sha1", b"\x02": "sha256"}
+"""First byte of P of an RSA credential: which hash its RSA-OAEP has (docs/protocol.md, section 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,12 @@ class Primitives:
         built: templates.Templates,
         *,
         master_key: SecretKeyObject | None,
+        known_wrap: bytes | None = None,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
+        """``known_wrap``: KW under MK of a key nobody uses, which must open; ``give_up`` ends the session."""
+        self._known_wrap = known_wrap
+        self._give_up = give_up
         self._session = session
         self._profile = profile
         self._templates = built
@@ -79,7 +86,12 @@ class Primitives:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Destroy every key, last made first. Raises TokenUnavailable where one could not be destroyed."""
+        """Destroy every key, last made first. Raises TokenUnavailable where one could not be destroyed.
+
+        A key that may still be there is not left to a session that goes on: the session is given up, and
+        its objects die with it. So it is after TokenUnavailable too, for then a key may have been made whose
+        handle never arrived.
+        """
         lost: p11.PKCS11Error | None = None
         while self._made:
             try:
@@ -87,6 +99,8 @@ class Primitives:
                 self.destroyed += 1
             except p11.PKCS11Error as error:
                 lost = error
+        if lost is not None or isinstance(exc, TokenUnavailable):
+            self._give_up()
         if lost is not None and exc is None:
             raise TokenUnavailable(
                 "the token stopped answering while keys were being destroyed",
@@ -194,16 +208,20 @@ class Primitives:
         return self._keep(SecretKeyObject(made.wrapper))
 
     def _kowf(self, sk: PrivateKeyObject, parameter: bytes, template: templates.Template) -> Key:
-        if parameter[:1] == b"\x04" and len(parameter) in (65, 97, 133):
+        """KOWF(SK, P): by ECDH for a point (04 || x || y), by RSA-OAEP for 01 or 02 || ciphertext."""
+        kind, rest = parameter[:1], parameter[1:]
+        if kind == b"\x04":
             return self._agree(sk, parameter, template)
+        if kind not in OAEP_MARKS:
+            raise RecordDamaged("P: expected a point of the key's curve, or 01 or 02 and a ciphertext")
         return self._unwrap(
             lambda: SecretKeyObject(
                 sk.unwrap_key(
                     ObjectClass.SECRET_KEY,
                     KeyType.AES,
-                    parameter,
+                    rest,
                     mechanism=Mechanism.RSA_PKCS_OAEP,
-                    mechanism_param=self._oaep(),
+                    mechanism_param=OAEP[OAEP_MARKS[kind]],
                     template=template,
                 ).wrapper
             ),
@@ -230,11 +248,23 @@ class Primitives:
         with token_call("unwrapping a key"):
             try:
                 return self._keep(call())
-            except KEY_DID_NOT_OPEN as error:
-                # The same return values come from a token that has gone; one that draws random bytes has not,
-                # and only then the caller's key is to blame.
-                self.random(CMAC_BLOCK)
+            except MAY_SAY_WRONG_KEY as error:
+                if not isinstance(error, SAYS_WRONG_KEY) and reason(error) not in self._profile.wrong_key:
+                    raise
+                # The same return values come from a token that has gone or been shut to us. Only where
+                # something that must open does open, the caller's key is to blame.
+                self._control()
                 raise refusal from error
+
+    def _control(self) -> None:
+        """Unwrap what is known to open; raises TokenUnavailable."""
+        if self._master_key is None or self._known_wrap is None:
+            self.random(CMAC_BLOCK)
+            return
+        with token_call("opening a key that must open"):
+            self.unwrap_with(
+                self._master_key, self._known_wrap, self._secret(None, self._kw())
+            )
 
     def _keep(self, made: _Made) -> _Made:
         self._made.append(made)
@@ -270,8 +300,6 @@ class Primitives:
             return ()
         return (Mechanism.RSA_PKCS_OAEP,) if spec.rsa_bits else (self._number("ecdh"),)
 
-    def _oaep(self) -> tuple[Mechanism, MGF, None]:
-        return _OAEP[self._profile.oaep_hash or "sha1"]
 
 
 def secret_of(key: Key) -> SecretKeyObject:

@@ -6,6 +6,7 @@ Everything made here is a session object of a workspace and dies with it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from ..types import (
 )
 from . import templates
 from .binding import SecretKeyObject, mechanism
+from .faults import MAY_SAY_WRONG_KEY, reason
 from .profile import TokenProfile
 from .session import TokenSession
 from .workspace import TokenWorkspace
@@ -43,7 +45,6 @@ PRIVATE_WRAP_CANDIDATES = (
 )
 TEST_DATA = Digest(bytes(range(32)))
 OTHER_DATA = Digest(bytes(range(32, 64)))
-UNWRAP_REFUSALS = (p11.PKCS11Error, SignerError)
 
 
 def probe(session: TokenSession, progress: Callable[[str], None] = lambda _: None) -> TokenProfile:
@@ -55,7 +56,8 @@ def probe(session: TokenSession, progress: Callable[[str], None] = lambda _: Non
     progress("attributes")
     profile = _attributes(session, profile)
     progress("key wrap")
-    profile = _key_wrap(session, profile)
+    wrong_key: set[str] = set()
+    profile = _key_wrap(session, profile, wrong_key)
     if profile.key_wrap is None:
         return profile
     profile = _restrictions(session, profile)
@@ -64,7 +66,13 @@ def probe(session: TokenSession, progress: Callable[[str], None] = lambda _: Non
     profile = _first(session, profile, "xor_base_and_data", (Mechanism.XOR_BASE_AND_DATA,), _derives_by_xor)
     profile = _first(session, profile, "cmac", (Mechanism.AES_CMAC,), _compares)
     progress("private key wrap")
-    profile = _first(session, profile, "private_wrap", PRIVATE_WRAP_CANDIDATES, _wraps_private_key)
+    wraps_private_key = partial(_wraps_private_key, wrong_key=wrong_key)
+    profile = _first(session, profile, "private_wrap", PRIVATE_WRAP_CANDIDATES, wraps_private_key)
+    profile = msgspec.structs.replace(
+        profile,
+        wrong_key=tuple(sorted(wrong_key)),
+        create_object=_works(session, profile, _imports),
+    )
     profile = _first(session, profile, "ecdh", (Mechanism.ECDH1_DERIVE,), _agrees)
     keys: dict[str, str] = {}
     for spec in (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.ED25519, KeySpec.RSA2048):
@@ -152,10 +160,11 @@ def _attributes(session: TokenSession, profile: TokenProfile) -> TokenProfile:
     return profile
 
 
-def _key_wrap(session: TokenSession, profile: TokenProfile) -> TokenProfile:
+def _key_wrap(session: TokenSession, profile: TokenProfile, wrong_key: set[str]) -> TokenProfile:
     for value_len in (False, True):
         tried = msgspec.structs.replace(profile, value_len_on_unwrap=value_len)
-        found = _first(session, tried, "key_wrap", KEY_WRAP_CANDIDATES, _wraps_secret_key)
+        wraps_secret_key = partial(_wraps_secret_key, wrong_key=wrong_key)
+        found = _first(session, tried, "key_wrap", KEY_WRAP_CANDIDATES, wraps_secret_key)
         if found.key_wrap is not None:
             return found
     return profile
@@ -207,8 +216,24 @@ def _extractable(profile: TokenProfile) -> templates.Template:
     )
 
 
-def _wraps_secret_key(workspace: TokenWorkspace) -> None:
-    """40 bytes, opens again to the same key, and a flipped bit does not open."""
+def _must_not_open(unwrap: Callable[[], object]) -> str:
+    """The name of what the token answers; ValueError where it opens, or answers what we could not read."""
+    try:
+        unwrap()
+    except (p11.PKCS11Error, SignerError) as error:
+        answer = error if isinstance(error, p11.PKCS11Error) else error.__cause__
+        if isinstance(answer, MAY_SAY_WRONG_KEY):
+            return reason(answer)
+        raise ValueError("a wrong key is answered by what may mean anything") from error
+    raise ValueError("no integrity")
+
+
+def _imports(workspace: TokenWorkspace) -> None:
+    workspace.public_transient(TEST_DATA)
+
+
+def _wraps_secret_key(workspace: TokenWorkspace, wrong_key: set[str]) -> None:
+    """40 bytes, opens again to the same key, and a flipped bit does not open; ``wrong_key`` notes why."""
     profile = workspace.profile
     number = profile.key_wrap or 0
     wrapping: SecretKeyObject = workspace.generate_from(
@@ -225,11 +250,8 @@ def _wraps_secret_key(workspace: TokenWorkspace) -> None:
     if len(wrapped) != 40 or wrapping.wrap_key(again, mechanism=mechanism(number)) != wrapped:
         raise ValueError("not RFC 3394")
     flipped = bytes([wrapped[0] ^ 1]) + wrapped[1:]
-    try:
-        workspace.unwrap_with(wrapping, flipped, _without_length(_extractable(profile), profile))
-    except UNWRAP_REFUSALS:
-        return
-    raise ValueError("no integrity")
+    template = _without_length(_extractable(profile), profile)
+    wrong_key.add(_must_not_open(lambda: workspace.unwrap_with(wrapping, flipped, template)))
 
 
 def _without_length(template: templates.Template, profile: TokenProfile) -> templates.Template:
@@ -275,8 +297,8 @@ def _kek_pair(workspace: TokenWorkspace) -> tuple[Key, Key]:
     return wrapping, workspace.open_quantity(opens, quantity, KekUse.UNWRAP_SK)
 
 
-def _wraps_private_key(workspace: TokenWorkspace) -> None:
-    """Opens again under the same key only, and not with any of its bytes changed."""
+def _wraps_private_key(workspace: TokenWorkspace, wrong_key: set[str]) -> None:
+    """Opens again under the same key only, and not with any of its bytes changed; ``wrong_key`` notes why."""
     spec, algorithm = KeySpec.P256, Algorithm.ECDSA_SHA256
     pair = workspace.new_pair(spec, gives_kowf=False)
     wrapping, unwrapping = _kek_pair(workspace)
@@ -289,14 +311,21 @@ def _wraps_private_key(workspace: TokenWorkspace) -> None:
         changed = bytearray(wrapped)
         changed[position] ^= 0x01
         attempts.append((unwrapping, bytes(changed)))
-    for kek, attempt in attempts:
-        try:
-            workspace.unwrap_sk(
-                kek, WrappedKey(attempt), spec, algorithm, extractable=False, gives_kowf=False
+    answers = {
+        _must_not_open(
+            partial(
+                workspace.unwrap_sk,
+                kek,
+                WrappedKey(attempt),
+                spec,
+                algorithm,
+                extractable=False,
+                gives_kowf=False,
             )
-        except UNWRAP_REFUSALS:
-            continue
-        raise ValueError("no integrity")
+        )
+        for kek, attempt in attempts
+    }
+    wrong_key |= answers
 
 
 def _agrees(workspace: TokenWorkspace) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from ..types import Combine, KeySpec, Scheme
 
-PROFILE_FORMAT = 2
+PROFILE_FORMAT = 3
 
 
 class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +42,10 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """ECDH1 with KDF NULL, 32 bytes."""
     cmac: int | None = None
     """AES-CMAC, by which two keys are compared (scheme pin)."""
+    wrong_key: tuple[str, ...] = ()
+    """What the token answers to an unwrap under a wrong key, as python-pkcs11 names it, seen in the probe."""
+    create_object: bool = False
+    """Takes a secret key by C_CreateObject, as scheme basic's public D_1."""
     oaep_hash: str | None = None
     """RSA-OAEP: "sha256", or "sha1" on tokens that have no other (sound here, protocol.md, section 3)."""
     keys: dict[str, str] = msgspec.field(default_factory=dict)
@@ -69,6 +73,8 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return "the token has no ECDH, by which a card is personalised"
         if self.cbc_encrypt_data is None:
             return "the token has no AES_CBC_ENCRYPT_DATA, by which a card is personalised"
+        if scheme is Scheme.BASIC and not self.create_object:
+            return "the token takes no keys by C_CreateObject, as scheme basic needs it"
         if scheme is Scheme.PIN:
             if key is KeySpec.ED25519:
                 return "scheme pin needs an RSA or NIST curve key"

@@ -17,7 +17,14 @@ import pkcs11
 import pkcs11.exceptions as p11
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
-from ..errors import TokenError, TokenKeyMissing, TokenNotFound, TokenPinWrong, TokenUnavailable
+from ..errors import (
+    TokenError,
+    TokenKeyMissing,
+    TokenNotFound,
+    TokenPinWrong,
+    TokenSessionLost,
+    TokenUnavailable,
+)
 from . import templates
 from .binding import AttributeMapper, SecretKeyObject
 from .faults import reason, token_call
@@ -28,10 +35,12 @@ from .workspace import TokenWorkspace
 MASTER_KEY_LABEL = "hsm-signer MK"
 RECORD_KEY_LABEL = "hsm-signer record MAC"
 KEY_ID_LENGTH = 8
+MAX_TEMPLATES = 8
+"""Profiles whose templates are kept built: the token's own, and those of mechanisms that old records name."""
 OPENING_ATTEMPTS = 6
 OPENING_PAUSE = 0.02
 """Seconds before the second attempt; each further pause is twice as long, 0.6 s in all."""
-PIN_REFUSED = (p11.PinIncorrect, p11.PinInvalid, p11.PinLenRange, p11.PinLocked, p11.PinExpired)
+PASSING = (p11.GeneralError, p11.UserPinNotInitialized)
 
 _in_use = False
 
@@ -44,7 +53,7 @@ class TokenSession:
         self._token = token
         self._session = session
         self._mapper = mapper
-        self._templates: tuple[TokenProfile, templates.Templates] | None = None
+        self._templates: list[tuple[TokenProfile, templates.Templates]] = []
         self._thread = threading.get_ident()
         self._process = os.getpid()
 
@@ -53,8 +62,9 @@ class TokenSession:
         """Load the module, find the one token that ``uri`` names, log in as user.
 
         SoftHSM writes the token's file at every login, and whoever reads it at that moment sees no token, one
-        without a PIN, or CKR_GENERAL_ERROR: so all this is tried again. A PIN that was refused is not.
-        Raises TokenNotFound, TokenPinWrong, TokenUnavailable.
+        without a PIN, or CKR_GENERAL_ERROR: so these are tried again, and nothing else: on another token it
+        could cost its user PIN.
+        Raises TokenNotFound, TokenPinWrong, TokenSessionLost, TokenUnavailable.
         """
         global _in_use  # C_Initialize and C_Finalize are the process's, not an object's
         if _in_use:
@@ -64,7 +74,8 @@ class TokenSession:
             try:
                 session = cls._log_in(library, uri, pin, read_write)
             except TokenError as error:
-                if attempt == OPENING_ATTEMPTS - 1 or isinstance(error.__cause__, PIN_REFUSED):
+                passing = isinstance(error, TokenNotFound) or isinstance(error.__cause__, PASSING)
+                if not passing or attempt == OPENING_ATTEMPTS - 1:
                     raise
                 time.sleep(OPENING_PAUSE * 2**attempt)
             else:
@@ -111,6 +122,9 @@ class TokenSession:
         global _in_use
         if self._session is None:
             return
+        if os.getpid() != self._process:
+            self._session = None  # a child's copy: the session is its parent's to close
+            return
         session, self._session = self._session, None
         _in_use = False
         try:
@@ -144,13 +158,17 @@ class TokenSession:
             f"{token.manufacturer_id} {token.model} firmware {_version(token.firmware_version)}"
         )
 
-    @property
-    def pkcs11(self) -> Any:
-        """The python-pkcs11 session, for this room only; raises TokenError in another thread or process."""
+    def require_owner(self) -> None:
+        """Raises TokenError in another thread or process, TokenSessionLost where it has ended."""
         if threading.get_ident() != self._thread or os.getpid() != self._process:
             raise TokenError("the token session belongs to another thread or process")
         if self._session is None:
-            raise TokenUnavailable("the token session is closed")
+            raise TokenSessionLost("the token session is closed", hint="run the command again")
+
+    @property
+    def pkcs11(self) -> Any:
+        """The python-pkcs11 session, for this room only; raises as :meth:`require_owner`."""
+        self.require_owner()
         return self._session
 
     def max_rsa_bits(self) -> int:
@@ -167,11 +185,33 @@ class TokenSession:
             listed = self._token.slot.get_mechanisms()
         return sorted(each.name if isinstance(each, Mechanism) else f"0x{each:08X}" for each in listed)
 
-    def workspace(self, profile: TokenProfile, master_key: SecretKeyObject | None = None) -> TokenWorkspace:
-        """A place for the keys of one operation."""
-        if self._templates is None or self._templates[0] is not profile:
-            self._templates = (profile, templates.Templates(profile, self._mapper))
-        return TokenWorkspace(self.pkcs11, profile, self._templates[1], master_key=master_key)
+    def workspace(
+        self,
+        profile: TokenProfile,
+        master_key: SecretKeyObject | None = None,
+        known_wrap: bytes | None = None,
+    ) -> TokenWorkspace:
+        """A place for the keys of one operation.
+
+        With ``master_key`` it is a real one: the session is given up where a key may have been left behind.
+        Without, it is the probe's, which finds out by failing. ``known_wrap``: KW under MK of a key nobody
+        uses, which opens as long as the token does.
+        """
+        session = self.pkcs11
+        built = next((built for known, built in self._templates if known is profile), None)
+        if built is None:
+            built = templates.Templates(profile, self._mapper)
+            self._templates = [*self._templates[-MAX_TEMPLATES:], (profile, built)]
+        if master_key is None:
+            return TokenWorkspace(session, profile, built, master_key=None)
+        return TokenWorkspace(
+            session,
+            profile,
+            built,
+            master_key=master_key,
+            known_wrap=known_wrap,
+            give_up=self.close,
+        )
 
     def find_key(self, label: str, key_id: bytes) -> SecretKeyObject:
         """A token object by CKA_LABEL and CKA_ID; raises TokenKeyMissing unless there is exactly one."""

@@ -29,7 +29,7 @@ from ..types import (
 from . import templates
 from .binding import PrivateKeyObject, SecretKeyObject, mechanism
 from .faults import token_call
-from .primitives import CMAC_BLOCK, GeneratedPair, Primitives, private_of, secret_of
+from .primitives import CMAC_BLOCK, OAEP, OAEP_MARKS, GeneratedPair, Primitives, private_of, secret_of
 
 _HASH_MECHANISMS: Final = {
     HashName.SHA256: (Mechanism.SHA256, MGF.SHA256),
@@ -259,10 +259,12 @@ class TokenWorkspace(Primitives):
             # Generated to be encrypted once; no usage of its own.
             template = self._derived(None, self._kw(), extractable=True)
             secret = self.generate_from(template)
-            parameter: bytes = generated.public.wrap_key(
-                secret, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=self._oaep()
+            hash_name = self._profile.oaep_hash or "sha1"
+            mark = next(mark for mark, name in OAEP_MARKS.items() if name == hash_name)
+            encrypted: bytes = generated.public.wrap_key(
+                secret, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[hash_name]
             )
-            return parameter
+            return mark + encrypted
 
     def first_kowf(self, pair: KeyPair, parameter: bytes) -> Key:
         """KOWF(SK, P): WRAP only, extractable."""

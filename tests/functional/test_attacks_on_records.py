@@ -13,6 +13,7 @@ import pytest
 
 from hsm_signer.errors import (
     CredentialUnknown,
+    EvidenceDamaged,
     EvidenceMissing,
     RecordDamaged,
     RecordOutdated,
@@ -420,12 +421,12 @@ def test_stored_signature_changed_is_not_given_out_again(home: Home, server: Ser
 
     for position in (8, len(stored) // 2, len(stored) - 1):
         sql(home, update, flip(stored, position), credential_id)
-        with refused(home, server, credential_id, StoreDamaged, noted=False):
+        with refused(home, server, credential_id, EvidenceDamaged, noted=False):
             server.sign(request)
         assert findings.SIGNATURE_INVALID in {each.code for each in server.audit().findings}
     for broken in (b"", bytes(4), stored[:-1], stored + b"\0", b"\xff" * 8):
         sql(home, update, broken, credential_id)
-        with pytest.raises(StoreDamaged):
+        with pytest.raises((StoreDamaged, EvidenceDamaged)):
             server.sign(request)
     sql(home, update, stored, credential_id)
     assert server.sign(request).signatures == outcome.signatures

@@ -130,6 +130,9 @@ def for_everybody(template_home: Home, tmp_path: Path) -> Iterator[Home]:
     home = template_home.copy_to(folder / "home")
     for path in (home.path, *home.path.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
+    # What everybody can write is not trusted.
+    home.path.chmod(0o755)
+    (home.path / CONFIG_FILE).chmod(0o644)
     yield home
     shutil.rmtree(folder)
 
@@ -143,6 +146,8 @@ def test_store_read_only(for_everybody: Home, tmp_path: Path) -> None:
     for path in home.path.glob("store.db*"):
         path.chmod(0o444)
     report = home.path / "report"
+    report.touch()
+    report.chmod(0o666)
 
     assert processes.run(victim.sign_as_nobody, home.path, request, report) == 0
 

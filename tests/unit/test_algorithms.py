@@ -212,7 +212,7 @@ def test_points(spec: KeySpec) -> None:
     point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     header = b"\x04" + (bytes([len(point)]) if len(point) < 128 else bytes([0x81, len(point)]))
     for given_point in (point, header + point):
-        assert algorithms.octets(given_point) == point
+        assert algorithms.octets(given_point, len(point)) == point
         assert algorithms.ec_spki(spec, given_point) == spki(EC[spec])
     assert algorithms.ec_point_of(spki(EC[spec])) == point
     with pytest.raises(ValueError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from hsm_signer import config as configuration
+from hsm_signer import installation
 from hsm_signer.config import CONFIG_FILE, HOME_VARIABLE, TOKEN_PIN_VARIABLE
+from hsm_signer.enrolment import check_owner
 from hsm_signer.errors import (
     AlreadyInitialised,
     ConfigError,
@@ -19,6 +22,7 @@ from hsm_signer.errors import (
     StoreError,
     TokenNotFound,
     TokenPinWrong,
+    TokenUnavailable,
 )
 from hsm_signer.installation import (
     DEFAULT_LABEL,
@@ -38,11 +42,11 @@ from hsm_signer.installation import (
     token_pin,
 )
 from hsm_signer.token import softhsm
-from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL
+from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
 from hsm_signer.token.uri import TokenUri
 
 from ..support import needs
-from ..support.people import SOFTHSM_CONF
+from ..support.people import SOFTHSM_CONF, Home
 
 
 def content(folder: Path) -> list[str]:
@@ -277,10 +281,9 @@ def test_order_of_token_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_actor_is_the_system_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGNAME", "somebody")
-    assert current_actor() == "somebody"
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "somebody")
+    assert current_actor() == pwd.getpwuid(os.getuid()).pw_name != "somebody"
     monkeypatch.setattr("pwd.getpwuid", _nobody)
     assert current_actor() == f"uid {os.getuid()}"
 
@@ -291,8 +294,79 @@ def _nobody(uid: int) -> None:
 
 def test_file_in_place_of_the_home(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
-    with pytest.raises(FileError, match="Not a directory"):
+    with pytest.raises(FileError, match=r"Not a directory|File exists"):
         initialise(NewInstallation(tmp_path / "home"), no_prompt)
     assert (tmp_path / "home").read_text() == "a file"
     with pytest.raises(ConfigError, match="cannot be read: Not a directory"):
         configuration.load(tmp_path / "home")
+
+
+def test_a_second_init_leaves_the_first_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes while another is at work, or after it was killed, touches nothing."""
+    needs.softhsm_module()
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / installation.CLAIM_FILE).touch()
+    (home / "tokens").mkdir()
+    with pytest.raises(AlreadyInitialised, match="another init"):
+        initialise(NewInstallation(home), no_prompt)
+    assert sorted(each.name for each in home.iterdir()) == [installation.CLAIM_FILE, "tokens"]
+
+    other = tmp_path / "other"
+
+    def late(*_: object) -> None:
+        # Somebody else finishes first, between our claim and our token.
+        raise OSError("disk full")
+
+    monkeypatch.setattr(installation, "_initialise", late)
+    with pytest.raises(FileError, match="disk full"):
+        initialise(NewInstallation(other), no_prompt)
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("name", ["", "config.toml"])
+def test_what_everybody_can_write_is_not_trusted(home: Home, name: str) -> None:
+    path = home.path / name
+    path.chmod(path.stat().st_mode | 0o002)
+    with pytest.raises(ConfigError, match="can be written by everybody"):
+        home.installation  # noqa: B018
+    path.chmod(path.stat().st_mode & ~0o002)
+    assert home.installation.config.format == 1
+
+
+def test_what_belongs_to_somebody_else_is_not_trusted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(home.path / "config.toml", 4711, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        home.installation  # noqa: B018
+
+
+def test_a_store_elsewhere_is_removed_with_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs.softhsm_module()
+    elsewhere = tmp_path / "elsewhere.db"
+
+    def broken(*_: object) -> bytes:
+        raise TokenUnavailable("gone")
+
+    monkeypatch.setattr(TokenSession, "create_record_key", broken)
+    wanted = NewInstallation(tmp_path / "home", store_url=f"sqlite:///{elsewhere}")
+    with pytest.raises(TokenUnavailable):
+        initialise(wanted, no_prompt)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    initialise(wanted, no_prompt)
+
+
+@pytest.mark.parametrize(
+    "name", ["jose\u0301", "al\u034fice", "\u3164", "-rf", " alice", "", "a\nb", "x" * 256, "\u2800"]
+)
+def test_names_that_could_be_taken_for_others(name: str) -> None:
+    with pytest.raises(InputError, match="user"):
+        check_owner(name)
+
+
+@pytest.mark.parametrize("name", ["alice", "José", "Zoë Müller", "a;rm", "名前", "o'neil"])
+def test_names_that_people_have(name: str) -> None:
+    check_owner(name)

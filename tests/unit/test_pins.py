@@ -37,13 +37,15 @@ def test_pin_of_6_to_12_digits(text: str) -> None:
         ("", "found nothing"),
         ("12345", "found fewer"),
         ("1234567890123", "found more"),
-        ("12345a", "found another character"),
-        ("123456\n", "found another character"),
-        (" 123456", "found another character"),
-        ("-123456", "found another character"),
-        ("١٢٣٤٥٦", "found another character"),  # digits, but not ASCII
-        ("１２３４５６", "found another character"),  # noqa: RUF001
-        ("123456\udc80", "found another character"),
+        ("12345a", "found a letter"),
+        ("123456\n", "found a tab, a line end or a space of another kind"),
+        (" 123456", "found a space"),
+        ("-123456", "found a sign"),
+        ("١٢٣٤٥٦", "found a digit of another script"),  # digits, but not ASCII
+        ("１２３４５６", "found a digit of another script"),  # noqa: RUF001
+        ("\ufeff123456", "found a byte order mark (BOM): save the file as UTF-8 without one"),
+        ("12345é", "found a letter outside ASCII"),
+        ("123456\udc80", "found a control character or a byte that is no text"),
     ],
 )
 def test_malformed_pin_is_named_by_its_source_and_not_shown(text: str, why: str) -> None:
@@ -77,10 +79,10 @@ def test_puk_without_separators(text: str, value: bytes) -> None:
         ("A" * 15, "found fewer"),
         ("A-" * 15, "found fewer"),
         ("A" * 33, "found more"),
-        ("A" * 16 + "\n", "found another character"),
-        ("Ä" * 20, "found another character"),
-        ("ſ" * 24, "found another character"),  # noqa: RUF001 - its upper case is an ASCII S
-        ("A" * 20 + "\x7f", "found another character"),
+        ("A" * 16 + "\n", "found a tab, a line end or a space of another kind"),
+        ("Ä" * 20, "found a letter outside ASCII"),
+        ("ſ" * 24, "found a letter outside ASCII"),  # noqa: RUF001 - its upper case is an ASCII S
+        ("A" * 20 + "\x7f", "found a control character or a byte that is no text"),
     ],
 )
 def test_malformed_puk(text: str, why: str) -> None:

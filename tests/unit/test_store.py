@@ -258,17 +258,22 @@ def test_a_snapshot_does_not_move(store: Store) -> None:
     assert len(list(store.entries())) == 3
 
 
-def test_the_accepted_entry_of_an_authorisation_is_found(store: Store) -> None:
+def test_what_was_carried_out_is_found_by_d_and_quantities(store: Store) -> None:
     alice, bob = Person(1).enrol(store), Person(2).enrol(store)
     alice.activate(store)
     entry = alice.sign(store, "a")
     assert entry.d is not None
-    assert store.accepted(alice.id, entry.d) == entry
-    assert store.accepted(bob.id, entry.d) is None
-    assert store.accepted(alice.id, sha("another")) is None
+    assert entry.quantities_hash is not None
+    assert store.carried_out(alice.id, entry.d, entry.quantities_hash) == entry
+    assert store.carried_out(alice.id, entry.d, sha("other quantities")) is None
+    assert store.carried_out(bob.id, entry.d, entry.quantities_hash) is None
+    assert store.carried_out(alice.id, sha("another"), entry.quantities_hash) is None
 
 
-def test_a_refused_attempt_is_not_found_as_accepted(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "found"), [("authorisation.mismatch", False), ("authorisation.wrong-key", True)]
+)
+def test_of_refusals_only_a_wrong_key_was_carried_out(store: Store, outcome: str, found: bool) -> None:
     alice = Person(1).enrol(store)
     fields_of_entry = alice.signature_fields("a")
 
@@ -278,14 +283,31 @@ def test_a_refused_attempt_is_not_found_as_accepted(store: Store) -> None:
             time=TIME,
             credential_id=alice.id,
             event=Event.SIGN,
-            outcome="authorisation.mismatch",
+            outcome=outcome,
             record_version=1,
             actor="tests",
             **fields_of_entry,
         )
 
     store.append(alice.id, build)
-    assert store.accepted(alice.id, fields_of_entry["d"]) is None
+    again = store.carried_out(alice.id, fields_of_entry["d"], fields_of_entry["quantities_hash"])
+    assert (again is not None) == found
+
+
+def test_the_writer_of_a_record_is_named(store: Store) -> None:
+    alice = Person(1).enrol(store)
+    alice.activate(store)
+    alice.refused(store)
+    loaded = store.load(alice.id)
+    assert loaded.written_by == loaded.sealed.record.evidence_head != loaded.position.hash
+
+
+def test_probing_and_forgetting_change_nothing(store: Store) -> None:
+    alice = Person(1).enrol(store)
+    before = store.load(alice.id)
+    store.probe_write()
+    store.forget()
+    assert store.load(alice.id) == before
 
 
 # --- who may be written ------------------------------------------------------------------------------------

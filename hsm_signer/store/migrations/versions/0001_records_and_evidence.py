@@ -55,6 +55,10 @@ def upgrade() -> None:
         sqlite_where=live,
         postgresql_where=live,
     )
+    pending = sa.text("status = 1")
+    op.create_index(
+        "credential_pending", "credential", ["created"], sqlite_where=pending, postgresql_where=pending
+    )
     op.create_index("credential_owner", "credential", ["owner"])
     op.create_table(
         "evidence",
