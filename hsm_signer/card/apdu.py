@@ -188,102 +188,102 @@ class _Meaning:
     hint: str | None = None
 
 
-_TRIES = "When no try is left the card blocks the PIN, and only the PUK unblocks it."
-_ENROL_ANEW = "Without a PUK the card has to be reset and enrolled anew."
-_UNBLOCK = f"Unblock it with the PUK: hsm-signer pin unblock --card CARD. {_ENROL_ANEW}"
-_CONTRACT = "This should not happen between this program and its card; the card may hold another version."
-_PIN_WRONG = _Meaning(CardPinWrong, "Wrong PIN", _TRIES)
-_PIN_BLOCKED = _Meaning(CardPinBlocked, "The card's PIN is blocked: no try is left", _UNBLOCK)
-_NO_PIN = _Meaning(CardRefused, "This card has no PIN (scheme basic)", "It signs without one.")
+_TRIES = "when no try is left the card blocks the PIN, and only the PUK unblocks it"
+_ENROL_ANEW = "without a PUK the card has to be reset and enrolled anew"
+_UNBLOCK = f"unblock it with the PUK: hsm-signer pin unblock --card CARD; {_ENROL_ANEW}"
+_CONTRACT = "this should not happen between this program and its card; the card may hold another version"
+_PIN_WRONG = _Meaning(CardPinWrong, "wrong PIN", _TRIES)
+_PIN_BLOCKED = _Meaning(CardPinBlocked, "the card's PIN is blocked: no try is left", _UNBLOCK)
+_NO_PIN = _Meaning(CardRefused, "this card has no PIN (scheme basic)", "it signs without one")
 _NO_APPLET = _Meaning(
-    CardNotFound, "The card does not hold the signing application", "Is it the right card?"
+    CardNotFound, "the card does not hold the signing application", "is it the right card?"
 )
 
 _MEANINGS: Mapping[tuple[int, Command | None], _Meaning] = {
     (StatusWord.WRONG_PIN, VERIFY): _PIN_WRONG,
     (StatusWord.WRONG_PIN, CHANGE_REFERENCE_DATA): _PIN_WRONG,
     (StatusWord.WRONG_PIN, RESET_RETRY_COUNTER): _Meaning(
-        CardPukWrong, "Wrong PUK", "When no try is left the card blocks the PUK for ever."
+        CardPukWrong, "wrong PUK", "when no try is left the card blocks the PUK for ever"
     ),
     (StatusWord.BLOCKED, VERIFY): _PIN_BLOCKED,
     (StatusWord.BLOCKED, CHANGE_REFERENCE_DATA): _PIN_BLOCKED,
     (StatusWord.BLOCKED, AUTHORISE): _PIN_BLOCKED,
     (StatusWord.BLOCKED, RESET_RETRY_COUNTER): _Meaning(
-        CardPukBlocked, "The card's PUK is blocked: no try is left", "The card has to be enrolled anew."
+        CardPukBlocked, "the card's PUK is blocked: no try is left", "the card has to be enrolled anew"
     ),
     (StatusWord.NO_REFERENCE_DATA, VERIFY): _NO_PIN,
     (StatusWord.NO_REFERENCE_DATA, CHANGE_REFERENCE_DATA): _NO_PIN,
     (StatusWord.NO_REFERENCE_DATA, RESET_RETRY_COUNTER): _Meaning(
-        CardPukBlocked, "This card has no PUK", f"{_ENROL_ANEW} A card of scheme basic has no PIN either."
+        CardPukBlocked, "this card has no PUK", f"{_ENROL_ANEW}; a card of scheme basic has no PIN either"
     ),
     (StatusWord.NOT_VERIFIED, AUTHORISE): _Meaning(
         CardPinNotVerified,
-        "The card wants its PIN for this message",
-        "Give the PIN after the message has been hashed.",
+        "the card wants its PIN for this message",
+        "give the PIN after the message has been hashed",
     ),
     (StatusWord.NOT_VERIFIED, FACTORY_RESET): _Meaning(
         CardPinNotVerified,
-        "The card is reset only after its PIN was given",
-        "If the PIN is lost, set a new one with the PUK. With PIN and PUK both blocked it may be reset, too.",
+        "the card is reset only after its PIN was given",
+        "if the PIN is lost, set a new one with the PUK. With PIN and PUK both blocked it may be reset, too",
     ),
     (StatusWord.CONDITIONS_NOT_SATISFIED, AUTHORISE): _Meaning(
         CardRefused,
-        "The card has no message to authorise",
-        "Hash the message again and give the PIN after it.",
+        "the card has no message to authorise",
+        "hash the message again and give the PIN after it",
     ),
     (StatusWord.CONDITIONS_NOT_SATISFIED, INSTALL): _Meaning(
-        CardRefused, "The card's enrolment was not begun, or was interrupted", "Start the enrolment again."
+        CardRefused, "the card's enrolment was not begun, or was interrupted", "start the enrolment again"
     ),
     (StatusWord.CONDITIONS_NOT_SATISFIED, None): _Meaning(
         CardRefused,
-        "The card does not carry out this command in its present state",
-        "hsm-signer card info CARD shows the state.",
+        "the card does not carry out this command in its present state",
+        "hsm-signer card info CARD shows the state",
     ),
     (StatusWord.WRONG_DATA, INSTALL): _Meaning(
         CardRefused,
-        "The card refuses its keys: they were not made for this card and these settings",
-        "Nothing was installed. Start the enrolment again.",
+        "the card refuses its keys: they were not made for this card and these settings",
+        "nothing was installed. Start the enrolment again",
     ),
     (StatusWord.WRONG_DATA, AUTHORISE): _Meaning(
         CardRefused,
-        "The card refuses to authorise: algorithm, hashed content and challenge do not fit together",
-        "Nothing was authorised.",
+        "the card refuses to authorise: algorithm, hashed content and challenge do not fit together",
+        "nothing was authorised",
     ),
     (StatusWord.WRONG_DATA, VERIFY): _Meaning(
-        CardRefused, "The card takes this for no PIN", "No try was used."
+        CardRefused, "the card takes this for no PIN", "no try was used"
     ),
     (StatusWord.WRONG_DATA, CHANGE_REFERENCE_DATA): _Meaning(
-        CardRefused, "The card takes the old or the new PIN for none", "No try was used."
+        CardRefused, "the card takes the old or the new PIN for none", "no try was used"
     ),
     (StatusWord.WRONG_DATA, RESET_RETRY_COUNTER): _Meaning(
-        CardRefused, "The card takes the PUK or the new PIN for none", "No try was used."
+        CardRefused, "the card takes the PUK or the new PIN for none", "no try was used"
     ),
-    (StatusWord.WRONG_DATA, None): _Meaning(CardRefused, "The card refuses the data it was given", _CONTRACT),
+    (StatusWord.WRONG_DATA, None): _Meaning(CardRefused, "the card refuses the data it was given", _CONTRACT),
     (StatusWord.MEMORY_FAILURE, None): _Meaning(
         CardMemoryDamaged,
-        "The card could not write its memory; the command may or may not have been carried out",
-        "Look with hsm-signer card info CARD. If it happens again, the card is at its end.",
+        "the card could not write its memory; the command may or may not have been carried out",
+        "look with hsm-signer card info CARD. If it happens again, the card is at its end",
     ),
     (StatusWord.NOT_FOUND, SELECT): _NO_APPLET,
     (StatusWord.UNKNOWN_INSTRUCTION, SELECT): _NO_APPLET,
     (StatusWord.UNKNOWN_CLASS, SELECT): _NO_APPLET,
     (StatusWord.WRONG_LENGTH, None): _Meaning(
-        CardRefused, "The card refuses the command's length", _CONTRACT
+        CardRefused, "the card refuses the command's length", _CONTRACT
     ),
     (StatusWord.WRONG_P1_P2, None): _Meaning(
-        CardRefused, "The card refuses the command's parameters", _CONTRACT
+        CardRefused, "the card refuses the command's parameters", _CONTRACT
     ),
     (StatusWord.CHAINING_NOT_SUPPORTED, None): _Meaning(
-        CardRefused, "The card takes no chained commands", _CONTRACT
+        CardRefused, "the card takes no chained commands", _CONTRACT
     ),
     (StatusWord.UNKNOWN_INSTRUCTION, None): _Meaning(
-        CardRefused, "The card does not know this command", "Is it the right card? Insert it anew."
+        CardRefused, "the card does not know this command", "is it the right card? Insert it anew"
     ),
     (StatusWord.UNKNOWN_CLASS, None): _Meaning(
-        CardRefused, "The card does not know this class of commands", "Is it the right card? Insert it anew."
+        CardRefused, "the card does not know this class of commands", "is it the right card? Insert it anew"
     ),
 }
-"""Every status word but 9000, 61xx and 6Cxx; ``None``: whatever the command."""
+"""every status word but 9000, 61xx and 6Cxx; ``None``: whatever the command"""
 
 
 def status_error(status_word: int, command: Command) -> CardError:
@@ -546,8 +546,8 @@ class Fields:
 def malformed(where: str, what: str) -> CardAnswerMalformed:
     """The error for an answer that the contract does not allow."""
     return CardAnswerMalformed(
-        f"The card's {where} is malformed: {what}",
-        hint="Is it the right card? Its application may be another version, or something answers for it.",
+        f"the card's {where} is malformed: {what}",
+        hint="is it the right card? Its application may be another version, or something answers for it",
     )
 
 

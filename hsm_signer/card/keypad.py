@@ -107,7 +107,7 @@ class ReaderKeypad:
         code = self._features.get(feature)
         if code is None:
             raise PinMissing(
-                "The reader's keypad does not offer this", hint="Give the PIN to this program instead."
+                "the reader's keypad does not offer this", hint="give the PIN to this program instead"
             )
         answer = self._control(code, description)
         if len(answer) != 2:
@@ -115,15 +115,15 @@ class ReaderKeypad:
         word = int.from_bytes(answer, "big")
         if word in (_TIMED_OUT, _CANCELLED):
             how = "Nobody typed a PIN" if word == _TIMED_OUT else "PIN entry was cancelled"
-            raise PinMissing(f"{how} at the reader's keypad", hint="No try was used.")
+            raise PinMissing(f"{how} at the reader's keypad", hint="no try was used")
         if word == _NOT_ALIKE:
-            raise PinMalformed("The new PIN was typed differently the second time", hint="No try was used.")
+            raise PinMalformed("the new PIN was typed differently the second time", hint="no try was used")
         if word == _WRONG_LENGTH:
-            raise PinMalformed(f"Keypad: expected a {what}", hint="No try was used.")
+            raise PinMalformed(f"keypad: expected a {what}", hint="no try was used")
         if word == _REFUSED:
             raise InputError(
-                "The reader's keypad cannot enter this card's PIN",
-                hint="Give the PIN to this program instead.",
+                "the reader's keypad cannot enter this card's PIN",
+                hint="give the PIN to this program instead",
             )
         return answer
 
@@ -154,7 +154,7 @@ def pin_modify(digits: int) -> bytes:
     Raises PinMalformed for another number.
     """
     if not PIN_MIN <= digits <= PIN_MAX:
-        raise PinMalformed(f"Keypad: expected PINs of {PIN_MIN} to {PIN_MAX} digits, not {digits}")
+        raise PinMalformed(f"keypad: expected PINs of {PIN_MIN} to {PIN_MAX} digits, not {digits}")
     data = bytes((digits,)) + b"\xff" * (2 * digits)
     old, new = 1, 1 + digits
     return _structure(
@@ -173,7 +173,7 @@ def parse_features(answer: bytes) -> dict[int, int]:
     Each is a tag, the length 4 and a control code, big endian. Raises CardAnswerMalformed.
     """
     if len(answer) % 6 or any(answer[i + 1] != 4 for i in range(0, len(answer), 6)):
-        raise CardAnswerMalformed("The reader's list of features is malformed: expected TLVs of 6 bytes")
+        raise CardAnswerMalformed("the reader's list of features is malformed: expected TLVs of 6 bytes")
     return {answer[i]: int.from_bytes(answer[i + 2 : i + 6], "big") for i in range(0, len(answer), 6)}
 
 

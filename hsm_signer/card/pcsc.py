@@ -72,8 +72,8 @@ def _pyscard() -> ModuleType:
         from smartcard import scard
     except ImportError as error:
         raise InputError(
-            f"Cards in readers need the Python package pyscard: {error}",
-            hint="Install hsm-signer with its extra: pip install 'hsm-signer[pcsc]'.",
+            f"cards in readers need the Python package pyscard: {error}",
+            hint="install hsm-signer with its extra: pip install 'hsm-signer[pcsc]'",
         ) from error
     module: ModuleType = scard
     return module
@@ -295,46 +295,46 @@ class _Meaning:
     hint: str | None = None
 
 
-_INSERT = "Put the card into the reader; --wait SECONDS waits for it."
-_AGAIN = "Try again. Nothing that the card had not finished has been kept."
+_INSERT = "put the card into the reader; --wait SECONDS waits for it"
+_AGAIN = "try again. Nothing that the card had not finished has been kept"
 _NO_SERVICE = _Meaning(
     CardNotFound,
-    "The machine's smart card service (PC/SC) is not running",
-    "Start it, on Linux: systemctl start pcscd. Simulated cards (sim:PATH) do without.",
+    "the machine's smart card service (PC/SC) is not running",
+    "start it, on Linux: systemctl start pcscd. Simulated cards (sim:PATH) do without",
 )
 _NO_READER = _Meaning(
-    CardNotFound, "There is no smart card reader", "Connect a reader; --wait SECONDS waits for it."
+    CardNotFound, "there is no smart card reader", "connect a reader; --wait SECONDS waits for it"
 )
-_NO_CARD = _Meaning(CardNotFound, "There is no card in {reader}", _INSERT)
+_NO_CARD = _Meaning(CardNotFound, "there is no card in {reader}", _INSERT)
 _MUTE = _Meaning(
     CardNotFound,
-    "The card in {reader} does not answer",
-    "Is it the right way round? Take it out and wipe it.",
+    "the card in {reader} does not answer",
+    "is it the right way round? Take it out and wipe it",
 )
-_REMOVED = _Meaning(CardRemoved, "The card was taken out of {reader}", f"Put it back. {_AGAIN}")
-_UNPLUGGED = _Meaning(CardRemoved, "The reader {reader} was disconnected", f"Connect it again. {_AGAIN}")
+_REMOVED = _Meaning(CardRemoved, "the card was taken out of {reader}", f"put it back; {_AGAIN}")
+_UNPLUGGED = _Meaning(CardRemoved, "the reader {reader} was disconnected", f"connect it again; {_AGAIN}")
 _RESET = _Meaning(
-    CardRemoved, "Another program has reset the card in {reader}", f"Close that program. {_AGAIN}"
+    CardRemoved, "another program has reset the card in {reader}", f"close that program; {_AGAIN}"
 )
-_BROKEN = _Meaning(CardRemoved, "The connection to the card in {reader} broke off", _AGAIN)
-_RESTARTED = _Meaning(CardRemoved, "The machine's smart card service was stopped or restarted", _AGAIN)
+_BROKEN = _Meaning(CardRemoved, "the connection to the card in {reader} broke off", _AGAIN)
+_RESTARTED = _Meaning(CardRemoved, "the machine's smart card service was stopped or restarted", _AGAIN)
 _IN_USE = _Meaning(
     CardInUse,
-    "Another program holds the card in {reader}",
-    "Close that program, or try again when it has done.",
+    "another program holds the card in {reader}",
+    "close that program, or try again when it has done",
 )
 _FORBIDDEN = _Meaning(
     CardNotFound,
-    "The machine's smart card service refuses this user",
-    "On Linux, polkit's rules say who may use cards; desktop sessions may, others often not.",
+    "the machine's smart card service refuses this user",
+    "on Linux, polkit's rules say who may use cards; desktop sessions may, others often not",
 )
 _STOPPED_ANSWERING = _Meaning(
     CardRemoved,
-    "The card in {reader} has stopped answering",
-    f"Take it out and put it back. {_AGAIN}",
+    "the card in {reader} has stopped answering",
+    f"take it out and put it back; {_AGAIN}",
 )
 _SERVICE_SILENT = _Meaning(
-    CardNotFound, "The machine's smart card service does not answer", "Restart it: systemctl restart pcscd."
+    CardNotFound, "the machine's smart card service does not answer", "restart it: systemctl restart pcscd"
 )
 
 _NAMES: Mapping[str, tuple[_Meaning, _Meaning]] = {
@@ -378,7 +378,7 @@ def _our_errors(service: _Service | None, reader: str, *, connected: bool) -> It
         what = str(scard.SCardGetErrorMessage(refused.code)).rstrip(". ")
         broken = CardRemoved if connected else CardNotFound
         raise broken(
-            f"{reader or 'PC/SC'}: {what} ({refused.code:08X})", hint="Take the card out and put it back."
+            f"{reader or 'PC/SC'}: {what} ({refused.code:08X})", hint="take the card out and put it back"
         ) from refused
 
 
@@ -469,7 +469,7 @@ class PcscConnection:
                 protocol = self._service.reconnect(scard.SCARD_SHARE_SHARED)
             else:
                 _log.warning(
-                    "Another program has the card in %s open, too. It waits until this command is done.",
+                    "another program has the card in %s open, too; it waits until this command is done",
                     self.reader,
                 )
                 return protocol
@@ -483,7 +483,7 @@ class PcscConnection:
         if len(apdu) < 4:
             raise ValueError(f"an APDU has 4 bytes at least, not {len(apdu)}")
         if self._closed:
-            raise CardRemoved(f"The card in {self.reader} has been released")
+            raise CardRemoved(f"the card in {self.reader} has been released")
         with _our_errors(self._service, self.reader, connected=True):
             try:
                 answer = self._service.transmit(self._protocol, for_t0(apdu) if self._is_t0 else apdu)
@@ -652,11 +652,11 @@ def _find(name: str, wait: float, answer_timeout: float) -> str:
         raise _error(_NO_READER, "")
     if not meant:
         raise CardNotFound(
-            f"No reader's name contains {name!r}", hint=_readers(state.name for state in known)
+            f"no reader's name contains {name!r}", hint=_readers(state.name for state in known)
         )
     if len(meant) > 1:
         raise CardNotFound(
-            f"There is no card in any of {len(meant)} readers",
+            f"there is no card in any of {len(meant)} readers",
             hint=f"{_INSERT} {_readers(state.name for state in meant)}",
         )
     raise _error(_NO_CARD, meant[0].name)

@@ -305,8 +305,8 @@ class CardSession:
         keypad = self.keypad
         if keypad is None:
             raise PinMissing(
-                "The card's reader has no keypad that this program can use",
-                hint="Give the PIN by a prompt, a file or HSM_SIGNER_CARD_PIN.",
+                "the card's reader has no keypad that this program can use",
+                hint="give the PIN by a prompt, a file or HSM_SIGNER_CARD_PIN",
             )
         word = int.from_bytes(act(keypad), "big")
         if word == StatusWord.OK:
@@ -377,8 +377,8 @@ def authorise_content(
     )
     if needs_pin and pin is None and session.keypad is None:
         raise PinMissing(
-            "The card wants its PIN, and none was given",
-            hint="It comes from a prompt, a file or HSM_SIGNER_CARD_PIN.",
+            "the card wants its PIN, and none was given",
+            hint="it comes from a prompt, a file or HSM_SIGNER_CARD_PIN",
         )
 
     if isinstance(content, Message):
@@ -406,7 +406,7 @@ def _check_request(challenge: Challenge, content: Content, algorithm: Algorithm)
     if algorithm not in challenge.algorithms:
         allowed = ", ".join(a.cli_name for a in challenge.algorithms)
         raise AlgorithmNotAllowed(
-            f"This credential does not sign with {algorithm.cli_name}", hint=f"It signs with: {allowed}."
+            f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {allowed}"
         )
     if algorithm.hash is None and challenge.scheme is Scheme.PIN:
         raise AlgorithmUnsuitable(f"{algorithm.cli_name} is not for credentials of scheme pin")
@@ -415,7 +415,7 @@ def _check_request(challenge: Challenge, content: Content, algorithm: Algorithm)
         if algorithm.hash is None:
             raise AlgorithmUnsuitable(
                 f"{algorithm.cli_name} signs whole messages, not digests",
-                hint="Let the card hash the message, one at a time.",
+                hint="let the card hash the message, one at a time",
             )
         if length != algorithm.hash:
             raise AlgorithmUnsuitable(
@@ -437,15 +437,15 @@ def _check_card(status: CardStatus, challenge: Challenge) -> None:
         raise _blank()
     if status.credential_id != challenge.credential_id:
         raise CardMismatch(
-            "This card belongs to another credential than the one that shall sign",
-            hint="Use the card of the user who signs; hsm-signer card info CARD shows which one this is.",
+            "this card belongs to another credential than the one that shall sign",
+            hint="use the card of the user who signs; hsm-signer card info CARD shows which one this is",
         )
     if status.scheme is not challenge.scheme:
         said = "none" if status.scheme is None else status.scheme.name.lower()
         raise CardMismatch(
-            f"This card works by another scheme than its credential: expected "
+            f"this card works by another scheme than its credential: expected "
             f"{challenge.scheme.name.lower()}, the card says {said}",
-            hint="The card was enrolled in another installation, or is not the card it claims to be.",
+            hint="the card was enrolled in another installation, or is not the card it claims to be",
         )
     if status.state is CardState.PIN_BLOCKED:
         raise apdu.status_error(StatusWord.BLOCKED, apdu.VERIFY)
@@ -453,15 +453,15 @@ def _check_card(status: CardStatus, challenge: Challenge) -> None:
 
 def _blank() -> CardBlank:
     return CardBlank(
-        "The card is blank: it holds no credential",
-        hint="Enrol a user with it: hsm-signer enrol USER --card CARD.",
+        "the card is blank: it holds no credential",
+        hint="enrol a user with it: hsm-signer enrol USER --card CARD",
     )
 
 
 def _not_blank() -> CardNotBlank:
     return CardNotBlank(
-        "The card holds a credential already",
-        hint="Use a new card, or reset this one, which ends its credential: hsm-signer card reset CARD.",
+        "the card holds a credential already",
+        hint="use a new card, or reset this one, which ends its credential: hsm-signer card reset CARD",
     )
 
 
@@ -503,12 +503,12 @@ def _install_data(personalisation: CardPersonalisation, pin: CardPin | None, puk
     ]
     if basic:
         if pin is not None or puk is not None:
-            raise InputError("A card of scheme basic takes neither PIN nor PUK")
+            raise InputError("a card of scheme basic takes neither PIN nor PUK")
         if p.wrapped_kcar is not None or p.combine is not Combine.NONE:
             raise InputError("personalisation: expected neither KCAR nor combination in scheme basic")
     else:
         if pin is None:
-            raise PinMissing("A card of this scheme needs a PIN, and none was given")
+            raise PinMissing("a card of this scheme needs a PIN, and none was given")
         if p.wrapped_kcar is None:
             raise InputError(f"personalisation: expected KCAR in scheme {p.scheme.name.lower()}")
         _check_length("wrapped KCAR", p.wrapped_kcar, KW_LENGTH)

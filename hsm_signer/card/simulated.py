@@ -30,7 +30,7 @@ class SimulatedConnection:
     def transmit(self, apdu: bytes) -> bytes:
         """One APDU; CardRemoved after :meth:`close`."""
         if self._closed:
-            raise CardRemoved(f"The card at {self._path} has been taken out")
+            raise CardRemoved(f"the card at {self._path} has been taken out")
         with _our_errors(self._path):
             return self._card.transmit(apdu)
 
@@ -53,23 +53,23 @@ def _our_errors(path: Path) -> Iterator[None]:
         yield
     except card_applet_sim.CardMissing as error:
         raise CardNotFound(
-            f"There is no card at {path}", hint=f"Make a simulated card: hsm-signer card new sim:{path}."
+            f"there is no card at {path}", hint=f"make a simulated card: hsm-signer card new sim:{path}"
         ) from error
     except card_applet_sim.CardExists as error:
         raise FileError(
-            f"{path}: something is there already", hint="Give another path; nothing is overwritten."
+            f"{path}: something is there already", hint="give another path; nothing is overwritten"
         ) from error
     except card_applet_sim.CardBusy as error:
         raise CardInUse(
-            f"Another program holds the card at {path}", hint="Try again when it has finished."
+            f"another program holds the card at {path}", hint="try again when it has finished"
         ) from error
     except card_applet_sim.MemoryDamaged as error:
         raise CardMemoryDamaged(
-            f"The card cannot be used: {error}",
-            hint="Put back a copy of the file, or make a new card and enrol its user anew.",
+            f"the card cannot be used: {error}",
+            hint="put back a copy of the file, or make a new card and enrol its user anew",
         ) from error
     except card_applet_sim.CardTorn as error:
-        raise CardRemoved(f"The card at {path} was taken out in the middle of a command") from error
+        raise CardRemoved(f"the card at {path} was taken out in the middle of a command") from error
     except card_applet_sim.CardError as error:
         # The rest is the file system's refusal, in the simulator's words, the path among them.
         raise FileError(str(error)) from error

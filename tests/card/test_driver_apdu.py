@@ -321,7 +321,7 @@ def test_fields_name_what_is_wrong(data: str, take: Callable[[Fields], object], 
     with pytest.raises(CardAnswerMalformed) as caught:
         take(Fields(bytes.fromhex(data), "test"))
     assert message in str(caught.value)
-    assert str(caught.value).startswith("The card's test is malformed: ")
+    assert str(caught.value).startswith("the card's test is malformed: ")
 
 
 @pytest.mark.parametrize(

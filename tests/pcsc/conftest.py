@@ -38,7 +38,7 @@ class Reader:
 
     @contextmanager
     def holding(self, card: vpcd.Card) -> Iterator[Inserted]:
-        """The card in the reader, seen by the service; in the end it is out, and that is seen, too."""
+        """the card in the reader, seen by the service; in the end it is out, and that is seen, too."""
         try:
             with inserted(card, self.port) as slot:
                 self.service.await_card(self.name)

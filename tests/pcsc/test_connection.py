@@ -121,7 +121,7 @@ def test_the_card_is_ours_alone_and_is_reset_afterwards(reader: Reader, card: Si
             assert session.pin_state().verified
             with pytest.raises(CardInUse) as error:
                 PcscConnection(reader.name, timeout=0.2)
-            assert message_of(error) == f"Another program holds the card in {reader.name}"
+            assert message_of(error) == f"another program holds the card in {reader.name}"
             assert error.value.retryable
         assert wrapped.events[-1] == "reset", "KEK and verification are gone"
         assert Host(card).send("GET STATUS")[1] == 0x6D00
@@ -181,7 +181,7 @@ def test_the_card_another_program_has_open(
             with pytest.raises(CardInUse):
                 PcscConnection(reader.name, timeout=0.3)
         assert [record.getMessage() for record in caplog.records] == [
-            f"Another program has the card in {reader.name} open, too. It waits until this command is done."
+            f"another program has the card in {reader.name} open, too; it waits until this command is done"
         ]
 
 
@@ -256,7 +256,7 @@ def test_another_program_resets_the_card(reader: Reader, card: SimulatedCard) ->
             say("reset")
             with pytest.raises(CardRemoved) as error:
                 CardSession(connection).status()
-            assert message_of(error) == f"Another program has reset the card in {reader.name}"
+            assert message_of(error) == f"another program has reset the card in {reader.name}"
             assert error.value.retryable
         finally:
             connection.close()
@@ -270,7 +270,7 @@ def test_another_program_resets_the_card(reader: Reader, card: SimulatedCard) ->
 def test_no_card_then_one(reader: Reader, card: SimulatedCard) -> None:
     with pytest.raises(CardNotFound) as error, open_card(reader.address):
         raise AssertionError
-    assert message_of(error) == f"There is no card in {reader.name}"
+    assert message_of(error) == f"there is no card in {reader.name}"
     assert "--wait" in (error.value.hint or "")
     with reader.holding(card), open_card(reader.address) as session:
         assert session.status().state is CardState.BLANK
@@ -282,7 +282,7 @@ def test_the_card_is_taken_out_and_put_back(reader: Reader, card: SimulatedCard)
             slot.remove()
             with pytest.raises(CardRemoved) as error:
                 session.status()
-            assert message_of(error).startswith(("The card was taken out", "The connection to the card"))
+            assert message_of(error).startswith(("the card was taken out", "the connection to the card"))
             assert error.value.retryable
             with pytest.raises(CardRemoved):
                 session.status()
@@ -297,7 +297,7 @@ def test_a_foreign_card(reader: Reader) -> None:
     with reader.holding(Foreign()):
         with pytest.raises(CardNotFound) as error, open_card(reader.address):
             raise AssertionError
-        assert message_of(error) == "The card does not hold the signing application"
+        assert message_of(error) == "the card does not hold the signing application"
 
 
 def test_the_service_is_restarted(reader: Reader, make_card: MakeCard, pcscd: Pcscd) -> None:
@@ -306,7 +306,7 @@ def test_the_service_is_restarted(reader: Reader, make_card: MakeCard, pcscd: Pc
         pcscd.restart()
         with pytest.raises(CardRemoved) as error:
             session.status()
-        assert message_of(error) == "The machine's smart card service was stopped or restarted"
+        assert message_of(error) == "the machine's smart card service was stopped or restarted"
         slot.remove()
         slot.insert()
         pcscd.await_card(reader.name)
@@ -325,7 +325,7 @@ def test_no_service(reader: Reader, pcscd: Pcscd) -> None:
     for call in calls:
         with pytest.raises(CardNotFound) as error:
             call()
-        assert message_of(error) == "The machine's smart card service (PC/SC) is not running"
+        assert message_of(error) == "the machine's smart card service (PC/SC) is not running"
     pcscd.start()
     assert [found.reader for found in list_cards()] == list(SLOTS)
 
@@ -338,10 +338,10 @@ def test_no_reader(pcscd: Pcscd) -> None:
         assert list_cards() == []
         with pytest.raises(CardNotFound) as error:
             open_reader("")
-        assert message_of(error) == "There is no smart card reader"
+        assert message_of(error) == "there is no smart card reader"
         with pytest.raises(CardNotFound) as error:
             PcscConnection(SLOTS[0])
-        assert message_of(error) == "There is no smart card reader"
+        assert message_of(error) == "there is no smart card reader"
     finally:
         pcscd.restart()
 
@@ -351,7 +351,7 @@ def test_no_pyscard(monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (list_cards, lambda: open_reader("")):
         with pytest.raises(InputError) as error:
             call()
-        assert message_of(error).startswith("Cards in readers need the Python package pyscard")
+        assert message_of(error).startswith("cards in readers need the Python package pyscard")
         assert "hsm-signer[pcsc]" in (error.value.hint or "")
 
 
@@ -376,10 +376,10 @@ def test_by_name_and_without(reader: Reader, other_reader: Reader, make_card: Ma
         assert serial("") == serial("Test") == serial("rEADER") == serial("00 00") == serials[0]
         with pytest.raises(CardNotFound) as missing:
             serial("00 01")
-        assert message_of(missing) == f"There is no card in {other_reader.name}"
+        assert message_of(missing) == f"there is no card in {other_reader.name}"
         with pytest.raises(CardNotFound) as missing:
             serial("gemalto")
-        assert message_of(missing) == "No reader's name contains 'gemalto'"
+        assert message_of(missing) == "no reader's name contains 'gemalto'"
         assert all(name in (missing.value.hint or "") for name in SLOTS)
         with other_reader.holding(two):
             assert serial("00 01") == serials[1]
@@ -399,7 +399,7 @@ def test_by_name_and_without(reader: Reader, other_reader: Reader, make_card: Ma
 def test_no_card_in_several_readers(reader: Reader) -> None:
     with pytest.raises(CardNotFound) as error:
         open_reader("Test")
-    assert message_of(error) == "There is no card in any of 2 readers"
+    assert message_of(error) == "there is no card in any of 2 readers"
     assert all(name in (error.value.hint or "") for name in SLOTS)
 
 

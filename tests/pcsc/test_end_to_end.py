@@ -164,8 +164,8 @@ def test_a_card_that_is_shared(cli: CommandLine, reader: Reader, card: Simulated
         with other_program(reader.name):
             shared = cli("card", "info", "pcsc:", "--json")
             assert shared.json["state"] == "blank"
-            assert shared.stderr.splitlines()[0].startswith(f"Another program has the card in {reader.name}")
-        assert "Another program" not in cli("card", "info", "pcsc:", "--json").stderr
+            assert shared.stderr.splitlines()[0].startswith(f"another program has the card in {reader.name}")
+        assert "another program" not in cli("card", "info", "pcsc:", "--json").stderr
 
 
 def test_wait_for_a_card(cli: CommandLine, reader: Reader, card: SimulatedCard) -> None:

@@ -118,8 +118,8 @@ def test_a_card_that_stops_answering(reader: Reader, card: SimulatedCard, at: in
             call()
         with pytest.raises(CardRemoved) as error:
             calls[at - 1]()
-        assert error.value.message == f"The card in {reader.name} has stopped answering"
-        assert "Take it out" in (error.value.hint or "")
+        assert error.value.message == f"the card in {reader.name} has stopped answering"
+        assert "take it out" in (error.value.hint or "")
         with pytest.raises(CardRemoved):
             session.status()
         connection.close()
@@ -176,7 +176,7 @@ connection.close()
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == f"The card in {reader.name} has stopped answering\n"
+        assert done.stdout == f"the card in {reader.name} has stopped answering\n"
         assert time.monotonic() - begun < 15
         silent.at = None
 

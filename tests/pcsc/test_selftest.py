@@ -70,7 +70,7 @@ def test_a_card_in_use_is_not_changed(card: SimulatedCard) -> None:
 def test_another_card() -> None:
     test = probe(Direct(Foreign()))
     assert not test.passed
-    assert [check.found for check in test.missing] == ["The card does not hold the signing application"]
+    assert [check.found for check in test.missing] == ["the card does not hold the signing application"]
     assert test.status is None
 
 
