@@ -38,6 +38,7 @@ from hsm_signer.token.session import TokenSession
 from hsm_signer.types import Content, Digest, DigestList, KeySpec, Message, Scheme, SigningRequest
 from hsm_signer.workstation import Enrolment, enrol
 
+from . import startup
 from .bare import BareToken
 
 SOFTHSM_CONF = Path(__file__).resolve().parents[1] / "softhsm.conf"
@@ -298,6 +299,12 @@ def main() -> None:
         say()
         result["memory"] = memory(base / "memory", signatures)
         show_memory(result["memory"])
+        say()
+        home = base / "startup"
+        with installation(home) as (_, _, server):
+            signer = enrolled(server, home, KeySpec.P256)
+        result["startup"] = startup.startup(home, signer.address, PIN)
+        startup.show(result["startup"])
     result["peak of this process, kB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

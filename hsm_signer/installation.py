@@ -21,7 +21,6 @@ from .server import Server
 from .store.store import Store
 from .token import softhsm
 from .token.environment import Observe, SecureEnvironment
-from .token.probe import probe
 from .token.profile import TokenProfile
 from .token.session import TokenSession, find_token, load_library
 from .token.uri import TokenUri
@@ -45,7 +44,10 @@ Tell = Callable[[str], None]
 def resolve_home(home: Path | None) -> Path:
     """--home, HSM_SIGNER_HOME, or ~/.hsm-signer; absolute."""
     chosen = home or Path(os.environ.get(configuration.HOME_VARIABLE) or configuration.DEFAULT_HOME)
-    return chosen.expanduser().absolute()
+    try:
+        return chosen.expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"home: {chosen}: there is no such user") from error
 
 
 def current_actor() -> str:
@@ -148,6 +150,8 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
     else:
         uri, conf = _existing_token(wanted), None
         pin = token_pin(uri, home, ask)
+    from .token.probe import probe
+
     with TokenSession.open(uri, pin, read_write=True) as session:
         tell("probing the token")
         profile = probe(session)
@@ -344,6 +348,9 @@ class Installation:
             stored = TokenProfile.from_json(path.read_bytes())
             if stored is not None and stored.identity == session.identity:
                 return stored
+        # Here and not above: hardly any command needs it.
+        from .token.probe import probe
+
         profile = probe(session)
         with suppress(OSError):  # a read-only home costs a probe each time, nothing else
             _write(path, profile.to_json())

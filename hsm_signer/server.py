@@ -8,11 +8,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import algorithms, credentials, enrolment, signing
 from .errors import CredentialUnknown, RecordDamaged, SignatureInvalid, TokenMismatch
 from .evidence.anchor import Anchor, check_anchor, make_anchor
-from .evidence.audit import AuditReport, audit
 from .evidence.findings import Finding
 from .signing import Clock, system_clock
 from .store.store import Store
@@ -32,6 +32,9 @@ from .types import (
     SpkiDer,
     Status,
 )
+
+if TYPE_CHECKING:
+    from .evidence.audit import AuditReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,9 @@ class Server:
 
     def audit(self) -> AuditReport:
         """Chains, signatures and records held against each other."""
+        # Here and not above: signing does without.
+        from .evidence.audit import audit
+
         damaged: list[Finding] = []
         with self.store.snapshot() as snapshot:
             return audit(

@@ -8,6 +8,7 @@ another signature came first.
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -310,7 +311,7 @@ def _earlier(server: EnrolmentServer, owner: str) -> CredentialRecord | None:
         return None
     raise CredentialExists(
         f"user {owner!r} has a credential already ({record.status.name.lower()})",
-        hint=f"hsm-signer credential revoke {owner} ends it for ever; then enrol again",
+        hint=f"hsm-signer credential revoke {shlex.quote(owner)} ends it for ever; then enrol again",
     )
 
 

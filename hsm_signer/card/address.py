@@ -69,13 +69,13 @@ def create_card(address: str) -> None:
 def _open_simulated(path: str, timeout: float, _wait: float) -> CardConnection:
     from .simulated import SimulatedConnection
 
-    return SimulatedConnection(Path(path).expanduser(), timeout=timeout)
+    return SimulatedConnection(_file(path), timeout=timeout)
 
 
 def _create_simulated(path: str) -> None:
     from .simulated import create_simulated
 
-    create_simulated(Path(path).expanduser())
+    create_simulated(_file(path))
 
 
 def _open_in_reader(name: str, timeout: float, wait: float) -> CardConnection:
@@ -103,3 +103,10 @@ def _kind_of(address: str) -> tuple[_Kind, str]:
     if "\0" in rest:
         raise InputError(f"card {address!r}: expected {kind.form}, found a zero byte")
     return kind, rest
+
+
+def _file(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"sim:{path}: there is no such user") from error

@@ -5,6 +5,7 @@ Everything it raises becomes an error of ours here, so that no layer above knows
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,8 @@ def _our_errors(path: Path) -> Iterator[None]:
         yield
     except card_applet_sim.CardMissing as error:
         raise CardNotFound(
-            f"there is no card at {path}", hint=f"make a simulated card: hsm-signer card new sim:{path}"
+            f"there is no card at {path}",
+            hint=f"make a simulated card: hsm-signer card new {shlex.quote(f'sim:{path}')}",
         ) from error
     except card_applet_sim.CardExists as error:
         raise FileError(

@@ -48,7 +48,8 @@ def command() -> None:
 def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
     """List evidence, oldest first: all of it, or what is about USER.
 
-    Without --limit only the newest 100 entries are shown; --limit 0 shows all. It is shown as the store has it; `audit verify` says whether to believe it. Needs no token.
+    Without --limit only the newest 100 entries are shown; --limit 0 shows all. It is shown as the store has
+    it; `audit verify` says whether to believe it. Needs no token.
     """
     damaged: list[Finding] = []
     found: list[tuple[int, EvidenceEntry]] = []
@@ -131,8 +132,8 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
 def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
     """Print an anchor: one hash over all evidence so far.
 
-    It is one line of JSON.     Keep it where whoever can write the store cannot. `audit verify --anchor` checks against it. Needs no
-    token.
+    It is one line of JSON. Keep it where whoever can write the store cannot. `audit verify --anchor` checks
+    against it. Needs no token.
     """
     del as_json
     if out is not None:

@@ -188,8 +188,9 @@ def info(app: App, card: str, as_json: bool) -> None:
 def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
     """Make a card blank again.
 
-    The credential's keys on it are gone for good. The card wants its PIN for that, unless it has none (scheme basic), or PIN and PUK are both blocked. The
-    credential itself stays: revoke it, for no other card can ever authorise it.
+    The credential's keys on it are gone for good. The card wants its PIN for that, unless it has none (scheme
+    basic), or PIN and PUK are both blocked. The credential itself stays: revoke it, for no other card can
+    ever authorise it.
     """
     from ..card.apdu import CardState
 

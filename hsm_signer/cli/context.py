@@ -39,10 +39,8 @@ class PathOption(click.Path):
         return Path(value)
 
 
-class TextOption(click.ParamType):
+class TextOption(click.types.StringParamType):
     """Text in UTF-8: what goes into a database or onto a token cannot be other bytes."""
-
-    name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Raises InputError."""

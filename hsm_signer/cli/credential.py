@@ -169,7 +169,8 @@ def unlock(app: App, user: str, as_json: bool) -> None:
 def revoke(app: App, user: str, yes: bool, as_json: bool) -> None:
     """Delete a user's private key for ever.
 
-    The public key and the evidence stay. It needs no card, and the card becomes useless. The user can be enrolled again with another key.
+    The public key and the evidence stay. It needs no card, and the card becomes useless. The user can be
+    enrolled again with another key.
     """
     _change(app, user, "REVOKE", as_json=as_json, ask=True, yes=yes)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ..errors import CardError, InputError, SignerError
+from ..errors import CardError, FileError, InputError
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice, member
-from .context import PATH, App, OpenCard, card_option, json_option, pass_app
+from .context import PATH, TEXT, App, OpenCard, card_option, json_option, pass_app
 from .people import user_argument
 from .secret_input import Secret, card_pin, pin_file_option
 
@@ -61,7 +63,9 @@ class _Secrets:
     "--pin-policy", type=choice(PIN_POLICIES), help="PIN for every authorisation (default), or until reset."
 )
 @click.option("--csr", type=PATH, metavar="OUT", help="Write the certificate request (PKCS#10, PEM) to OUT.")
-@click.option("--subject", metavar="DN", help="Its subject, such as CN=Alice,O=Example. Default: CN=USER.")
+@click.option(
+    "--subject", type=TEXT, metavar="DN", help="Its subject, such as CN=Alice,O=Example. Default: CN=USER."
+)
 @click.option("-f", "--force", is_flag=True, help="Overwrite the files of --csr and --puk-file.")
 @json_option
 @pass_app
@@ -89,8 +93,14 @@ def command(
     """
     basic = scheme == "basic"
     _check_options(basic, pin_file, generate_pin, puk_file, no_puk, pin_check, pin_policy)
-    outputs = [path for path in (csr, puk_file) if path is not None]
-    files.check_outputs(outputs, force=force)
+    from .kept import kept
+
+    files.check_outputs(
+        [path for path in (csr, puk_file) if path is not None],
+        force=force,
+        kept=kept(app, card, the_file_of_the_PIN=pin_file),
+        what="both --csr and --puk-file",
+    )
 
     from ..types import KeySpec, PinCheck, PinPolicy, Scheme
     from ..workstation import Enrolment, enrol, examine
@@ -120,20 +130,26 @@ def command(
             _check_resumed(pending.scheme.name, scheme, generate_pin=generate_pin, puk_file=puk_file)
             output.say("An enrolment with this card was begun before; it is finished with the card's PIN.")
             given = None if basic else card_pin(pin_file)
-        secrets = _secrets(given, generate_pin, puk_file, wants_puk=not (basic or no_puk or pending))
-        with _not_lost(secrets, open_card, force=force):
+        wants_puk = not (basic or no_puk or pending)
+        if generate_pin or (wants_puk and puk_file is None):
+            output.check_stdout(read=True)  # before the card gets what could not be shown
+        secrets = _secrets(given, generate_pin, puk_file, wants_puk=wants_puk)
+        with _not_lost(secrets, open_card, force=force) as told:
             if given is None:
                 enrolled = enrol(server, open_card, wanted(secrets))
             else:
                 with given.blamed():
                     enrolled = enrol(server, open_card, wanted(secrets))
-    request = enrolled.certification_request.encode("ascii")
-    try:
-        if csr is not None:
-            files.write_all([(csr, request)], force=force)
-    finally:
-        # Whatever became of the file, the card has this PIN now.
-        _show(enrolled, secrets, csr, as_json=as_json)
+            told.enrolled = True
+            try:
+                if csr is not None:
+                    request = enrolled.certification_request.encode("ascii")
+                    files.write_all([(csr, request)], force=force)
+            finally:
+                # Whatever became of the file, the card has this PIN now.
+                _show(enrolled, secrets, csr, as_json=as_json)
+                told.done = True
+    _explain(enrolled, secrets, as_json=as_json)
 
 
 def _check_options(
@@ -175,23 +191,73 @@ def _secrets(
     return _Secrets(pin, generate_puk() if wants_puk else None, generate, puk_file)
 
 
+@dataclass
+class _Told:
+    """How far it came."""
+
+    enrolled: bool = False
+    done: bool = False
+    """What had to be told has been."""
+
+
 @contextmanager
-def _not_lost(secrets: _Secrets, open_card: OpenCard, *, force: bool) -> Iterator[None]:
-    """PIN and PUK that were made here reach somebody even if the enrolment stops after the card has them."""
+def _not_lost(secrets: _Secrets, open_card: OpenCard, *, force: bool) -> Iterator[_Told]:
+    """PIN and PUK that were made here reach somebody, whatever happens after the card has them."""
     if secrets.puk is not None and secrets.puk_file is not None:
         line = secrets.puk.grouped().encode("ascii") + b"\n"
         files.write_all([(secrets.puk_file, line)], force=force, mode=files.PRIVATE)
+    told = _Told()
     try:
-        yield
-    except (SignerError, KeyboardInterrupt):
-        if _is_blank(open_card):
+        with _termination_raises():
+            yield told
+    except BaseException as error:
+        if not told.done:
+            _rescue(secrets, open_card, enrolled=told.enrolled)
+        if told.enrolled and isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise FileError("standard output: nobody reads it", hint="the enrolment is done") from error
+        if told.enrolled and isinstance(error, FileError):
+            output.add_hint(error, "the enrolment is done")
+        raise
+
+
+def _rescue(secrets: _Secrets, open_card: OpenCard, *, enrolled: bool) -> None:
+    blank = False
+    try:
+        blank = not enrolled and _is_blank(open_card)
+    finally:
+        # Also after one more Control-C while a card did not answer.
+        if blank:
             if secrets.puk is not None and secrets.puk_file is not None:
                 secrets.puk_file.unlink(missing_ok=True)
-        elif secrets.tell_pin or secrets.tell_puk:
-            output.say("The enrolment is not finished, but the card may have these already; keep them:")
-            for name, value in _told(secrets):
-                output.say(f"{name}: {value}")
-        raise
+        elif told := _told(secrets):
+            lines = [
+                "Standard output did not take these, and the card has them; keep them:"
+                if enrolled
+                else "The enrolment is not finished, but the card may have these already; keep them:",
+                *(f"{name}: {value}" for name, value in told),
+            ]
+            try:
+                output.say("\n".join(lines))
+            except OSError:
+                output.data("\n".join(lines))
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM is an exception meanwhile, so that it finds its way to those who clean up."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_blank(open_card: OpenCard) -> bool:
@@ -232,12 +298,19 @@ def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: b
                 described[name] = str(path)
         output.json_data(described)
         return
-    output.say(
-        f"{output.printable(record.owner)} is enrolled: key {key}, scheme {record.scheme.name.lower()}, "
-        f"credential {record.credential_id.hex()}"
-    )
-    for name, value in told:
-        output.data(f"{name}: {value}")
+    with suppress(OSError):  # the secrets come first, even where standard error is of no use
+        output.say(
+            f"{output.printable(record.owner)} is enrolled: key {key}, scheme {record.scheme.name.lower()}, "
+            f"credential {record.credential_id.hex()}"
+        )
+    if told:
+        output.data("\n".join(f"{name}: {value}" for name, value in told))
+
+
+def _explain(enrolled: Enrolled, secrets: _Secrets, *, as_json: bool) -> None:
+    """What to do with what was shown."""
+    if as_json:
+        return
     if secrets.tell_puk:
         output.say("The PUK unblocks the card when its PIN is blocked. It is not shown again.")
     if secrets.puk is None and secrets.pin is not None and not enrolled.resumed:

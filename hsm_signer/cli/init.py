@@ -23,7 +23,9 @@ from .secret_input import ask_token_pin
 @click.option("--token-label", type=TEXT, metavar="L", help="The token's label.")
 @click.option("--token-pin-file", type=PATH, metavar="FILE", help="The token's user PIN; FILE stays in use.")
 @click.option("--softhsm-conf", type=PATH, metavar="FILE", help="SoftHSM2 settings to start from.")
-@click.option("--store-url", type=TEXT, metavar="URL", help="Where to make the store. Default: sqlite:///store.db.")
+@click.option(
+    "--store-url", type=TEXT, metavar="URL", help="Where to make the store. Default: sqlite:///store.db."
+)
 @pass_app
 def command(
     app: App,
@@ -48,13 +50,17 @@ def command(
     if token_pin_file is not None:
         if token_pin_file == Path("-"):
             raise InputError("--token-pin-file: expected a file that stays, not standard input")
-        _refuse_odd(token_pin_file.expanduser().absolute(), "--token-pin-file")
+        try:
+            token_pin_file = token_pin_file.expanduser()
+        except RuntimeError as error:
+            raise InputError(f"--token-pin-file: {error}") from error
+        _refuse_odd(token_pin_file.absolute(), "--token-pin-file")
     config = initialise(
         NewInstallation(
             home=home,
             module=module,
             token_label=token_label,
-            token_pin_file=None if token_pin_file is None else token_pin_file.expanduser(),
+            token_pin_file=token_pin_file,
             softhsm_conf=softhsm_conf,
             store_url=store_url,
         ),

@@ -1,4 +1,4 @@
-"""What --force must not overwrite: the card in use, what a command reads, and the installation's own files."""
+"""What --force must not overwrite: the card in use, what a command reads, the installation's own files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
     own = "a file of the installation"
     files = [(path, name.replace("_", " ")) for name, path in read.items() if path is not None]
     if card is not None and card.startswith(SIMULATED):
-        memory = Path(card.removeprefix(SIMULATED)).expanduser()
-        files += [(memory, "the card"), (memory.with_name(f"{memory.name}.lock"), "the card's lock")]
+        memory = Path(card.removeprefix(SIMULATED))
+        with suppress(RuntimeError):  # no such user's home: whoever opens the card says so
+            memory = memory.expanduser()
+        if memory.name:
+            files += [(memory, "the card"), (memory.with_name(f"{memory.name}.lock"), "the card's lock")]
     files += [(home / name, own) for name in HOME_FILES]
     stores = [home / "store.db"]
     with suppress(ConfigError):

@@ -7,6 +7,7 @@ replaced, so that no text can move a terminal's cursor.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -17,7 +18,6 @@ from typing import Any
 import click
 
 from ..errors import FileError, SignerError
-
 
 NOT_SHOWN = "the command was carried out; only its answer could not be written"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,10 +55,10 @@ def _write(content: bytes) -> None:
         raise FileError(f"standard output: {error.strerror or error}", hint=NOT_SHOWN) from error
 
 
-def check_stdout() -> None:
+def check_stdout(*, read: bool) -> None:
     """Whether something can be written to standard output, as far as that can be known before.
 
-    Raises FileError.
+    ``read``: a pipe that nobody reads any more will not do. Raises FileError.
     """
     if sys.stdout is None:
         raise FileError("standard output: is closed", hint="nothing was changed")
@@ -67,15 +67,15 @@ def check_stdout() -> None:
     try:
         descriptor = sys.stdout.fileno()
         os.write(descriptor, b"")
-        if hasattr(select, "poll"):
+        if read and hasattr(select, "poll"):
             watch = select.poll()
             watch.register(descriptor, select.POLLOUT)
             if any(events & (select.POLLERR | select.POLLNVAL) for _, events in watch.poll(0)):
                 raise FileError("standard output: nobody reads it", hint="nothing was changed")
+    except io.UnsupportedOperation:
+        return  # no file is behind it: the program that embeds us reads it
     except OSError as error:
-        raise FileError(
-            f"standard output: {error.strerror or error}", hint="nothing was changed"
-        ) from error
+        raise FileError(f"standard output: {error.strerror or error}", hint="nothing was changed") from error
 
 
 def json_data(value: Any) -> None:

@@ -39,19 +39,21 @@ pin_file_option = click.option(
     "--pin-file",
     type=PATH,
     metavar="FILE",
-    help=f"The card's PIN is the first line of FILE (-: standard input). Else {CARD_PIN_VARIABLE}, else a prompt.",
+    help="The card's PIN is the first line of FILE (-: of standard input). "
+    f"Else {CARD_PIN_VARIABLE}, else a prompt.",
 )
 new_pin_file_option = click.option(
     "--new-pin-file",
     type=PATH,
     metavar="FILE",
-    help=f"The new PIN is the first line of FILE (-: standard input). Else {NEW_PIN_VARIABLE}, else a prompt.",
+    help="The new PIN is the first line of FILE (-: of standard input). "
+    f"Else {NEW_PIN_VARIABLE}, else a prompt.",
 )
 puk_file_option = click.option(
     "--puk-file",
     type=PATH,
     metavar="FILE",
-    help=f"The PUK is the first line of FILE (-: standard input). Else {PUK_VARIABLE}, else a prompt.",
+    help=f"The PUK is the first line of FILE (-: of standard input). Else {PUK_VARIABLE}, else a prompt.",
 )
 
 

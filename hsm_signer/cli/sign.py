@@ -87,9 +87,15 @@ def command(
         kept=kept(app, card, the_file_of_the_PIN=pin_file),
         what="two signatures",
     )
-    output.check_stdout()
+    output.check_stdout(read=outputs == [STDOUT])
     with Progress() as progress:
         outcome = _sign(app, inputs, card, algorithm, hash_on, pin_file, progress)
+    if outcome.failures_before:
+        guesses = output.count(outcome.failures_before, "wrong PIN")
+        output.warn(
+            f"since the signature before this one the server counted {guesses} that the card could not tell; "
+            "if they were not yours, somebody may have a copy of the card: have the credential suspended"
+        )
 
     done = f"the signing itself is done and in the evidence: {outcome.d.hex()}"
     if outputs == [STDOUT]:
@@ -107,14 +113,10 @@ def command(
     try:
         _show(inputs, outputs, outcome, as_json=as_json)
     except FileError as error:
-        raise FileError(
-            f"{error.message}; written was: {', '.join(map(str, outputs))}", hint=done
-        ) from error
+        raise FileError(f"{error.message}; written was: {', '.join(map(str, outputs))}", hint=done) from error
 
 
-def _show(
-    inputs: Sequence[Input], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool
-) -> None:
+def _show(inputs: Sequence[Input], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool) -> None:
     if as_json:
         output.json_data(
             [

@@ -18,7 +18,8 @@ def command() -> None:
 def upgrade(app: App) -> None:
     """Bring the store to this program's version.
 
-    Does nothing where it is there already.     Make a backup first, and stop other processes that use the store: an older program cannot open it then.
+    Does nothing where it is there already. Make a backup first, and stop other processes that use the store:
+    an older program cannot open it then.
     """
     app.installation().upgrade_store()
     output.say("The store has this program's version.")

@@ -56,7 +56,9 @@ class _Candidate:
 @click.command("verify")
 @click.argument("file", type=PATH, metavar="FILE")
 @click.option("--signature", type=PATH, required=True, metavar="SIG", help="The signature's file.")
-@click.option("--user", type=TEXT, metavar="USER", help="Whose signature it should be: a name, or a credential id.")
+@click.option(
+    "--user", type=TEXT, metavar="USER", help="Whose signature it should be: name or credential id."
+)
 @click.option("--public-key", type=PATH, metavar="PEM", help="File with a public key (BEGIN PUBLIC KEY).")
 @click.option(
     "--algorithm",

@@ -11,6 +11,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,3 +199,18 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
     """
     names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return {name for name in names if not re.search(r"token\.object$|store\.db-|\.lock$", name)}
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, to whom no file is closed."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from hsm_signer.cli import checks
 from hsm_signer.config import CONFIG_FILE
-from hsm_signer.errors import WrongKey
+from hsm_signer.errors import StoreReadOnly, WrongKey
 from hsm_signer.server import Server
+from hsm_signer.store.store import Store
 from hsm_signer.types import KeySpec, Scheme
 
 from ..support.people import PIN, Home
-from .conftest import Cli, changed, tree
+from .conftest import Cli, as_nobody, changed, tree
 
 CYCLE = frozenset({"ok", "not-possible"})
 
@@ -160,3 +163,29 @@ def test_unreadable_records_are_counted(run: Cli, home: Home) -> None:
     store.close()
     ran = run("doctor", status=7)
     assert "5 records cannot be read" in ran.out
+
+
+def test_a_store_that_cannot_be_written(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: Store) -> None:
+        raise StoreReadOnly("the store is read-only")
+
+    monkeypatch.setattr(Store, "probe_write", refuses)
+    found = results(run, status=7)
+    assert (found["store.open"], found["store.writable"], found["store.contents"]) == ("ok", "failed", "ok")
+
+
+def test_a_store_that_the_system_closed(home: Home) -> None:
+    # pytest's own folder is closed to others.
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(home.path / "store.db", folder / "store.db")
+        with Store.open(f"sqlite:///{folder}/store.db") as owned:
+            assert checks._Store._writable(owned).result is checks.Result.OK
+            for file in folder.iterdir():
+                file.chmod(0o644 if os.geteuid() == 0 else 0o444)
+            folder.chmod(0o755 if os.geteuid() == 0 else 0o555)
+            with as_nobody(), Store.open(f"sqlite:///{folder}/store.db") as store:
+                check = checks._Store._writable(store)
+            folder.chmod(0o755)
+    assert check.result is checks.Result.FAILED
+    assert "store.read-only" in check.words

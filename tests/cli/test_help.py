@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -15,9 +16,19 @@ from hsm_signer.cli.context import App
 from hsm_signer.cli.main import ALIASES, COMMANDS, main
 from hsm_signer.types import Algorithm, KeySpec, PinCheck, PinPolicy, Scheme
 
-from .conftest import Cli
+from ..support.people import PIN, Home
+from .conftest import Cli, Process
 
 HEAVY = ("sqlalchemy", "alembic", "cryptography", "pkcs11", "asn1crypto", "msgspec", "card_applet_sim")
+NOT_FOR_SIGNING = {
+    "alembic",
+    "asn1crypto.csr",  # the rest of it python-pkcs11 imports itself
+    "smartcard",
+    "hsm_signer.pkcs10",
+    "hsm_signer.card.pcsc",
+    "hsm_signer.token.probe",
+    "hsm_signer.evidence.audit",
+}
 CONTRACT = {
     "init": (),
     "doctor": (),
@@ -93,6 +104,37 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert not {"hsm_signer.types", "hsm_signer.config"} & set(ran.stderr.split())
 
 
+@pytest.mark.parametrize("group", [name for name, subs in CONTRACT.items() if subs])
+def test_no_line_of_a_group_is_cut_off(nowhere: Cli, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = nowhere(group, "--help").out.partition("Commands:")[2]
+    assert listed.strip()
+    assert "..." not in listed
+
+
+def test_audit_list_says_what_it_leaves_out(nowhere: Cli) -> None:
+    assert "newest 100" in nowhere("audit", "list", "--help").out
+
+
+def test_signing_loads_only_what_it_needs(process: Process, home: Home, note: Path) -> None:
+    program = (
+        "import sys; sys.argv[0] = 'hsm-signer'\n"
+        "from hsm_signer.__main__ import entry\n"
+        "try:\n    entry()\nfinally:\n    print(*sys.modules, file=sys.stderr)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "sign", note, "--card", home["alice"].address],
+        env=process.environment(PIN),
+        cwd=process.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(ran.stderr.split())
+    assert "sqlalchemy" in loaded
+    assert sorted(loaded & NOT_FOR_SIGNING) == []
+
+
 def test_written_out_names_are_those_of_the_types() -> None:
     assert {choices.member(name) for name in choices.ALGORITHMS} == {each.name for each in Algorithm}
     assert {each.cli_name for each in Algorithm} == set(choices.ALGORITHMS)
@@ -135,4 +177,6 @@ def test_usage_errors_are_exit_status_2(nowhere: Cli, arguments: tuple[str, ...]
     ran = nowhere(*arguments, status=2)
     assert said in ran.err
     assert ran.out == ""
-    assert "Usage: hsm-signer" in ran.err
+    assert ran.code == "usage"
+    assert ran.err.splitlines()[-1].endswith(" --help")
+    assert 2 <= len(ran.err.splitlines()) <= 3

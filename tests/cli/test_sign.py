@@ -14,9 +14,11 @@ from hsm_signer.card.session import CardSession
 from hsm_signer.cli import files
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server import Server
+from hsm_signer.types import PinCheck
 
 from ..support import needs
-from ..support.people import PIN, WRONG_PIN, Home
+from ..support.people import PIN, WRONG_PIN, Home, make_person
+from ..support.scenes import passing_wrong_pins
 from .conftest import Cli, changed, tree
 
 
@@ -392,3 +394,16 @@ def test_ed25519_is_always_hashed_by_the_card(note: Path) -> None:
     for inputs, hash_on in (([found], "host"), ([found, found], "auto")):
         with pytest.raises(AlgorithmUnsuitable, match="one whole FILE"):
             sign._prepare(inputs, Algorithm.ED25519, hash_on, 4096, Progress())
+
+
+def test_wrong_pins_that_slipped_past_the_card_are_told(run: Cli, home: Home, tmp_path: Path) -> None:
+    """Whoever has an unnoticed copy of a card is found out by its owner's next signature."""
+    with home.server() as server:
+        person = make_person(server, tmp_path, "dora", pin_check=PinCheck.SERVER)
+    (wrong,) = passing_wrong_pins(person, 1, PIN)
+    (run.folder / "dora.txt").write_text("dora")
+    ran = run("sign", "dora.txt", "--card", person.address, pin=wrong, status=3)
+    assert ran.code == "authorisation.wrong-key"
+    ran = run("sign", "dora.txt", "--card", person.address, pin=PIN)
+    assert "warning: since the signature before this one the server counted 1 wrong PIN" in ran.err
+    assert "warning" not in run("sign", "dora.txt", "--card", person.address, "-f", pin=PIN).err
