@@ -349,7 +349,8 @@ class _Attempt:
         """An entry, one more failure in the record, and the lock after the fifth in a row.
 
         Whoever signs at the same time must not make a failure go uncounted: it is counted on the record as
-        it then is. Raises StoreBusy where that does not succeed.
+        it then is. Raises WrongKeyBefore where the same request was counted meanwhile, StoreBusy where
+        counting does not succeed.
         """
         record = self.record
         if record is None:
@@ -373,6 +374,7 @@ class _Attempt:
             try:
                 self._store.commit(record.credential_id, record.version, build)
             except RecordConflict:
+                self._refuse_if_counted(error)
                 record = load_checked(environment, self._store, record.credential_id).sealed.record
                 continue
             left = FAILURES_BEFORE_LOCK - failures
@@ -383,6 +385,16 @@ class _Attempt:
             )
             return
         raise StoreBusy("a wrong key could not be counted: the record is written all the time") from error
+
+    def _refuse_if_counted(self, error: WrongKey) -> None:
+        """Raises WrongKeyBefore where the very same request, sent twice at once, was counted meanwhile."""
+        if self.d is None:
+            raise AssertionError("a wrong key without D")
+        credential_id = self._authorisation.credential_id
+        if self._store.carried_out(credential_id, self.d, self.quantities_hash) is not None:
+            again = WrongKeyBefore("this request was refused at the same moment: its key opens nothing")
+            self.note_refusal(again)
+            raise again from error
 
     def _entry(
         self,

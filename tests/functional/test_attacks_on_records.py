@@ -5,12 +5,14 @@ What each control finds is asserted together with what it cannot find, and why.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from hsm_signer.encoding import entry_hash
 from hsm_signer.errors import (
     CredentialUnknown,
     EvidenceDamaged,
@@ -22,8 +24,10 @@ from hsm_signer.errors import (
     TokenMismatch,
 )
 from hsm_signer.evidence import findings
+from hsm_signer.evidence.chain import ChainPosition, next_entry
 from hsm_signer.server import Server
-from hsm_signer.types import CredentialRecord, Event, Status
+from hsm_signer.store.rows import entry_row
+from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, Status
 
 from ..support.people import Home
 from ..support.scenes import (
@@ -451,3 +455,111 @@ def test_status_of_the_row_is_not_believed(home: Home, server: Server) -> None:
     sql(home, "UPDATE credential SET status = ? WHERE owner = 'alice'", int(Status.ACTIVE))
     with pytest.raises(RecordDamaged):
         person.sign(server)
+
+
+# --- evidence made anew ------------------------------------------------------------------------------------
+
+
+def _write_entry(home: Home, entry: EvidenceEntry) -> None:
+    """Put it over the entry of the same sequence, or at the end, with everything the columns need."""
+    row = entry_row(entry)
+    own = "credential_id = ? AND sequence = ?"
+    sql(home, f"DELETE FROM evidence WHERE {own}", entry.credential_id, entry.sequence)
+    names = ", ".join(row)
+    sql(home, f"INSERT INTO evidence ({names}) VALUES ({', '.join('?' * len(row))})", *row.values())
+
+
+def _forge(home: Home, entries: list[EvidenceEntry], index: int, **changes: Any) -> list[EvidenceEntry]:
+    """One entry changed and the chain hashed anew from there on, as whoever writes the database can."""
+    forged = list(entries)
+    forged[index] = replace(entries[index], **changes)
+    for i in range(index, len(forged)):
+        if i > index:
+            forged[i] = replace(forged[i], previous=entry_hash(forged[i - 1]))
+        _write_entry(home, forged[i])
+    return forged
+
+
+UNLOCKED_BY_ROOT: dict[str, Any] = {
+    "event": Event.UNLOCK,
+    "actor": "root",
+    "d": None,
+    "nonce": None,
+    "x": None,
+    "algorithm": None,
+    "mode": None,
+    "h": None,
+    "quantities_hash": None,
+    "digests": (),
+    "signatures": (),
+}
+
+
+@pytest.mark.parametrize("name", ["alice", "paula", "basil"])
+@pytest.mark.parametrize("place", [-1, -2, -3])
+def test_signature_turned_into_something_else_with_a_good_chain(
+    home: Home, server: Server, name: str, place: int
+) -> None:
+    """An accepted signature rewritten as an operator's act, every hash computed anew: the record names the
+    entry that was written with it, and is under a MAC, so the next signature is refused."""
+    person = home[name]
+    for text in (b"one", b"two", b"three"):
+        person.sign(server, text)
+    credential_id = person.record(server).credential_id
+    entries = chain(server, credential_id)
+    head = server.anchor()
+    index = place % len(entries)
+    assert (entries[index].event, entries[index].outcome) == (Event.SIGN, ACCEPTED)
+    forged = _forge(home, entries, index, **UNLOCKED_BY_ROOT)
+    assert chain(server, credential_id) == forged
+    assert all(after.previous == entry_hash(before) for before, after in itertools.pairwise(forged))
+
+    for attempt in (lambda: person.sign(server), lambda: server.challenge(credential_id)):
+        with refused(home, server, credential_id, EvidenceDamaged, noted=False):
+            attempt()
+    with refused(home, server, credential_id, EvidenceDamaged, noted=False):
+        server.change_status(credential_id, Event.SUSPEND)
+    assert not server.audit().good
+    assert server.check_anchor(head)
+
+    for entry in entries:
+        _write_entry(home, entry)
+    verifies(person.sign(server), message())
+
+
+def test_operator_exchanged_in_the_newest_entry(home: Home, server: Server) -> None:
+    """Who suspended and resumed is part of it."""
+    alice = home["alice"]
+    credential_id = alice.record(server).credential_id
+    for event in (Event.SUSPEND, Event.RESUME):
+        server.change_status(credential_id, event)
+    _forge(home, chain(server, credential_id), -1, actor="somebody else")
+    with refused(home, server, credential_id, EvidenceDamaged, noted=False):
+        alice.sign(server)
+
+
+@pytest.mark.parametrize("name", ["alice", "paula"])
+@pytest.mark.parametrize("revoked", [False, True])
+def test_credential_hidden_behind_an_expiry(home: Home, server: Server, name: str, revoked: bool) -> None:
+    """The row deleted and the chain ended as that of a pending one that was given up: a credential that has
+    signed is never given up, so its record is missing."""
+    person = home[name]
+    if revoked:
+        server.change_status(person.record(server).credential_id, Event.REVOKE)
+    record = person.record(server)
+    entries = chain(server, record.credential_id)
+    last = next_entry(
+        ChainPosition(len(entries), entry_hash(entries[-1])),
+        time=server.clock(),
+        credential_id=record.credential_id,
+        event=Event.EXPIRE,
+        record_version=record.version + 1,
+        actor="root",
+        outcome=ACCEPTED,
+    )
+    _write_entry(home, last)
+    sql(home, "DELETE FROM credential WHERE credential_id = ?", record.credential_id)
+    found = server.audit().findings
+    assert [(each.code, each.credential_id) for each in found] == [
+        (findings.RECORD_MISSING, record.credential_id)
+    ]

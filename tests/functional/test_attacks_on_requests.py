@@ -19,22 +19,26 @@ from hsm_signer.errors import (
     CredentialRevoked,
     CredentialUnknown,
     InputError,
+    RecordDamaged,
     SignerError,
+    WrongKey,
 )
 from hsm_signer.server import Server
 from hsm_signer.types import (
+    ACCEPTED,
     Algorithm,
     CredentialId,
     Digest,
     DigestList,
     Event,
+    PinCheck,
     Quantity,
     RollingValue,
     Scheme,
     SigningRequest,
 )
 
-from ..support.people import Home, Person, digests, make_person
+from ..support.people import PIN, Home, Person, digests, make_person
 from ..support.scenes import (
     altered,
     authorise,
@@ -43,9 +47,12 @@ from ..support.scenes import (
     flip,
     flipped_quantity,
     message,
+    passing_wrong_pins,
     refused,
+    sql,
     still_signs,
     verifies,
+    windows_found,
 )
 
 EVERY_SCHEME = pytest.mark.parametrize("name", ["alice", "paula", "basil"])
@@ -503,3 +510,54 @@ def test_repr_of_a_request_shows_no_quantity(home: Home, server: Server) -> None
     assert quantity.hex() not in repr(request)
     assert repr(quantity) not in repr(request)
     assert hashlib.sha256(quantity).hexdigest() not in repr(request)
+
+
+# --- Q is kept nowhere -------------------------------------------------------------------------------------
+
+
+def test_any_part_of_a_quantity_would_be_found(home: Home, server: Server) -> None:
+    """Or the test below would show nothing: what is in the store's files is found by it."""
+    alice = home["alice"]
+    outcome = alice.sign(server, MESSAGE)
+    (signature,) = outcome.signatures
+    assert windows_found(home, [signature[8:56]])
+    assert not windows_found(home, [hashlib.sha256(signature).digest()])
+
+
+@EVERY_SCHEME
+@pytest.mark.parametrize("fate", ["accepted", "refused", "damaged"])
+def test_only_the_hash_of_the_quantities_is_kept(scene: Scene, fate: str) -> None:
+    """A logged Q of scheme basic is KEY, and Q_2 of scheme rolling opens the current record."""
+    request = authorise(scene.server, scene.person, MESSAGE)
+    if fate == "accepted":
+        scene.server.sign(request)
+    elif fate == "refused":
+        request = altered(request, content=message(b"pay 900 to Eve"))
+        scene.refuses(request, AuthorisationMismatch)
+    else:
+        sql(scene.home, "UPDATE credential SET mac = zeroblob(32) WHERE credential_id = ?", scene.id)
+        scene.refuses(request, RecordDamaged)
+
+    quantities = request.authorisation.quantities
+    assert len(quantities) == (2 if scene.person.scheme is Scheme.ROLLING else 1)
+    entry = chain(scene.server, scene.id)[-1]
+    assert (entry.outcome == ACCEPTED) == (fate == "accepted")
+    assert entry.quantities_hash == hashlib.sha256(b"".join(quantities)).digest()
+    assert not windows_found(scene.home, quantities)
+
+
+@pytest.mark.parametrize("name", ["alice", "paula"])
+def test_quantities_of_a_wrong_pin_are_not_kept(scene: Scene, tmp_path: Path) -> None:
+    """Such a Q holds a key made with a mistyped PIN: that much nearer to the right one."""
+    carol = make_person(
+        scene.server, tmp_path, "carol", scheme=scene.person.scheme, pin_check=PinCheck.SERVER
+    )
+    (wrong,) = passing_wrong_pins(carol, 1, PIN)
+    request = authorise(scene.server, carol, MESSAGE, pin=wrong)
+    with pytest.raises(WrongKey):
+        scene.server.sign(request)
+    entry = chain(scene.server, carol.record(scene.server).credential_id)[-1]
+    quantities = request.authorisation.quantities
+    assert entry.outcome == WrongKey.code
+    assert entry.quantities_hash == hashlib.sha256(b"".join(quantities)).digest()
+    assert not windows_found(scene.home, quantities)

@@ -9,23 +9,52 @@ from pathlib import Path
 import pytest
 
 from hsm_signer.card.address import create_card
-from hsm_signer.errors import CredentialExists, CredentialPending, CredentialUnknown
-from hsm_signer.types import ACCEPTED, Event, KeySpec, Scheme, Status
+from hsm_signer.errors import CredentialExists, CredentialPending, CredentialUnknown, WrongKey
+from hsm_signer.types import (
+    ACCEPTED,
+    FAILURES_BEFORE_LOCK,
+    Content,
+    Event,
+    KeySpec,
+    PinCheck,
+    Scheme,
+    Status,
+)
 from hsm_signer.workstation import enrol
 
 from ..support import processes, victim
-from ..support.people import Home, Person
-from ..support.scenes import authorise, chain, credential_row, message, still_signs, verifies
+from ..support.people import PIN, Home, Person, digests, make_person
+from ..support.scenes import (
+    authorise,
+    chain,
+    credential_row,
+    message,
+    passing_wrong_pins,
+    still_signs,
+    verifies,
+)
 
 CONTENT = message(b"signed while the power fails")
+BATCH = digests(b"one", b"two", b"three")
+AROUND_THE_COMMIT = ("step 6", "record written", "evidence written", "step 9", "released")
+KILLED = [
+    *((name, CONTENT, point) for name in ("alice", "paula", "basil") for point in victim.SIGN_POINTS),
+    *(("alice", BATCH, point) for point in AROUND_THE_COMMIT),
+    *((name, CONTENT, point) for name in ("bob", "peter") for point in AROUND_THE_COMMIT),
+]
 
 
-@pytest.mark.parametrize("name", ["alice", "paula"])
-@pytest.mark.parametrize("point", victim.SIGN_POINTS)
-def test_killed_while_signing(home: Home, tmp_path: Path, name: str, point: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "point"),
+    KILLED,
+    ids=[f"{name}-{'batch' if content is BATCH else 'message'}-{point}" for name, content, point in KILLED],
+)
+def test_killed_while_signing(
+    home: Home, tmp_path: Path, name: str, content: Content, point: str
+) -> None:
     person = home[name]
     with home.server() as server:
-        request = authorise(server, person, CONTENT)
+        request = authorise(server, person, content)
         before = person.record(server)
         row, entries = credential_row(home, before.credential_id), chain(server, before.credential_id)
     released = tmp_path / "released"
@@ -45,14 +74,16 @@ def test_killed_while_signing(home: Home, tmp_path: Path, name: str, point: str)
         # No signature was released without evidence.
         assert released.exists() == (point == "released")
         if released.exists():
-            assert added[0].signatures == (released.read_bytes(),)
+            assert added[0].signatures[0] == released.read_bytes()
+        for each in added:
+            assert len(each.signatures) == (len(BATCH.digests) if content is BATCH else 1)
 
         # Asking again with the very same request: the stored answer, or now for the first time.
         again = server.sign(request)
         assert again.repeated == committed
         if committed:
             assert again.signatures == added[0].signatures
-        verifies(again, CONTENT)
+        verifies(again, content)
         signed = [each for each in chain(server, before.credential_id) if each.event is Event.SIGN]
         assert len(signed) == 1, "signed once, whatever happened"
         still_signs(server, person)
@@ -71,6 +102,42 @@ def test_a_process_that_is_not_killed_signs(home: Home, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", [Scheme.ROLLING, Scheme.PIN])
+@pytest.mark.parametrize("point", victim.FAILURE_POINTS)
+def test_killed_while_a_wrong_key_is_counted(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
+    """Neither uncounted nor counted twice: the same request, sent again, finds it counted or counts it."""
+    with home.server() as server:
+        carol = make_person(server, tmp_path, "carol", scheme=scheme, pin_check=PinCheck.SERVER)
+        (wrong,) = passing_wrong_pins(carol, 1, PIN)
+        request = authorise(server, carol, CONTENT, pin=wrong)
+        before = carol.record(server)
+        row, entries = credential_row(home, before.credential_id), chain(server, before.credential_id)
+
+    code = processes.run(victim.sign, home.path, request, point, tmp_path / "released")
+
+    assert code == -signal.SIGKILL
+    assert not (tmp_path / "released").exists()
+    with home.server() as server:
+        counted = point == "counted"
+        added = chain(server, before.credential_id)[len(entries) :]
+        assert [each.outcome for each in added] == [WrongKey.code] * counted
+        assert carol.record(server).failures == counted
+        assert (credential_row(home, before.credential_id) == row) == (not counted)
+        assert server.audit().good, "evidence and record agree"
+
+        for _ in range(2):
+            with pytest.raises(WrongKey):
+                server.sign(request)
+            assert carol.record(server).failures == 1
+        for number in range(2, FAILURES_BEFORE_LOCK + 1):
+            with pytest.raises(WrongKey):
+                server.sign(authorise(server, carol, CONTENT, pin=wrong))
+            assert carol.record(server).failures == number
+        assert carol.record(server).status is Status.LOCKED
+        server.change_status(before.credential_id, Event.UNLOCK)
+        still_signs(server, carol)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.ROLLING, Scheme.PIN, Scheme.BASIC])
 @pytest.mark.parametrize("point", victim.ENROL_POINTS)
 def test_killed_while_enrolling(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
     """The same command with the same card finishes what was begun, or begins anew; nothing is in its way."""

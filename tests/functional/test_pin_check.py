@@ -19,8 +19,11 @@ from hsm_signer.errors import (
     CredentialLocked,
     CredentialRevoked,
     RecordConflict,
+    RecordDamaged,
     StoreBusy,
+    TokenError,
     WrongKey,
+    WrongKeyBefore,
 )
 from hsm_signer.pins import CardPin, CardPuk
 from hsm_signer.schemes.workspace import KekUse
@@ -144,13 +147,50 @@ def test_right_authorisation_made_before_the_lock_is_refused_after_it(scene: Sce
     verifies(scene.server.sign(waiting), message(b"waiting"))
 
 
-def test_the_same_wrong_request_counts_each_time(scene: Scene) -> None:
-    """It may be a mistyped PIN sent twice, or somebody trying: each is an attempt at SK."""
+def test_the_same_wrong_request_counts_once(scene: Scene) -> None:
+    """Whoever caught it on its way cannot lock anybody with it: the very same request is no new guess."""
     request = authorise(scene.server, scene.person, pin=scene.wrong[0])
-    for _ in range(2):
+    with refused(scene.home, scene.server, scene.id, WrongKey, counted=True):
+        scene.server.sign(request)
+    for _ in range(FAILURES_BEFORE_LOCK + 1):
+        steps: list[int] = []
+        with refused(scene.home, scene.server, scene.id, WrongKeyBefore):
+            replace(scene.server, observe=steps.append).sign(request)
+        assert steps == [1], "the token is not even asked"
+        assert scene.record.failures == 1
+    still_signs(scene.server, scene.person)
+    # Not even after a signature has cleared the count; with scheme rolling its challenge is old by now, too.
+    with refused(scene.home, scene.server, scene.id, WrongKeyBefore):
+        scene.server.sign(request)
+    assert scene.record.failures == 0
+
+
+def test_different_wrong_requests_count_each(scene: Scene) -> None:
+    """The same wrong PIN typed again is another guess, over the same message and the same challenge, too."""
+    for number in range(1, FAILURES_BEFORE_LOCK + 1):
+        request = authorise(scene.server, scene.person, pin=scene.wrong[0])
         with refused(scene.home, scene.server, scene.id, WrongKey, counted=True):
             scene.server.sign(request)
-    assert scene.record.failures == 2
+        assert scene.record.failures == number
+        if number < FAILURES_BEFORE_LOCK:
+            with refused(scene.home, scene.server, scene.id, WrongKeyBefore):
+                scene.server.sign(request)
+    assert scene.record.status is Status.LOCKED
+
+
+def test_one_wrong_request_sent_twice_at_once_counts_once(scene: Scene) -> None:
+    """Both are under way before either has its entry: several workers must not make one guess five."""
+    request = authorise(scene.server, scene.person, pin=scene.wrong[0])
+
+    def observe(done: int) -> None:
+        if done == 3:
+            with pytest.raises(WrongKey):
+                scene.server.sign(request)
+
+    with pytest.raises(WrongKey):
+        replace(scene.server, observe=observe).sign(request)
+    assert scene.record.failures == 1
+    assert scene.server.audit().good
 
 
 def test_quantity_that_does_not_open_counts_nothing_however_often(scene: Scene) -> None:
@@ -292,7 +332,7 @@ def test_pending_credential_with_wrong_pins_locks_too(home: Home, server: Server
     spoilt = rewrite(server, record, lambda it: replace(it, wrapped_sk=_other_wrapping(home, server)))
     for number in range(1, FAILURES_BEFORE_LOCK + 1):
         with pytest.raises(WrongKey):
-            server.sign(request)
+            server.sign(authorise(server, carol, request_info))
         assert carol.record(server).failures == number
         assert carol.record(server).status is Status.PENDING
     with pytest.raises(CredentialLocked):
@@ -320,7 +360,7 @@ def _other_ciphertext(record: CredentialRecord) -> bytes:
     public = algorithms.load_spki(record.spki)
     assert isinstance(public, rsa.RSAPublicKey)
     oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
-    return public.encrypt(os.urandom(32), oaep)
+    return b"\x01" + public.encrypt(os.urandom(32), oaep)
 
 
 @pytest.mark.parametrize(
@@ -346,20 +386,41 @@ def test_step_5_refuses_a_key_that_opens_sk_but_is_not_what_sk_gives(
     assert steps == [1, 2, 3, 4]
     assert isinstance(seen.error, WrongKey)
     assert "not the one this private key gives" in seen.error.message
-    # With its own P again, the very same request is good.
+    # With its own P again the card is good; the request that was counted stays refused.
     rewrite(server, person.record(server), lambda it: replace(it, parameter=record.parameter))
-    verifies(server.sign(request), message())
+    with refused(home, server, record.credential_id, WrongKeyBefore):
+        server.sign(request)
+    verifies(person.sign(server), message())
     assert person.record(server).failures == 0
     still_signs(server, person)
 
 
-def test_step_5_with_a_parameter_that_is_none(home: Home, server: Server) -> None:
-    """An RSA parameter that is no ciphertext of this key does not give KOWF at all."""
+@pytest.mark.parametrize("mark", [b"\x01", b"\x02"], ids=["SHA-1", "SHA-256"])
+def test_step_5_with_a_parameter_that_is_no_ciphertext(home: Home, server: Server, mark: bytes) -> None:
+    """It does not give KOWF at all; nor does a hash that P was not encrypted with."""
     peter = home["peter"]
     record = peter.record(server)
+    assert record.parameter is not None
+    assert record.parameter[:1] == b"\x01", "SoftHSM does OAEP with SHA-1 only"
     request = authorise(server, peter)
-    rewrite(server, record, lambda it: replace(it, parameter=bytes(256)))
-    with refused(home, server, record.credential_id, WrongKey, counted=True):
+    rewrite(server, record, lambda it: replace(it, parameter=mark + bytes(256)))
+    error = WrongKey if mark == b"\x01" else TokenError
+    with pytest.raises(error) as caught:
+        server.sign(request)
+    if mark == b"\x01":
+        assert type(caught.value) is WrongKey
+        assert peter.record(server).failures == 1
+
+
+@pytest.mark.parametrize("name", ["paula", "peter"])
+@pytest.mark.parametrize("other", [b"\x00" + bytes(256), b"\x03" + bytes(256), bytes(65)])
+def test_parameter_of_no_known_form(home: Home, server: Server, name: str, other: bytes) -> None:
+    """Its MAC holds, so this program or a later one wrote it: refused as damaged, nothing is counted."""
+    person = home[name]
+    record = person.record(server)
+    request = authorise(server, person)
+    rewrite(server, record, lambda it: replace(it, parameter=other))
+    with refused(home, server, record.credential_id, RecordDamaged):
         server.sign(request)
 
 

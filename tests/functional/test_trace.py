@@ -2,7 +2,7 @@
 
 The trace is made once, in a process of its own, by OpenSC's pkcs11-spy between us and SoftHSM2. What the spy
 does not print (the values of CKA_COPYABLE and of CKA_UNWRAP_TEMPLATE) is read from living objects in
-tests/token/test_confinement.py.
+tests/token/test_workspace.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import keywrap
 
+from hsm_signer.token import probe
 from hsm_signer.types import KeySpec, Scheme
 
 from ..support import needs, spy
@@ -227,7 +229,8 @@ def test_only_scheme_basic_imports_and_only_its_public_d(trace: Trace) -> None:
     for phase in trace.phases:
         created = [call for call in phase.calls if call.name == "C_CreateObject"]
         if not phase.what.startswith(("sign basic", "batch basic")):
-            assert created == [] or phase.what in ("life", "enrol basic-p256", "enrol basic-rsa2048")
+            allowed = ("init", "life", "enrol basic-p256", "enrol basic-rsa2048")
+            assert created == [] or phase.what in allowed
             continue
         (call,) = created
         facts = phase.facts
@@ -245,7 +248,9 @@ def test_only_scheme_basic_imports_and_only_its_public_d(trace: Trace) -> None:
         ).digest()
         d_1 = hashlib.sha256(b"hsm-signer/1/position" + bytes([1]) + d).digest()
         assert call.template["CKA_VALUE"] == d_1
-    assert not [call for call in trace.init if call.name == "C_CreateObject"]
+    # The probe tries once whether the token takes keys so: another 32 bytes that are no secret.
+    (tried,) = [call for call in trace.init if call.name == "C_CreateObject"]
+    assert tried.template == FOR_BASIC_T | {"CKA_VALUE": bytes(probe.TEST_DATA)}
 
 
 @pytest.mark.parametrize("name", ["basic-p256", "basic-rsa2048"])
@@ -271,6 +276,92 @@ def test_no_buffer_ever_holds_a_key_of_scheme_basic(trace: Trace) -> None:
             values: list[Value] = [*each.buffers.values()]
             values += [v for t in (*each.templates.values(), *each.answers.values()) for v in t.values()]
             assert not [v for v in values if isinstance(v, bytes) and key in v]
+
+
+WINDOW = 8
+"""Bytes of a secret that must not be found together anywhere."""
+
+
+def secrets_of(phase: Phase) -> dict[str, bytes]:
+    """KCAR, KEK1 (or KOWF, KEY), V_x, V_x+1 and the T_i of one authorisation, out of the card's memory."""
+    return {name: bytes.fromhex(value) for name, value in phase.facts["secrets"].items()}
+
+
+def found_in(secret: bytes, text: bytes) -> bool:
+    """Any part of it, in bytes or hexadecimal digits."""
+    return any(
+        each in text or each.hex().encode() in text or each.hex().upper().encode() in text
+        for each in (secret[i : i + WINDOW] for i in range(len(secret) - WINDOW + 1))
+    )
+
+
+def everything_seen(calls: Iterable[Call]) -> bytes:
+    """All buffers and all attribute values of the calls."""
+    seen: list[bytes] = []
+    for call in calls:
+        values: list[Value] = [*call.buffers.values()]
+        values += [v for t in (*call.templates.values(), *call.answers.values()) for v in t.values()]
+        seen += [each for each in values if isinstance(each, bytes)]
+    return b"|".join(seen)
+
+
+@pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
+def test_the_secrets_looked_for_are_those_used(
+    trace: Trace, name: str, scheme: Scheme, key: KeySpec
+) -> None:
+    """Or it would show nothing that they are found nowhere: they open what the card sent."""
+    expected = {
+        Scheme.BASIC: {"KEK"},
+        Scheme.PIN: {"KCAR", "KEK", "T_1"},
+        Scheme.ROLLING: {"KCAR", "KEK", "T_1", "T_2", "V_x", "V_x+1"},
+    }[scheme]
+    for phase in (*trace.of(f"sign {name}"), *trace.of(f"batch {name}")):
+        secrets = secrets_of(phase)
+        assert set(secrets) == expected, key
+        quantities = [bytes.fromhex(each) for each in phase.facts["quantities"]]
+        inside = [secrets["V_x"], secrets["V_x+1"]] if scheme is Scheme.ROLLING else [secrets["KEK"]]
+        if scheme is Scheme.BASIC:
+            transients = [bytes.fromhex(phase.facts["d_1"])]
+        else:
+            transients = [secrets[f"T_{i}"] for i in range(1, len(quantities) + 1)]
+        opened = [keywrap.aes_key_unwrap(t, q) for t, q in zip(transients, quantities, strict=True)]
+        assert opened == inside
+
+
+@EVERYBODY
+def test_no_secret_of_the_card_crosses_the_interface(trace: Trace, name: str) -> None:
+    """Neither at enrolment nor in any signature, its own or another: no 8 bytes of one, in no buffer."""
+    seen = everything_seen(trace.init + trace.after_init)
+    assert len(seen) > 100_000
+    for phase in (*trace.of(f"sign {name}"), *trace.of(f"batch {name}")):
+        for what, secret in secrets_of(phase).items():
+            assert len(secret) == 32
+            assert not found_in(secret, seen), f"{what}, in a signature or at enrolment"
+        if "KCAR" in phase.facts["secrets"]:
+            assert found_in(bytes.fromhex(phase.facts["wrapped_kcar"]), seen), "what does cross is seen"
+
+
+@EVERYBODY
+def test_no_secret_of_the_card_is_kept(trace: Trace, name: str) -> None:
+    """In no file of the home, while it was open and afterwards, and in no record and no evidence entry."""
+    (life,) = trace.of("life")
+    kept = [bytes.fromhex(each) for each in life.facts["written"]]
+    files = {
+        path: path.read_bytes()
+        for folder in life.facts["homes"]
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+    assert {"store.db", "store.db-wal"} <= {path.name for path in files}
+    for phase in (*trace.of(f"sign {name}"), *trace.of(f"batch {name}")):
+        for what, secret in secrets_of(phase).items():
+            for path, content in files.items():
+                assert not found_in(secret, content), (what, path.name)
+            for each in kept:
+                assert not found_in(secret, each), f"{what}, in a record or an entry"
+    credential_id = bytes.fromhex(trace.of(f"sign {name}")[0].facts["credential_id"])
+    assert sum(credential_id in each for each in kept) >= SIGNATURES + 3, "the right ones were searched"
+    assert any(credential_id in each for each in files.values())
 
 
 def test_wrapped_keys_are_the_only_secrets_that_cross(trace: Trace) -> None:
@@ -352,6 +443,8 @@ def public(key_type: str, *usages: str, **more: Value) -> Template:
 
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
+MASTER_KEY = secret("WRAP", "UNWRAP", allowed=(KW,), length=True)
+RECORD_KEY = secret("SIGN", "VERIFY", allowed=(HMAC,), length=True)
 KCAR = secret("DERIVE", allowed=(CBC_DATA,))
 T = secret("UNWRAP", allowed=(KW,), length=True)
 FOR_BASIC_T = secret("UNWRAP", allowed=(KW,))
@@ -423,6 +516,8 @@ class Made:
     mechanism: str | None
     templates: tuple[Template, ...]
     under: int | str | None = None
+    role: tuple[str, ...] = ()
+    """What docs/protocol.md calls what is made, PK before SK."""
 
 
 def expected_signature(scheme: Scheme, key: KeySpec) -> list[Made]:
@@ -431,31 +526,31 @@ def expected_signature(scheme: Scheme, key: KeySpec) -> list[Made]:
     last: list[Made] = []
     if scheme is Scheme.BASIC:
         return [
-            Made("C_CreateObject", None, (FOR_BASIC_T,)),
-            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 0),
-            Made(unwrap, SK_WRAP, (sk(scheme, key),), 1),
+            Made("C_CreateObject", None, (FOR_BASIC_T,), None, ("T_1",)),
+            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 0, ("KEY",)),
+            Made(unwrap, SK_WRAP, (sk(scheme, key),), 1, ("SK",)),
         ]
-    kcar = Made(unwrap, "CKM_AES_KEY_WRAP", (KCAR,), "MK")
-    t = Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (T,), 0)
+    kcar = Made(unwrap, "CKM_AES_KEY_WRAP", (KCAR,), "MK", ("KCAR",))
+    t = Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (T,), 0, ("T",))
     if scheme is Scheme.ROLLING:
         return [
             kcar,
             t,
             t,
-            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1),
-            Made(unwrap, "CKM_AES_KEY_WRAP", (V_NEXT,), 2),
-            Made(unwrap, SK_WRAP, (sk(scheme, key),), 3),
+            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1, ("V_x",)),
+            Made(unwrap, "CKM_AES_KEY_WRAP", (V_NEXT,), 2, ("V_x+1",)),
+            Made(unwrap, SK_WRAP, (sk(scheme, key),), 3, ("SK",)),
         ]
     if key is KeySpec.P256:
-        last = [Made(derive, "CKM_ECDH1_DERIVE", (KOWF_AGREED,), 4)]
+        last = [Made(derive, "CKM_ECDH1_DERIVE", (KOWF_AGREED,), 4, ("KOWF computed",))]
     else:
-        last = [Made(unwrap, "CKM_RSA_PKCS_OAEP", (KOWF_COMPARED,), 4)]
+        last = [Made(unwrap, "CKM_RSA_PKCS_OAEP", (KOWF_COMPARED,), 4, ("KOWF computed",))]
     return [
         kcar,
         t,
-        Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1),
-        Made(unwrap, "CKM_AES_KEY_WRAP", (KOWF_COMPARED,), 1),
-        Made(unwrap, SK_WRAP, (sk(scheme, key),), 2),
+        Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1, ("KOWF",)),
+        Made(unwrap, "CKM_AES_KEY_WRAP", (KOWF_COMPARED,), 1, ("KOWF compared",)),
+        Made(unwrap, SK_WRAP, (sk(scheme, key),), 2, ("SK",)),
         *last,
     ]
 
@@ -465,31 +560,77 @@ def expected_enrolment(scheme: Scheme, key: KeySpec) -> list[Made]:
     generate, pair, derive = "C_GenerateKey", "C_GenerateKeyPair", "C_DeriveKey"
     rsa = key is not KeySpec.P256
     mechanism = "CKM_RSA_PKCS_KEY_PAIR_GEN" if rsa else "CKM_EC_KEY_PAIR_GEN"
-    deriving = Made(generate, "CKM_AES_KEY_GEN", (NEW_DERIVING,))
-    made = [Made(pair, mechanism, (new_pk(scheme, key), new_sk(scheme, key)))]
+    kcar = Made(generate, "CKM_AES_KEY_GEN", (NEW_DERIVING,), None, ("KCAR",))
+    made = [Made(pair, mechanism, (new_pk(scheme, key), new_sk(scheme, key)), None, ("PK", "SK"))]
     if scheme is Scheme.BASIC:
-        made.append(Made(generate, "CKM_AES_KEY_GEN", (NEW_KEY,)))
+        made.append(Made(generate, "CKM_AES_KEY_GEN", (NEW_KEY,), None, ("KEY",)))
     elif scheme is Scheme.ROLLING:
-        made += [deriving, deriving, Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (V_1,), 2)]
+        made += [
+            kcar,
+            Made(generate, "CKM_AES_KEY_GEN", (NEW_DERIVING,), None, ("KEK1",)),
+            Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (V_1,), 2, ("V_1",)),
+        ]
     elif rsa:
         first = secret("WRAP", allowed=(WRAP_PAD,), extractable=True)
         made += [
-            deriving,
-            Made(generate, "CKM_AES_KEY_GEN", (OAEP_SECRET,)),
-            Made("C_UnwrapKey", "CKM_RSA_PKCS_OAEP", (first,), 0),
+            kcar,
+            Made(generate, "CKM_AES_KEY_GEN", (OAEP_SECRET,), None, ("random bytes of P",)),
+            Made("C_UnwrapKey", "CKM_RSA_PKCS_OAEP", (first,), 0, ("KOWF",)),
         ]
     else:
         made += [
-            deriving,
-            Made(pair, "CKM_EC_KEY_PAIR_GEN", POINT),
-            Made(derive, "CKM_ECDH1_DERIVE", (NEW_KEY,), 0),
+            kcar,
+            Made(pair, "CKM_EC_KEY_PAIR_GEN", POINT, None, ("P", "private half of P")),
+            Made(derive, "CKM_ECDH1_DERIVE", (NEW_KEY,), 0, ("KOWF",)),
         ]
-    made.append(Made(pair, "CKM_EC_KEY_PAIR_GEN", EPHEMERAL))
-    made.append(Made(derive, "CKM_ECDH1_DERIVE", (Z,), len(made) - 1))
+    ephemeral = ("token point", "ephemeral private key")
+    made.append(Made(pair, "CKM_EC_KEY_PAIR_GEN", EPHEMERAL, None, ephemeral))
+    made.append(Made(derive, "CKM_ECDH1_DERIVE", (Z,), len(made) - 1, ("Z",)))
     z = len(made) - 1
-    roles = 1 if scheme is Scheme.BASIC else 2
-    made += [Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (K_R,), z)] * roles
+    for role in ("K_2",) if scheme is Scheme.BASIC else ("K_1", "K_2"):
+        made.append(Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (K_R,), z, (role,)))
     return made
+
+
+Wrap = tuple[str, str, str | None]
+"""Under which key, which key, by which mechanism."""
+KW_NAME, OAEP_NAME = "CKM_AES_KEY_WRAP", "CKM_RSA_PKCS_OAEP"
+
+
+def expected_wraps_of_a_signature(scheme: Scheme) -> list[Wrap]:
+    """Step 7 alone."""
+    return [("V_x+1", "SK", SK_WRAP)] if scheme is Scheme.ROLLING else []
+
+
+def expected_wraps_of_an_enrolment(scheme: Scheme, key: KeySpec) -> list[Wrap]:
+    """Step 2 of section 7, in order: every key that leaves the token, and under what."""
+    if scheme is Scheme.BASIC:
+        return [("KEY", "SK", SK_WRAP), ("K_2", "KEY", KW_NAME)]
+    kcar = [("MK", "KCAR", KW_NAME), ("K_1", "KCAR", KW_NAME)]
+    if scheme is Scheme.ROLLING:
+        return [("V_1", "SK", SK_WRAP), *kcar, ("K_2", "KEK1", KW_NAME)]
+    parameter = [] if key is KeySpec.P256 else [("PK", "random bytes of P", OAEP_NAME)]
+    return [*parameter, ("KOWF", "SK", SK_WRAP), *kcar, ("K_2", "KOWF", KW_NAME)]
+
+
+def wraps(calls: list[Call], expected: list[Made], mk: int) -> list[Wrap]:
+    """Every C_WrapKey that gave bytes, by the names of its two keys; all of them succeeded."""
+    names, waiting = {mk: "MK"}, list(expected)
+    found: list[Wrap] = []
+    asked: list[Wrap] = []
+    for call in calls:
+        if call.name in spy.MAKERS:
+            roles = waiting.pop(0).role
+            names |= dict(zip(call.made, roles, strict=True))
+        elif call.name == "C_WrapKey":
+            assert call.ok
+            under, key = (int(call.given[name], 16) for name in ("hWrappingKey", "hKey"))
+            wrap = (names[under], names[key], call.mechanism)
+            # python-pkcs11 asks for the length first.
+            (found if "pWrappedKey" in call.buffers else asked).append(wrap)
+    assert waiting == []
+    assert asked == found
+    return found
 
 
 def check(calls: list[Call], expected: list[Made], mk: int) -> list[Call]:
@@ -556,6 +697,32 @@ def test_keys_of_an_enrolment(trace: Trace, name: str, scheme: Scheme, key: KeyS
     assert check(signing, expected_signature(scheme, key), mk) == []
 
 
+@pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
+def test_what_is_wrapped_under_what(trace: Trace, name: str, scheme: Scheme, key: KeySpec) -> None:
+    """The one way out of the token for a key: exactly these, in this order, and no other."""
+    mk = master_key(trace)
+    signature = expected_wraps_of_a_signature(scheme)
+    for phase in (*trace.of(f"sign {name}"), *trace.of(f"batch {name}")):
+        assert wraps(phase.calls, expected_signature(scheme, key), mk) == signature
+    (enrolment,) = trace.of(f"enrol {name}")
+    made = expected_enrolment(scheme, key) + expected_signature(scheme, key)
+    assert wraps(enrolment.calls, made, mk) == [*expected_wraps_of_an_enrolment(scheme, key), *signature]
+
+
+def test_nothing_else_is_ever_wrapped(trace: Trace) -> None:
+    """Outside of the phases above one key leaves the token: the fresh one that is never used, wrapped under
+    MK when the session begins, to tell later a wrong key from a token that has gone."""
+    within = {call.number for phase in trace.phases[:-1] for call in phase.calls}
+    assert trace.phases[-1].what == "life"
+    outside = [call for call in trace.after_init if call.number not in within]
+    control = Made("C_GenerateKey", "CKM_AES_KEY_GEN", (NEW_DERIVING,), None, ("control",))
+    mk = master_key(trace)
+    assert check(outside, [control], mk) == []
+    assert wraps(outside, [control], mk) == [("MK", "control", KW_NAME)]
+    (handle,) = [handle for call in outside for handle in call.made]
+    assert [int(call.given["hObject"], 16) for call in outside if call.name == "C_DestroyObject"] == [handle]
+
+
 def test_token_keys(trace: Trace) -> None:
     """MK and the record MAC key: the only token objects, made at init."""
     made = [call for call in trace.init if call.template.get("CKA_TOKEN") is True]
@@ -566,14 +733,14 @@ def test_token_keys(trace: Trace) -> None:
         assert len(template["CKA_ID"]) == 8
     own = {"CKA_TOKEN": True, "CKA_LABEL": Unseen(13), "CKA_ID": mk["CKA_ID"]}
     unwrap_template = mk.pop("CKA_UNWRAP_TEMPLATE")
-    assert mk == secret("WRAP", "UNWRAP", allowed=(KW,), length=True) | own
+    assert mk == MASTER_KEY | own
     assert isinstance(unwrap_template, bytes)
     # CK_ATTRIBUTE[2]: CKA_SENSITIVE (0x103) and CKA_PRIVATE (0x2), one byte each.
     assert [unwrap_template[i : i + 8] for i in (0, 16, 24, 40)] == [
         pack(each) for each in (0x103, 1, 0x2, 1)
     ]
     own |= {"CKA_LABEL": Unseen(21), "CKA_ID": record_key["CKA_ID"], "CKA_KEY_TYPE": "CKK_GENERIC_SECRET"}
-    assert record_key == secret("SIGN", "VERIFY", allowed=(HMAC,), length=True) | own
+    assert record_key == RECORD_KEY | own
 
 
 def test_private_keys_are_never_named_in_public(trace: Trace) -> None:

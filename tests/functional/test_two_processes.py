@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,21 +17,24 @@ from pathlib import Path
 import pytest
 
 from hsm_signer import algorithms
+from hsm_signer.config import CARD_PIN_VARIABLE, HOME_VARIABLE
+from hsm_signer.errors import AlreadyInitialised
 from hsm_signer.types import ACCEPTED, Algorithm, Event, Scheme
 
 from ..support import processes, victim
-from ..support.people import Home
+from ..support.people import PIN, ROOT, SOFTHSM_CONF, Home, make_person
 from ..support.scenes import chain, still_signs
 
-ROUNDS = 25
-"""For each of two processes; with the parameters below 200 signatures in all."""
 
-
-@pytest.mark.parametrize("name", ["alice", "paula"], ids=["rolling", "pin"])
-@pytest.mark.parametrize("cloned", [False, True], ids=["one card", "cloned card"])
+@pytest.mark.parametrize(
+    ("name", "cloned", "rounds"),
+    [("alice", False, 80), ("alice", True, 80), ("paula", False, 25), ("paula", True, 25)],
+    ids=["rolling, one card", "rolling, cloned card", "pin, one card", "pin, cloned card"],
+)
 def test_two_processes_sign_with_one_credential(
-    home: Home, tmp_path: Path, name: str, cloned: bool, tell: Callable[[str], None]
+    home: Home, tmp_path: Path, name: str, cloned: bool, rounds: int, tell: Callable[[str], None]
 ) -> None:
+    """``rounds`` signatures each."""
     person = home[name]
     cards = [person.card_path, person.card_path]
     if cloned:
@@ -43,7 +50,7 @@ def test_two_processes_sign_with_one_credential(
             victim.compete,
             home.path,
             replace(person, card_path=card),
-            ROUNDS,
+            rounds,
             f"process {i}",
             start,
             reports[i],
@@ -59,7 +66,7 @@ def test_two_processes_sign_with_one_credential(
 
     results = [json.loads(each.read_text()) for each in reports]
     released = {text: bytes.fromhex(signature) for each in results for text, signature in each["signed"]}
-    assert len(released) == 2 * ROUNDS
+    assert len(released) == 2 * rounds
     verify = algorithms.verifier(before.spki, Algorithm.ECDSA_SHA256)
     by_digest = {hashlib.sha256(text.encode()).digest(): signature for text, signature in released.items()}
     for digest, signature in by_digest.items():
@@ -69,13 +76,13 @@ def test_two_processes_sign_with_one_credential(
         entries = chain(server, before.credential_id)
         accepted = [each for each in entries if each.event is Event.SIGN and each.outcome == ACCEPTED]
         # Each released signature is in exactly one entry, and there is no entry without a release.
-        assert len(accepted) == 2 * ROUNDS
+        assert len(accepted) == 2 * rounds
         assert {each.digests[0]: each.signatures[0] for each in accepted} == by_digest
         assert {each.outcome for each in entries[length:]} <= {ACCEPTED, "authorisation.stale"}
         after = person.record(server)
-        assert after.version == before.version + 2 * ROUNDS
+        assert after.version == before.version + 2 * rounds
         if person.scheme is Scheme.ROLLING:
-            assert after.x == (before.x or 0) + 2 * ROUNDS
+            assert after.x == (before.x or 0) + 2 * rounds
         assert after.failures == 0
         report = server.audit()
         assert report.good, report.findings
@@ -89,5 +96,95 @@ def test_two_processes_sign_with_one_credential(
     earliest_end = min(each["ended"] for each in results)
     assert latest_start < earliest_end, "the two were at it at the same time, or nothing was shown"
     assert set(retries) <= {"authorisation.stale", "record.conflict", "store.busy"}
+    assert sum(retries.values()) > 0, "they got into each other's way, or nothing was shown"
     card = "cloned card" if cloned else "one card"
-    tell(f"two processes, {person.scheme.name.lower()}, {card}: {2 * ROUNDS} signatures, retried {retries}")
+    tell(f"two processes, {person.scheme.name.lower()}, {card}: {2 * rounds} signatures, retried {retries}")
+
+
+COMMANDS = 8
+"""Each loop's."""
+
+
+def test_two_command_lines_at_once(home: Home, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """As two terminals do it: every `hsm-signer sign` a process of its own, all with one card."""
+    alice = home["alice"]
+    with home.server() as server:
+        before = alice.record(server)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HSM_SIGNER")},
+        HOME_VARIABLE: str(home.path),
+        CARD_PIN_VARIABLE: PIN,
+        "PYTHONPATH": str(ROOT),
+    }
+    texts = {f"loop {loop} text {number}" for loop in range(2) for number in range(COMMANDS)}
+    for text in texts:
+        (tmp_path / text).write_text(text)
+    command = f'"{sys.executable}" -m hsm_signer sign --card "{alice.address}"'
+    loops = [
+        subprocess.Popen(
+            ["/bin/sh", "-ec", f'for i in {numbers}; do {command} "loop {loop} text $i"; done'],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for loop in range(2)
+        for numbers in [" ".join(map(str, range(COMMANDS)))]
+    ]
+    said = [each.communicate(timeout=120) for each in loops]
+    assert [each.returncode for each in loops] == [0, 0], said
+
+    verify = algorithms.verifier(before.spki, Algorithm.ECDSA_SHA256)
+    by_digest: dict[bytes, bytes] = {}
+    for text in texts:
+        (path,) = tmp_path.glob(f"{text}.*")
+        by_digest[_digest(text)] = path.read_bytes()
+    for digest, signature in by_digest.items():
+        verify(digest, signature)
+    with home.server() as server:
+        entries = chain(server, before.credential_id)
+        accepted = [each for each in entries if each.event is Event.SIGN and each.outcome == ACCEPTED]
+        assert {each.digests[0]: each.signatures[0] for each in accepted} == by_digest
+        assert len(accepted) == len(by_digest) == 2 * COMMANDS
+        assert alice.record(server).x == (before.x or 0) + 2 * COMMANDS
+        order = [text[:6] for each in accepted for text in texts if each.digests[0] == _digest(text)]
+        turns = sum(one != other for one, other in itertools.pairwise(order))
+        assert turns > 1, "one loop after the other shows nothing"
+        still_signs(server, alice)
+    tell(f"two command lines at once: {2 * COMMANDS} signatures, {turns} times the other one was next")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def test_two_processes_make_one_installation(tmp_path: Path) -> None:
+    """One makes it, the others change nothing of it: neither while it is under way nor afterwards."""
+    path, start = tmp_path / "home", tmp_path / "start"
+    reports = [tmp_path / f"report{i}" for i in range(3)]
+    running = [
+        processes.start(victim.initialise_home, path, SOFTHSM_CONF, start, each) for each in reports
+    ]
+    deadline = time.monotonic() + 60
+    while not all(each.with_suffix(".ready").exists() for each in reports):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    start.touch()
+    assert [processes.finish(each) for each in running] == [0] * 3
+    said = sorted(each.read_text() for each in reports)
+    assert said == sorted(["made", AlreadyInitialised.code, AlreadyInitialised.code])
+
+    def files() -> dict[Path, bytes]:
+        return {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+    (path / "cards").mkdir()
+    with Home(path, {}).server() as server:
+        alice = make_person(server, path / "cards", "alice")
+        still_signs(server, alice)
+    before = files()
+    late = tmp_path / "late"
+    assert processes.run(victim.initialise_home, path, SOFTHSM_CONF, start, late) == 0
+    assert late.read_text() == AlreadyInitialised.code
+    assert files() == before

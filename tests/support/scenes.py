@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from hsm_signer.types import (
     SignOutcome,
 )
 
-from .people import Home, Person
+from .people import PIN, Home, Person
 
 
 def message(data: bytes = b"message") -> Message:
@@ -143,6 +143,22 @@ def cut_chain(home: Home, credential_id: CredentialId, keep: int) -> None:
     sql(home, "DELETE FROM evidence WHERE credential_id = ? AND sequence > ?", credential_id, keep)
 
 
+def windows_found(home: Home, values: Iterable[bytes], width: int = 8) -> list[tuple[str, str]]:
+    """Names of the home's files that hold ``width`` bytes of a value in a row, raw or in hexadecimal."""
+    parts = [each[i : i + width] for each in values for i in range(len(each) - width + 1)]
+    assert parts
+    files = [path for path in home.path.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"store.db", "store.db-wal"} <= names, "the store is open, with its log"
+    return [
+        (path.name, part.hex())
+        for path in files
+        for content in [path.read_bytes()]
+        for part in parts
+        if part in content or part.hex().encode() in content or part.hex().upper().encode() in content
+    ]
+
+
 # --- refusals ----------------------------------------------------------------------------------------------
 
 
@@ -239,6 +255,19 @@ def rewrite(
 
     server.store.commit(record.credential_id, record.version, build)
     return server.record(record.credential_id)
+
+
+# --- what lies in a card -----------------------------------------------------------------------------------
+
+
+def card_keys(person: Person, pin: str = PIN) -> tuple[bytes, bytes]:
+    """KCAR (empty in scheme basic) and KEY, KOWF or KEK1, out of the simulated card's memory."""
+    personality = memory.decode(person.card_path.read_bytes()).personality
+    assert personality is not None
+    if personality.pin is None:
+        return personality.kcar, personality.key
+    mask = keys.blind(Role.PIN, personality.credential_id, personality.pin.salt, pin.encode())
+    return personality.kcar, keys.xor(personality.pin.blinded, mask)
 
 
 # --- wrong PINs that the card cannot tell ------------------------------------------------------------------

@@ -9,21 +9,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from card_applet_sim.constants import Combine
+from card_applet_sim.keys import combine
 from hsm_signer.card.session import authorise_content
+from hsm_signer.encoding import entry_bytes, record_bytes
 from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
+from hsm_signer.schemes.authorise import position_digests
 from hsm_signer.token import softhsm
-from hsm_signer.types import KeySpec, Scheme, SigningRequest
+from hsm_signer.types import (
+    Authorisation,
+    CredentialRecord,
+    Digest,
+    EvidenceEntry,
+    KeySpec,
+    Scheme,
+    SigningRequest,
+)
 
 from . import spy
 from .needs import spy_module
-from .people import digests, make_person
-from .scenes import chain, message
+from .people import Person, digests, make_person
+from .scenes import card_keys, chain, message
 
 LABEL = "spied"
 PIN = "24681357"
@@ -60,6 +73,25 @@ def make_token(folder: Path) -> str:
     return module
 
 
+def authorised(
+    person: Person, record: CredentialRecord, authorisation: Authorisation, entry: EvidenceEntry
+) -> dict[str, Any]:
+    """D_1, and what card and token had in clear during this authorisation, out of the card's memory."""
+    kcar, kek = card_keys(person)
+    positions = position_digests(entry.d or Digest(b""), authorisation.rolling_values)
+    secrets = {"KEK": kek}
+    if person.scheme is not Scheme.BASIC:
+        secrets["KCAR"] = kcar
+        secrets |= {f"T_{i}": combine(Combine.CBC, kcar, d_i) for i, d_i in enumerate(positions, 1)}
+    if person.scheme is Scheme.ROLLING:
+        secrets["V_x"] = combine(Combine.CBC, kek, record.rn or b"")
+        secrets["V_x+1"] = combine(Combine.CBC, kek, record.rn_next or b"")
+    return {
+        "d_1": positions[0].hex(),
+        "secrets": {name: secret.hex() for name, secret in secrets.items()},
+    }
+
+
 def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]]) -> None:
     """Everything, once."""
     os.environ[spy.MODULE_VARIABLE] = make_token(folder)
@@ -71,7 +103,8 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
             NewInstallation(home, module=spy_module(), token_label=LABEL, token_pin_file=folder / "pin"),
             no_prompt,
         )
-    with log.phase("life"), Installation.open(home).server() as server:
+    written: list[str] = []
+    with log.phase("life") as life, Installation.open(home).server() as server:
         for name, scheme, key in people:
             with log.phase(f"enrol {name}"):
                 person = make_person(server, folder, name, scheme=scheme, key=key)
@@ -90,6 +123,8 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
                     server.sign(SigningRequest(authorisation, content))
                 after = server.record(credential_id)
                 entry = chain(server, credential_id)[-1]
+                written.append(record_bytes(after).hex())
+                facts |= authorised(person, before, authorisation, entry)
                 facts |= {
                     "scheme": int(scheme),
                     "credential_id": credential_id.hex(),
@@ -102,6 +137,10 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
                     "wrapped_sk_after": (after.wrapped_sk or b"").hex(),
                     "parameter": (before.parameter or b"").hex(),
                 }
+            written += [entry_bytes(each).hex() for each in chain(server, credential_id)]
+        # With its write-ahead log, which ends when the database is closed.
+        shutil.copytree(home, folder / "living")
+        life |= {"written": written, "homes": [str(home), str(folder / "living")]}
     print(json.dumps(log.phases))
 
 

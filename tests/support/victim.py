@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 
 from hsm_signer.card.session import CardSession
 from hsm_signer.errors import SignerError
-from hsm_signer.installation import Installation
+from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
 from hsm_signer.pins import CardPin, CardPuk
 from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
@@ -35,6 +35,9 @@ SIGN_POINTS = (
 """In the order they come: after steps 1 to 8, three inside the transaction of step 9, after it, after sign()
 has returned, and after the signature has been given out."""
 COMMITTED = ("step 9", "returned", "released")
+
+FAILURE_POINTS = ("step 3", "about to count", "sealed", "record written", "evidence written", "counted")
+"""Of a wrong key: found in step 4; before, inside and after the transaction that counts it."""
 
 ENROL_POINTS = (
     "keys made",
@@ -90,6 +93,8 @@ def _after_statement(beginning: str, wanted: str, point: str) -> None:
 
 def sign(home: Path, request: SigningRequest, point: str, released: Path) -> None:
     """Sign ``request``, die at ``point``; what sign() returned goes into the file ``released``."""
+    _before(Store, "commit", point, "about to count")
+    _after(Store, "commit", point, "counted")
     _after(SecureEnvironment, "seal", point, "sealed")
     _after_statement("UPDATE credential", point, "record written")
     _after_statement("INSERT INTO evidence", point, "evidence written")
@@ -186,3 +191,17 @@ def sign_as_nobody(home: Path, request: SigningRequest, report: Path) -> None:
             code, released = error.code, ()
         server.challenge(request.authorisation.credential_id)
     report.write_text(f"{code} challenge-answered {'released' if released else 'nothing-released'}")
+
+
+def initialise_home(home: Path, softhsm_conf: Path, start: Path, report: Path) -> None:
+    """Make an installation at ``home`` as soon as the file ``start`` is there; report what came of it."""
+    report.with_suffix(".ready").touch()
+    deadline = time.monotonic() + 60
+    while not start.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    try:
+        initialise(NewInstallation(home, softhsm_conf=softhsm_conf), no_prompt)
+        code = "made"
+    except SignerError as error:
+        code = error.code
+    report.write_text(code)

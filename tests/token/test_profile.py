@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from hsm_signer import installation
 from hsm_signer.errors import TokenUnsuitable
 from hsm_signer.installation import PROFILE_FILE, _refuse_unfit
 from hsm_signer.server import Server
@@ -40,9 +39,10 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(session: Any) -> TokenProfile:
         made.append(session.identity)
-        return probing.probe(session)
+        return real(session)
 
-    monkeypatch.setattr(installation, "probe", counted)
+    real = probing.probe
+    monkeypatch.setattr(probing, "probe", counted)
     return made
 
 
@@ -150,6 +150,7 @@ FULL = TokenProfile(
     ecdh=5,
     cmac=6,
     oaep_hash="sha256",
+    create_object=True,
     keys={each.cli_name: "" for each in KeySpec},
 )
 
@@ -169,6 +170,7 @@ def test_a_token_that_has_everything_has_no_obstacle() -> None:
         ("private_wrap", set(Scheme), set(KeySpec)),
         ("ecdh", set(Scheme), set(KeySpec)),
         ("cbc_encrypt_data", set(Scheme), set(KeySpec)),
+        ("create_object", {Scheme.BASIC}, set(KeySpec)),
         ("cmac", {Scheme.PIN}, set(KeySpec)),
         ("oaep_hash", {Scheme.PIN}, {KeySpec.RSA2048, KeySpec.RSA3072, KeySpec.RSA4096}),
         ("xor_base_and_data", set(), set()),

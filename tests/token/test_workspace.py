@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import pkcs11.exceptions as p11
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,14 +22,20 @@ from hsm_signer.errors import (
     InputError,
     SignerError,
     TokenError,
+    TokenSessionLost,
     TokenUnavailable,
     TokenUnsuitable,
 )
 from hsm_signer.schemes.workspace import KekUse
 from hsm_signer.server import Server
-from hsm_signer.token.binding import SecretKeyObject
+from hsm_signer.token import primitives
+from hsm_signer.token import workspace as workspaces
+from hsm_signer.token.binding import AttributeMapper, CkKeyDerivationStringData, SecretKeyObject
+from hsm_signer.token.environment import SecureEnvironment
 from hsm_signer.token.faults import token_call
+from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession
+from hsm_signer.token.templates import Templates
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
     Algorithm,
@@ -37,6 +46,7 @@ from hsm_signer.types import (
     PinCheck,
     PinPolicy,
     Quantity,
+    RollingValue,
     Scheme,
     WrappedKey,
 )
@@ -112,64 +122,73 @@ def test_an_exception_in_the_middle_leaves_no_object_behind(
     verifies(server.sign(request), message())
 
 
+OPERATIONS = (
+    "unwrap_kcar",
+    "transient",
+    "public_transient",
+    "open_quantity",
+    "unwrap_sk",
+    "sign",
+    "wrap_sk",
+    "recompute_kowf",
+    "same_key",
+    "random",
+)
+
+
 @pytest.mark.parametrize("name", ["alice", "paula", "peter", "basil"])
 @pytest.mark.parametrize("error", [p11.DeviceError, p11.GeneralError, p11.KeyHandleInvalid])
-def test_a_token_that_fails_at_any_call_leaves_no_object_behind(
-    home: Home, server: Server, name: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+def test_a_token_that_fails_at_any_call_ends_the_session(
+    home: Home, name: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each operation of a signature fails once, after the token has done it: no failure is counted, and the
-    same request is good afterwards."""
+    """Each operation of a signature fails once, after the token has done it. The key it made has no handle
+    here, so the session is given up, and the key with it. No failure is counted, and the same request is good
+    in the next session."""
     person = home[name]
-    before = objects(server)
-    request = authorise(server, person)
-    credential_id = person.record(server).credential_id
-    failed = 0
-    for method in (
-        "unwrap_kcar",
-        "transient",
-        "public_transient",
-        "open_quantity",
-        "unwrap_sk",
-        "sign",
-        "wrap_sk",
-        "recompute_kowf",
-        "same_key",
-        "random",
-    ):
+    failed: list[str] = []
+    with home.server() as server:
+        request = authorise(server, person)
+    for method in OPERATIONS:
         real = getattr(TokenWorkspace, method)
 
-        def fails(self: TokenWorkspace, *given: Any, _real: Callable[..., Any] = real, **named: Any) -> Any:
+        def fails(
+            self: TokenWorkspace, *given: Any, _real: Any = real, _method: str = method, **named: Any
+        ) -> Any:
             _real(self, *given, **named)
-            nonlocal failed
-            failed += 1
+            failed.append(_method)
             with token_call("testing"):
                 raise error
 
-        with monkeypatch.context() as patched:
+        with home.server() as server, monkeypatch.context() as patched:
+            assert len(objects(server)) == 2
             patched.setattr(TokenWorkspace, method, fails)
-            count = failed
             try:
                 server.sign(request)
-            except TokenError:
-                assert failed > count
+            except TokenUnavailable:
+                assert failed[-1] == method
+                with pytest.raises(TokenSessionLost) as lost:
+                    server.sign(request)
+                assert not lost.value.retryable, "only a new session helps"
             else:
                 # This scheme has no such operation: the signature was made.
-                assert failed == count, "an error was swallowed"
+                assert method not in failed, "an error was swallowed"
+                assert len(objects(server)) == 2
                 request = authorise(server, person)
-        assert objects(server) == before
-    assert failed >= 4
-    assert person.record(server).failures == 0
-    assert server.store.load(credential_id).sealed.record.failures == 0
-    verifies(server.sign(request), message())
-    still_signs(server, person)
+    assert len(failed) >= 4
+    with home.server() as server:
+        assert len(objects(server)) == 2
+        assert person.record(server).failures == 0
+        verifies(server.sign(request), message())
+        still_signs(server, person)
 
 
 @pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("error", [RuntimeError, TokenUnavailable])
 def test_enrolment_that_fails_in_the_middle_leaves_no_object_behind(
-    server: Server, scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+    home: Home, scheme: Scheme, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = objects(server)
-    reached = 0
+    """An error of our own destroys the keys and goes on; one of the token ends the session, too."""
+    reached: list[str] = []
     for method in (
         "new_pair",
         "new_kcar",
@@ -187,21 +206,27 @@ def test_enrolment_that_fails_in_the_middle_leaves_no_object_behind(
     ):
         real = getattr(TokenWorkspace, method)
 
-        def fails(self: TokenWorkspace, *given: Any, _real: Callable[..., Any] = real, **named: Any) -> Any:
+        def fails(
+            self: TokenWorkspace, *given: Any, _real: Any = real, _method: str = method, **named: Any
+        ) -> Any:
             _real(self, *given, **named)
-            nonlocal reached
-            reached += 1
-            raise TokenUnavailable("testing")
+            reached.append(_method)
+            raise error("testing")
 
-        with monkeypatch.context() as patched:
+        with home.server() as server, monkeypatch.context() as patched:
+            before = objects(server)
+            assert len(before) == 2
             patched.setattr(TokenWorkspace, method, fails)
-            count = reached
             try:
                 server.environment.create(wanted(scheme))
-            except TokenUnavailable:
-                assert reached > count
-        assert objects(server) == before
-    assert reached >= 7
+            except error:
+                assert reached[-1] == method
+                if error is TokenUnavailable:
+                    with pytest.raises(TokenSessionLost):
+                        server.environment.random(1)
+                    continue
+            assert objects(server) == before
+    assert len(reached) >= 7
 
 
 @pytest.mark.parametrize(
@@ -245,15 +270,19 @@ def test_object_that_cannot_be_destroyed_withholds_the_signature(
 
     with monkeypatch.context() as patched:
         patched.setattr(TokenWorkspace, "transient", transient)
-        with pytest.raises(TokenUnavailable, match="being destroyed") as caught:
+        with pytest.raises(TokenUnavailable, match="being destroyed"):
             server.sign(request)
-    assert caught.value.retryable
     assert len(stuck) == 2, "the others were destroyed all the same"
-    assert len(objects(server)) == 4
-    for each in stuck:
-        SecretKeyObject.destroy(each)
-    assert alice.record(server) == record
-    verifies(server.sign(request), message())
+    # The session is given up, and what could not be destroyed ends with it.
+    for attempt in (lambda: server.sign(request), lambda: objects(server), lambda: alice.record(server)):
+        with pytest.raises(TokenSessionLost) as lost:
+            attempt()
+        assert not lost.value.retryable
+    with home.server() as again:
+        assert len(objects(again)) == 2
+        assert alice.record(again) == record
+        verifies(again.sign(request), message())
+        still_signs(again, alice)
 
 
 # --- what each key may do, on the token itself --------------------------------------------------------------
@@ -341,6 +370,44 @@ def test_attributes_that_living_keys_have(home: Home, server: Server) -> None:
             assert seen[handle]["COPYABLE"] is False
 
 
+@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("key", [KeySpec.P256, KeySpec.RSA2048])
+def test_attributes_that_living_keys_have_at_enrolment(
+    server: Server, scheme: Scheme, key: KeySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read back when all keys of an enrolment are there."""
+    session = server.environment.session.pkcs11
+    token_keys = objects(server)
+    real = SecureEnvironment._record
+    seen: list[dict[str, object]] = []
+
+    def record(self: SecureEnvironment, *given: Any) -> Any:
+        public = {each.handle for each in session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY})}
+        for each in session.get_objects():
+            if each.handle in token_keys:
+                continue
+            names = ["TOKEN", "PRIVATE", "COPYABLE"]
+            if each.handle not in public:
+                names += ["SENSITIVE", "EXTRACTABLE"]
+            seen.append({name: each[Attribute[name]] for name in names})
+        return real(self, *given)
+
+    monkeypatch.setattr(SecureEnvironment, "_record", record)
+    server.environment.create(wanted(scheme, key=key))
+    private = [each for each in seen if "SENSITIVE" in each]
+    public = [each for each in seen if "SENSITIVE" not in each]
+    # SK; KCAR, KEK1 or KOWF and the random bytes of P, or KEY.
+    leaving = {Scheme.BASIC: 2, Scheme.ROLLING: 3, Scheme.PIN: 3 if key is KeySpec.P256 else 4}[scheme]
+    assert [each.pop("EXTRACTABLE") for each in private].count(True) == leaving
+    assert len(private) > leaving
+    for each in private:
+        assert each == {"TOKEN": False, "PRIVATE": True, "SENSITIVE": True, "COPYABLE": False}
+    # PK, the token's point and with an EC key P.
+    assert len(public) == (3 if scheme is Scheme.PIN and key is KeySpec.P256 else 2)
+    for each in public:
+        assert each == {"TOKEN": False, "PRIVATE": False, "COPYABLE": False}
+
+
 def test_master_key_gives_out_nothing_readable(home: Home, server: Server) -> None:
     """MK's UNWRAP_TEMPLATE: whoever has the token's PIN cannot unwrap KCAR into the open with it."""
     environment = server.environment
@@ -400,6 +467,227 @@ def test_keys_of_the_wrong_kind_are_our_own_mistake(server: Server) -> None:
             workspace.sign(key, KeySpec.P256, Algorithm.ECDSA_SHA256, bytes(32))
         with pytest.raises(AssertionError):
             workspace.unwrap_kcar(WrappedKey(bytes(40)), Combine.CBC)
+
+
+# --- what SoftHSM lacks, over a recording stand-in ----------------------------------------------------------
+
+VENDOR_WRAP = 0x80001234
+EVERYTHING = TokenProfile(
+    identity="stand-in",
+    allowed_mechanisms=True,
+    copyable_attribute=True,
+    key_wrap=0x2109,
+    cbc_encrypt_data=0x1105,
+    xor_base_and_data=0x364,
+    private_wrap=VENDOR_WRAP,
+    keys={KeySpec.ED25519.cli_name: ""},
+)
+
+
+@dataclass
+class Asked:
+    """One call of a key object, as python-pkcs11 would get it."""
+
+    of: str
+    method: str
+    given: tuple[Any, ...]
+    mechanism: int
+    parameter: Any
+    template: dict[str, bytes]
+
+
+@dataclass
+class StandInToken:
+    """Notes every call and answers with new objects."""
+
+    asked: list[Asked]
+    destroyed: list[str]
+
+    def key(self, kind: type[StandInKey], name: str) -> Any:
+        """As ``SecretKeyObject(wrapper)`` makes one."""
+        return kind((self, name))
+
+
+class StandInKey:
+    """In place of a python-pkcs11 key object; its wrapper is the token and a name."""
+
+    def __init__(self, wrapper: tuple[StandInToken, str]) -> None:
+        self.wrapper = wrapper
+        self.token, self.name = wrapper
+        self.handle = len(self.token.asked)
+
+    def _note(self, method: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        parameter = named.get("mechanism_param")
+        if isinstance(parameter, bytes) and named["mechanism"] == Mechanism.XOR_BASE_AND_DATA:
+            # CK_KEY_DERIVATION_STRING_DATA points to its data: read now, as the token would.
+            assert len(parameter) == ctypes.sizeof(CkKeyDerivationStringData)
+            inside = CkKeyDerivationStringData.from_buffer_copy(parameter)
+            parameter = ctypes.string_at(inside.pData, inside.ulLen)
+        template = {each.name: packed.data for each, packed in (named.get("template") or {}).items()}
+        mechanism = int(named["mechanism"])
+        self.token.asked.append(Asked(self.name, method, given, mechanism, parameter, template))
+
+    def derive_key(self, *given: Any, **named: Any) -> Any:
+        self._note("derive", given, named)
+        return self.token.key(StandInKey, f"derived {len(self.token.asked)}")
+
+    def unwrap_key(self, *given: Any, **named: Any) -> Any:
+        self._note("unwrap", given, named)
+        return self.token.key(StandInKey, f"unwrapped {len(self.token.asked)}")
+
+    def wrap_key(self, *given: Any, **named: Any) -> bytes:
+        self._note("wrap", given, named)
+        return b"wrapped"
+
+    def sign(self, *given: Any, **named: Any) -> bytes:
+        self._note("sign", given, named)
+        return b"s" * 64
+
+    def destroy(self) -> None:
+        self.token.destroyed.append(self.name)
+
+
+class StandInSecretKey(StandInKey):
+    """SecretKeyObject."""
+
+
+class StandInPrivateKey(StandInKey):
+    """PrivateKeyObject."""
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInToken:
+    """The token's key objects are :class:`StandInKey`; everything above them is the product's own."""
+    for module in (primitives, workspaces):
+        monkeypatch.setattr(module, "SecretKeyObject", StandInSecretKey)
+        monkeypatch.setattr(module, "PrivateKeyObject", StandInPrivateKey)
+    return StandInToken([], [])
+
+
+def opened(profile: TokenProfile = EVERYTHING) -> TokenWorkspace:
+    return TokenWorkspace(None, profile, Templates(profile, AttributeMapper()), master_key=None)
+
+
+def packed(*numbers: int) -> bytes:
+    """CK_ULONGs."""
+    return struct.pack(f"{len(numbers)}L", *numbers)
+
+
+def secret_template(usage: str, allowed: int, *, length: bool) -> dict[str, bytes]:
+    """Section 6 of docs/protocol.md, packed."""
+    usages = ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")
+    return {
+        "CLASS": packed(4),
+        "KEY_TYPE": packed(0x1F),
+        "TOKEN": b"\0",
+        "LABEL": b"",
+        "ID": b"",
+        "COPYABLE": b"\0",
+        "PRIVATE": b"\1",
+        "SENSITIVE": b"\1",
+        "EXTRACTABLE": b"\0",
+        **{each: bytes([each == usage]) for each in usages},
+        "ALLOWED_MECHANISMS": packed(allowed),
+        **({"VALUE_LEN": packed(32)} if length else {}),
+    }
+
+
+def test_rolling_by_xor(stand_in: StandInToken) -> None:
+    """Steps 891 to 893, combine 1: V_x comes out of Q once to DERIVE by XOR only, and V_x+1 wraps only."""
+    difference = bytes(range(32))
+    with opened() as workspace:
+        t = stand_in.key(StandInSecretKey, "T")
+        v = workspace.open_quantity(t, Quantity(bytes(40)), KekUse.ROLL)
+        v_next = workspace.roll_by_xor(v, difference)
+        workspace.wrap_sk(v_next, stand_in.key(StandInPrivateKey, "SK"))
+    opening, rolling, wrapping = stand_in.asked
+    assert (opening.of, opening.method, opening.mechanism) == ("T", "unwrap", 0x2109)
+    assert opening.given == (ObjectClass.SECRET_KEY, KeyType.AES, bytes(40))
+    assert opening.template == secret_template("DERIVE", 0x364, length=False)
+
+    assert (rolling.of, rolling.method, rolling.mechanism) == ("unwrapped 1", "derive", 0x364)
+    assert rolling.given == (KeyType.AES, 256)
+    assert rolling.parameter == difference, "what CK_KEY_DERIVATION_STRING_DATA points to"
+    assert rolling.template == secret_template("WRAP", VENDOR_WRAP, length=True)
+
+    assert (wrapping.of, wrapping.method, wrapping.mechanism) == ("derived 2", "wrap", VENDOR_WRAP)
+    assert stand_in.destroyed == ["derived 2", "unwrapped 1"]
+
+
+def test_transient_and_variant_by_xor(stand_in: StandInToken) -> None:
+    """Combine 1 has D_i and RN in the same parameter; KCAR and KEK1 are only for that."""
+    d, rn = Digest(bytes(range(32))), RollingValue(bytes(range(32, 64)))
+    with opened() as workspace:
+        base = stand_in.key(StandInSecretKey, "KCAR")
+        workspace.transient(base, Combine.XOR, d)
+        workspace.variant(base, Combine.XOR, rn)
+    transient, variant = stand_in.asked
+    assert (transient.mechanism, transient.parameter) == (0x364, d)
+    assert transient.template == secret_template("UNWRAP", 0x2109, length=True)
+    assert (variant.mechanism, variant.parameter) == (0x364, rn)
+    assert variant.template == secret_template("WRAP", VENDOR_WRAP, length=True)
+
+
+@pytest.mark.parametrize("extractable", [True, False])
+def test_ed25519(stand_in: StandInToken, extractable: bool) -> None:
+    """The message itself is signed, by EDDSA without a parameter; 64 bytes come out as they are."""
+    with opened() as workspace:
+        kek, v_next = stand_in.key(StandInSecretKey, "V_x"), stand_in.key(StandInSecretKey, "V_x+1")
+        sk = workspace.unwrap_sk(
+            kek,
+            WrappedKey(b"wrap(SK)"),
+            KeySpec.ED25519,
+            Algorithm.ED25519,
+            extractable=extractable,
+            gives_kowf=False,
+        )
+        signature = workspace.sign(sk, KeySpec.ED25519, Algorithm.ED25519, b"the message")
+        assert workspace.wrap_sk(v_next, sk) == b"wrapped"
+    unwrapping, signing, wrapping = stand_in.asked
+    assert (unwrapping.of, unwrapping.method, unwrapping.mechanism) == ("V_x", "unwrap", VENDOR_WRAP)
+    assert unwrapping.given == (ObjectClass.PRIVATE_KEY, KeyType.EC_EDWARDS, b"wrap(SK)")
+    assert unwrapping.template == {
+        "CLASS": packed(3),
+        "KEY_TYPE": packed(0x40),
+        "TOKEN": b"\0",
+        "LABEL": b"",
+        "ID": b"",
+        "COPYABLE": b"\0",
+        "PRIVATE": b"\1",
+        "SENSITIVE": b"\1",
+        "EXTRACTABLE": bytes([extractable]),
+        "DECRYPT": b"\0",
+        "SIGN": b"\1",
+        "UNWRAP": b"\0",
+        "DERIVE": b"\0",
+        "ALLOWED_MECHANISMS": packed(0x1057),
+    }
+    assert (signing.method, signing.given, signing.mechanism) == ("sign", (b"the message",), 0x1057)
+    assert signing.parameter is None
+    assert signature == b"s" * 64
+    assert (wrapping.of, wrapping.method, wrapping.mechanism) == ("V_x+1", "wrap", VENDOR_WRAP)
+    assert wrapping.given == (sk,)
+    assert stand_in.destroyed == ["unwrapped 1"]
+
+
+def test_a_record_keeps_its_own_wrapping_mechanism(home: Home, server: Server) -> None:
+    """The token has learnt another one since: SK of alice is opened and wrapped as its record says, again
+    and again, and a record enrolled now would name the new one."""
+    alice = home["alice"]
+    old = server.environment
+    assert old.profile.private_wrap == Mechanism.AES_KEY_WRAP_PAD
+    newer = msgspec.structs.replace(old.profile, private_wrap=VENDOR_WRAP)
+    environment = SecureEnvironment(
+        old.session, newer, mk_id=old.mk_id, record_key_id=old.record_key_id
+    )
+    changed = replace(server, environment=environment)
+    for name in ("alice", "paula", "basil"):
+        for _ in range(2):
+            verifies(home[name].sign(changed), message())
+        assert home[name].record(changed).wrap_mechanism == Mechanism.AES_KEY_WRAP_PAD
+    with pytest.raises(TokenError):
+        environment.create(wanted())  # SoftHSM does not know the new one
+    still_signs(server, alice)
 
 
 # --- one thread, one process, one session ------------------------------------------------------------------

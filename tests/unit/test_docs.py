@@ -16,6 +16,7 @@ import pytest
 from hsm_signer.types import Algorithm, KeySpec, Scheme
 
 from ..functional import test_trace as trace
+from ..support.spy import mechanisms as mechanisms_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {410, *range(480, 483), *range(491, 496), *range(690, 701), *range(751, 762), *range(880, 897)}
@@ -239,7 +240,7 @@ def test_the_table_of_keys_is_what_the_trace_shows(key: str) -> None:
     assert leaves == ({True, False} if sometimes else {extractable != "no"})
 
     mechanisms = {
-        number for each in templates for number in trace.spy.mechanisms(each["CKA_ALLOWED_MECHANISMS"])
+        number for each in templates for number in mechanisms_of(each["CKA_ALLOWED_MECHANISMS"])
     }
     named = [name for name in MECHANISMS if re.search(rf"(?<![\w']){name}(?!\w)", allowed)]
     assert named, allowed

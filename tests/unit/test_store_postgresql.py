@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def _bare(sql: str) -> str:
 
 
 @pytest.fixture
-def sent(tmp_path: Path) -> Iterator[list[ClauseElement]]:
+def sent(tmp_path: Path) -> list[ClauseElement]:
     """Every statement of every method of the store, run once on SQLite."""
     statements: list[ClauseElement] = []
 
@@ -142,7 +141,7 @@ def sent(tmp_path: Path) -> Iterator[list[ClauseElement]]:
         Store.upgrade(url)
     finally:
         event.remove(Engine, "before_execute", before)
-    yield statements
+    return statements
 
 
 def _use_everything(opened: Store) -> None:
@@ -219,27 +218,32 @@ def test_what_is_said_to_sqlite_alone_is_not_said_to_postgresql() -> None:
         Store(engine, make_url("sqlite:///store.db")).forget()
 
 
-def test_settings_of_a_connection() -> None:
+class Spoken:
+    """A connection and its cursor, noting what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def cursor(self) -> Spoken:
+        return self
+
+    def __enter__(self) -> Spoken:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.said.append("closed")
+
+    def execute(self, sql: str) -> None:
+        self.said.append(sql)
+
+    def commit(self) -> None:
+        self.said.append("committed")
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [(5.0, 5000), (0.25, 250), (0.0, 1)])
+def test_settings_of_a_connection(seconds: float, wanted: int) -> None:
     """The waiting time is the store's, in milliseconds, and never 0, which would mean for ever."""
-    for seconds, wanted in ((5.0, 5000), (0.25, 250), (0.0, 1)):
-        said: list[str] = []
-
-        class Cursor:
-            def __enter__(self) -> Cursor:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                said.append("closed")
-
-            def execute(self, sql: str) -> None:
-                said.append(sql)
-
-        class Connection:
-            cursor = Cursor
-
-            def commit(self) -> None:
-                said.append("committed")
-
-        database._postgresql_settings(seconds)(Connection(), None)
-        assert said == [f"SET lock_timeout = {wanted}", "closed", "committed"]
-        check(said[0])
+    connection = Spoken()
+    database._postgresql_settings(seconds)(connection, None)
+    assert connection.said == [f"SET lock_timeout = {wanted}", "closed", "committed"]
+    check(connection.said[0])
