@@ -285,7 +285,7 @@ def main() -> None:
             result["cycles"] = cycles(opened, session, server, rounds)
         show_cycles(result["cycles"])
         result["calls"] = calls_per_signature(base / "calls")
-        say("PKCS#11 calls per signature, record MAC included (the bare sequence makes 19 of them):")
+        say("PKCS#11 calls per signature, record MAC included (the bare sequence makes 16):")
         for scheme, count in result["calls"].items():
             say(f"  {scheme:14} {count}")
         say()
