@@ -77,6 +77,8 @@ def test_files_that_may_not_be_read(
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
+        # Where each run comes back to: others may not enter the folder that the tests are started in.
+        monkeypatch.chdir(folder)
         for closed in ("closed", "key"):
             (folder / closed).write_text("x")
         (folder / "home").mkdir()
