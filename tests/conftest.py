@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from hsm_signer.types import KeySpec, Scheme
 from .support import needs
 from .support.pcscd import Pcscd
 from .support.people import Home, make_home
+
+# Whoever started this run in the background left SIGINT ignored, and every child would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PEOPLE = (
     ("alice", Scheme.ROLLING, KeySpec.P256),

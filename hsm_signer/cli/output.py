@@ -13,6 +13,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -52,7 +53,18 @@ def _write(content: bytes) -> None:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise  # whoever read has gone; there is nobody to tell
+        _give_up_stdout()
         raise FileError(f"standard output: {error.strerror or error}", hint=NOT_SHOWN) from error
+
+
+def _give_up_stdout() -> None:
+    """What is left in its buffer would be tried once more at the end, and end the process with 120."""
+    with suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(descriptor, sys.stdout.fileno())
+        finally:
+            os.close(descriptor)
 
 
 def check_stdout(*, read: bool) -> None:

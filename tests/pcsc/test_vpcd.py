@@ -163,7 +163,8 @@ def test_a_reader_that_comes_late_goes_and_comes_back(card: SimulatedCard) -> No
         with again.accept() as vpcd_end:
             vpcd_end.sendall(frame(SELECT))
             assert receive(vpcd_end).endswith(b"\x90\x00")
-        again.close()
+            # Before the connection ends, or the card would come straight back to this one.
+            again.close()
     thread.join(SECONDS)
     assert not thread.is_alive()
     waiting = f"waiting for a virtual reader (pcscd with vpcd) at 127.0.0.1:{port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -179,6 +180,8 @@ class _Watched:
 
 def sign_as_nobody(home: Path, request: SigningRequest, report: Path) -> None:
     """Sign as a user who may not write the store; report what came of it."""
+    # Python's own folders may be closed to that user: what is imported late is imported before.
+    importlib.import_module("cryptography.hazmat.backends.openssl.backend")
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(65534)
