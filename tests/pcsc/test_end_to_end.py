@@ -149,7 +149,7 @@ def test_by_command(cli: CommandLine, reader: Reader, blank: vpcd.Card, tmp_path
 
 def test_commands_without_a_card(cli: CommandLine, reader: Reader, card: SimulatedCard) -> None:
     missing = cli("card", "info", "pcsc:00 00", status=4)
-    assert missing.stderr.startswith(f"error: There is no card in {reader.name} [card.not-found]\nhint: ")
+    assert missing.stderr.startswith(f"error: there is no card in {reader.name} [card.not-found]\nhint: ")
     assert cli("card", "info", "pcsc:00 00", "--wait", "0.3", status=4).stderr == missing.stderr
     assert "[input.invalid]" in cli("card", "new", "pcsc:", status=2).stderr
     elsewhere = cli("card", "list", status=4, env={"PCSCLITE_CSOCK_NAME": "/nowhere"})
