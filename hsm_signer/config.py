@@ -6,21 +6,19 @@ file that ``pin-source`` of the token's URI names, or from ``HSM_SIGNER_TOKEN_PI
 
 from __future__ import annotations
 
-import re
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from .errors import ConfigError, NotInitialised
+from .errors import NotInitialised
+from .toml import read_toml
 
 CONFIG_FILE = "config.toml"
 HOME_VARIABLE = "HSM_SIGNER_HOME"
 TOKEN_PIN_VARIABLE = "HSM_SIGNER_TOKEN_PIN"  # noqa: S105  a name, no PIN
 CARD_PIN_VARIABLE = "HSM_SIGNER_CARD_PIN"
 DEFAULT_HOME = Path("~/.hsm-signer")
-MAX_CONFIG = 1 << 20
 
 KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
@@ -72,29 +70,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def load(home: Path) -> Config:
     """Read HOME/config.toml; raises NotInitialised, or ConfigError naming the field and what was expected."""
-    path = home / CONFIG_FILE
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG + 1)
+        return read_toml(home / CONFIG_FILE, Config)
     except FileNotFoundError as error:
         raise NotInitialised(
             f"there is no installation in {home}",
             hint="hsm-signer init makes one; --home or HSM_SIGNER_HOME names another folder",
         ) from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_CONFIG:
-        raise ConfigError(f"{path}: longer than {MAX_CONFIG} bytes")
-    try:
-        document = tomllib.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
-    try:
-        return msgspec.convert(document, type=Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_in_words(str(error))}") from error
 
 
 def dump(config: Config) -> str:
@@ -119,15 +101,3 @@ def _toml(value: str | float) -> str:
     if isinstance(value, str):
         return f'"{value.translate(_ESCAPES)}"'
     return repr(value)
-
-
-def _in_words(message: str) -> str:
-    """msgspec's "Expected `str`, got `int` - at `$.token.uri`" as "token.uri: expected str, got int"."""
-    text, _, where = message.partition(" - at ")
-    field = where.strip("`").removeprefix("$").removeprefix(".")
-    if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-        return f"unknown key {'.'.join(filter(None, (field, match[1])))!r}"
-    if match := re.fullmatch(r"Object missing required field `(.*)`", text):
-        return f"missing key {'.'.join(filter(None, (field, match[1])))!r}"
-    plain = text.replace("`", "")
-    return f"{field}: {plain[0].lower()}{plain[1:]}" if field else plain

@@ -6,7 +6,7 @@ line and an ``http_status`` for the service. Messages are written in the user's 
 succeed if sent again, nothing was lost and nothing was signed twice.
 
 Exit statuses: 1 internal, 2 input or configuration, 3 authorisation refused, 4 card, 5 token, 6 store,
-7 a verification that found something wrong, 8 try again.
+7 a verification that found something wrong, 8 try again, 9 the signing service.
 """
 
 from __future__ import annotations
@@ -416,6 +416,144 @@ class RecordConflict(StoreError):
     exit_status = 8
     http_status = 409
     retryable = True
+
+
+class CertificateUnsuitable(InputError):
+    """The certificate is not one of the credential's key, or cannot be read."""
+
+    code = "certificate.unsuitable"
+    http_status = 422
+
+
+# --- service ---------------------------------------------------------------------------------------------
+
+
+class ServiceError(SignerError):
+    """The signing service, or the way to it."""
+
+    code = "service.error"
+    exit_status = 9
+    http_status = 500
+
+
+class ServiceUnreachable(ServiceError):
+    """No answer from the service: not there, not trusted (TLS), or the connection broke."""
+
+    code = "service.unreachable"
+    http_status = 503
+    retryable = True
+    waited = True
+
+
+class ServiceAnswerMalformed(ServiceError):
+    """What answers is not this service, or another version of it."""
+
+    code = "service.answer-malformed"
+    http_status = 502
+
+
+class ServiceBusy(ServiceError):
+    """More requests in flight than the service takes; nothing was begun."""
+
+    code = "service.busy"
+    http_status = 503
+    retryable = True
+
+
+class ServiceStopping(ServiceError):
+    """The service is shutting down; nothing was begun."""
+
+    code = "service.stopping"
+    http_status = 503
+    retryable = True
+
+
+class ServiceTimeout(ServiceError):
+    """No answer in time. The same request again finds out: nothing is signed twice."""
+
+    code = "service.timeout"
+    http_status = 504
+    retryable = True
+
+
+class WorkerLost(ServiceError):
+    """The worker that carried the request out has ended. The same request again finds out how far it came."""
+
+    code = "worker.lost"
+    http_status = 503
+    retryable = True
+
+
+class WorkerUnavailable(ServiceError):
+    """No worker is ready: starting, or without its token or store."""
+
+    code = "worker.unavailable"
+    http_status = 503
+    retryable = True
+
+
+class FrameMalformed(ServiceError):
+    """What came over the workers' socket is not of the agreed form."""
+
+    code = "worker.frame-malformed"
+
+
+class RateLimited(ServiceError):
+    """Too many requests of one client; nothing was begun."""
+
+    code = "client.rate-limited"
+    http_status = 429
+    retryable = True
+
+
+class NotAuthenticated(ServiceError):
+    """Who asks did not say who they are, or not so that the service believes it."""
+
+    code = "client.not-authenticated"
+    http_status = 401
+
+
+class NotPermitted(ServiceError):
+    """Known, but without the role for this."""
+
+    code = "client.not-permitted"
+    http_status = 403
+
+
+class ChannelUnsuitable(Refused):
+    """Scheme basic is accepted over mutually authenticated TLS only (docs/protocol.md, section 3)."""
+
+    code = "channel.unsuitable"
+
+
+class ClientExists(ServiceError):
+    """There is a client of that name, or with that certificate."""
+
+    code = "client.exists"
+    exit_status = 2
+    http_status = 409
+
+
+class ClientUnknown(ServiceError):
+    """There is no client of that name."""
+
+    code = "client.unknown"
+    exit_status = 2
+    http_status = 404
+
+
+class RequestTooLarge(InputError):
+    """Body, message or list longer than the service takes."""
+
+    code = "request.too-large"
+    http_status = 413
+
+
+class RequestTooSlow(InputError):
+    """The body did not arrive in time."""
+
+    code = "request.too-slow"
+    http_status = 408
 
 
 # --- verification --------------------------------------------------------------------------------------

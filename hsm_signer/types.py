@@ -6,7 +6,7 @@ Numbers are those of docs/protocol.md, section 1; lengths are in bytes, integers
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import NewType, Protocol
 
@@ -254,6 +254,33 @@ class CredentialRecord:
     """SHA-256 of the DER CertificationRequestInfo (RFC 2986, 4.1) that the first authorisation signs."""
     evidence_head: Digest | None
     """SHA-256 of the evidence entry written with this version of the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialView:
+    """What others than the server may see of a record: nothing wrapped, no challenge."""
+
+    credential_id: CredentialId
+    owner: str
+    status: Status
+    scheme: Scheme
+    combine: Combine
+    pin_policy: PinPolicy
+    pin_check: PinCheck
+    token_serial: str
+    spki: SpkiDer
+    algorithms: tuple[Algorithm, ...]
+    version: int
+    x: int | None
+    failures: int
+    card_serial: bytes
+    assurance: int
+    request_hash: Digest | None
+
+    @classmethod
+    def of(cls, record: CredentialRecord) -> CredentialView:
+        """The record's fields of the same names."""
+        return cls(**{each.name: getattr(record, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What crosses the border between the front and the workers: bytes and frozen records, never handles."""
