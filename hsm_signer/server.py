@@ -14,7 +14,7 @@ from . import algorithms, credentials, enrolment, signing
 from .errors import CredentialUnknown, RecordDamaged, SignatureInvalid, TokenMismatch
 from .evidence.anchor import Anchor, check_anchor, make_anchor
 from .evidence.findings import Finding
-from .signing import Clock, system_clock
+from .signing import Admit, Clock, system_clock
 from .store.store import Store
 from .token.environment import Observe, SecureEnvironment
 from .token.profile import TokenProfile
@@ -55,14 +55,24 @@ class Server:
 
     # --- signing ---------------------------------------------------------------------------------------
 
-    def challenge(self, credential_id: CredentialId) -> Challenge:
+    def challenge(self, credential_id: CredentialId, *, admit: Admit = lambda _: None) -> Challenge:
         """Step 880; see :func:`hsm_signer.signing.challenge`."""
-        return signing.challenge(self.environment, self.store, credential_id)
+        return signing.challenge(self.environment, self.store, credential_id, admit=admit)
 
-    def sign(self, request: SigningRequest) -> SignOutcome:
+    def examine(self, request: SigningRequest, *, admit: Admit = lambda _: None) -> None:
+        """Steps 1 and 2 alone; see :func:`hsm_signer.signing.examine`."""
+        signing.examine(self.environment, self.store, request, admit=admit)
+
+    def sign(self, request: SigningRequest, *, admit: Admit = lambda _: None) -> SignOutcome:
         """Steps 1 to 10; see :func:`hsm_signer.signing.sign`."""
         return signing.sign(
-            self.environment, self.store, request, actor=self.actor, clock=self.clock, observe=self.observe
+            self.environment,
+            self.store,
+            request,
+            actor=self.actor,
+            clock=self.clock,
+            observe=self.observe,
+            admit=admit,
         )
 
     # --- enrolment -------------------------------------------------------------------------------------

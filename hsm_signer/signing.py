@@ -67,6 +67,8 @@ from .types import (
 
 Clock = Callable[[], int]
 """Microseconds since 1970-01-01T00:00:00Z."""
+Admit = Callable[[CredentialRecord], None]
+"""Whether who asks may use this credential: raises Refused. Told the record once its MAC and age held."""
 
 MAX_COUNTING_ATTEMPTS = 20
 MAX_COUNTER = 2**63 - 1
@@ -86,12 +88,14 @@ def sign(
     actor: str,
     clock: Clock = system_clock,
     observe: Observe = lambda _: None,
+    admit: Admit = lambda _: None,
 ) -> SignOutcome:
     """Carry out one authorisation, exactly once.
 
-    ``actor`` goes into the evidence; ``observe`` is told the number of each step that is done. Every refusal
-    of a known credential leaves an evidence entry, but for EvidenceMissing (nothing is added to a chain that
-    was cut); only a wrong key (steps 4 and 5) changes the record.
+    ``actor`` goes into the evidence; ``admit`` may refuse who asks, in step 1; ``observe`` is told the number
+    of each step that is done. Every refusal of a known credential leaves an evidence entry, but for
+    EvidenceMissing (nothing is added to a chain that was cut); only a wrong key (steps 4 and 5) changes the
+    record.
     Raises the refusals of steps 1 to 5 (errors.Refused, RecordDamaged, RecordOutdated, EvidenceMissing),
     InputError, TokenError, StoreError; RecordConflict means nothing was released: ask again.
     """
@@ -102,6 +106,7 @@ def sign(
         # 1. Load the record, check its MAC, refuse what may not sign.
         record = load_checked(environment, store, authorisation.credential_id).sealed.record
         attempt.record = record
+        admit(record)
         refuse_by_status(record)
         observe(1)
 
@@ -112,11 +117,7 @@ def sign(
         _refuse_unsuitable(record, authorisation, measured)
         if (before := store.carried_out(record.credential_id, d, attempt.quantities_hash)) is not None:
             return _stored_outcome(record, authorisation, measured, before)
-        if not _is_current(record, authorisation):
-            raise ChallengeStale(
-                "the authorisation was made for an older challenge: another signature came first",
-                hint="sign again: the card gets the new challenge",
-            )
+        _refuse_stale(record, authorisation)
         observe(2)
 
         # 3 to 8. In the token: T_i, the keys from all Q_i, SK, KOWF, signatures, SK under V_x+1, erase.
@@ -153,12 +154,44 @@ def sign(
     )
 
 
-def challenge(environment: SecureEnvironment, store: Store, credential_id: CredentialId) -> Challenge:
+def examine(
+    environment: SecureEnvironment, store: Store, request: SigningRequest, *, admit: Admit = lambda _: None
+) -> None:
+    """Steps 1 and 2 alone: whether :func:`sign` would go on to the token. Changes nothing, leaves no entry.
+
+    For services that take an authorisation in one request and use it in the next. Raises what these steps
+    refuse; a request carried out before is none of it.
+    """
+    authorisation = request.authorisation
+    check_lengths(authorisation)
+    record = load_checked(environment, store, authorisation.credential_id).sealed.record
+    admit(record)
+    refuse_by_status(record)
+    measured = measure(request.content, authorisation.algorithm)
+    d = d_of(record, authorisation, measured.mode, measured.h)
+    _refuse_unsuitable(record, authorisation, measured)
+    if store.carried_out(record.credential_id, d, quantities_hash(authorisation)) is None:
+        _refuse_stale(record, authorisation)
+
+
+def quantities_hash(authorisation: Authorisation) -> Digest:
+    """SHA-256(Q_1 || ...): what evidence holds of them."""
+    return Digest(hashlib.sha256(b"".join(authorisation.quantities)).digest())
+
+
+def challenge(
+    environment: SecureEnvironment,
+    store: Store,
+    credential_id: CredentialId,
+    *,
+    admit: Admit = lambda _: None,
+) -> Challenge:
     """What the card needs for the credential's next authorisation (step 880). Changes nothing.
 
     Raises the refusals of step 1.
     """
     record = load_checked(environment, store, credential_id).sealed.record
+    admit(record)
     refuse_by_status(record)
     return Challenge(
         credential_id=record.credential_id,
@@ -251,11 +284,15 @@ def _refuse_unsuitable(
         )
 
 
-def _is_current(record: CredentialRecord, authorisation: Authorisation) -> bool:
-    return (
-        authorisation.x == record.x
-        and authorisation.rolling_values == steps_of(record.scheme).challenge(record)
-    )
+def _refuse_stale(record: CredentialRecord, authorisation: Authorisation) -> None:
+    if (
+        authorisation.x != record.x
+        or authorisation.rolling_values != steps_of(record.scheme).challenge(record)
+    ):
+        raise ChallengeStale(
+            "the authorisation was made for an older challenge: another signature came first",
+            hint="sign again: the card gets the new challenge",
+        )
 
 
 def _stored_outcome(
@@ -299,7 +336,7 @@ class _Attempt:
         self._authorisation = authorisation
         self._actor = actor
         self._clock = clock
-        self.quantities_hash = Digest(hashlib.sha256(b"".join(authorisation.quantities)).digest())
+        self.quantities_hash = quantities_hash(authorisation)
         self.record: CredentialRecord | None = None
         """Only once its MAC held."""
         self.measured: Measured | None = None

@@ -34,8 +34,12 @@ COMMANDS = {
     "pin": Entry("pin", "Change or unblock a card's PIN, show the tries left."),
     "audit": Entry("audit", "List and verify the evidence; print an anchor."),
     "store": Entry("store", "Upgrade the store after an upgrade of the program."),
+    "serve": Entry("serve", "Run the signing service: figure 1's server on a network."),
+    "client": Entry("client", "Add, list and remove who may use the service."),
+    "authorise": Entry("authorise", "Have the card authorise files now, to be submitted later."),
+    "submit": Entry("submit", "Have an authorisation made earlier carried out."),
 }
-ALIASES = {"enroll": "enrol"}
+ALIASES = {"enroll": "enrol", "authorize": "authorise"}
 
 
 @click.group(
@@ -46,7 +50,7 @@ ALIASES = {"enroll": "enrol"}
     epilog="CARD is pcsc:READER, the card in the reader whose name contains READER (pcsc: alone where "
     "there is one card), or sim:PATH, a simulated card whose memory is that file. Data goes to standard "
     "output, words to standard error. Exit status: 2 input or configuration, 3 refused, 4 card, 5 token, "
-    "6 store, 7 verification failed, 8 try again.",
+    "6 store, 7 verification failed, 8 try again, 9 the service.",
 )
 @click.option(
     "--home",

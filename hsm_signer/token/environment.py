@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from pkcs11 import Mechanism
@@ -27,21 +27,29 @@ from ..errors import (
     TokenError,
     TokenMismatch,
     TokenUnsuitable,
+    WrongKey,
 )
 from ..schemes import Created, Rolled, steps_of
 from ..schemes.authorise import d_of, personalisation_digest, position_digests
 from ..schemes.workspace import Key
 from ..types import (
     CREDENTIAL_ID_LENGTH,
+    NONCE_LENGTH,
     Algorithm,
     Authorisation,
     CardPersonalisation,
     Combine,
     CredentialId,
     CredentialRecord,
+    Digest,
     HashName,
+    KeySpec,
     Mode,
     NewCredential,
+    PinCheck,
+    PinPolicy,
+    Quantity,
+    Scheme,
     SealedRecord,
     Status,
     WrappedKey,
@@ -53,6 +61,8 @@ from .session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
 from .workspace import TokenWorkspace
 
 RECORD_FORMAT = 1
+TAG_PREFIX = b"hsm-signer/1/"
+SELF_TEST_MESSAGE = Digest(hashlib.sha256(b"hsm-signer/1/self-test").digest())
 
 Observe = Callable[[int], None]
 """Told the number of each step of docs/protocol.md, section 5, when it is done."""
@@ -117,10 +127,23 @@ class SecureEnvironment:
                 f"this installation has {self.mk_id.hex()}"
             )
 
+    def tag(self, domain: str, data: bytes) -> bytes:
+        """HMAC-SHA-256 under the record MAC key, 32 bytes, over "hsm-signer/1/" || domain || data.
+
+        For what else this installation has to recognise as its own: ``domain`` says what it is, is never
+        "record" nor the beginning of another one in use, and ``data`` is in canonical form (encoding.py).
+        """
+        if not domain or "record".startswith(domain) or domain.startswith("record"):
+            raise ValueError(f"{domain!r} could be taken for a record")
+        return self._hmac(TAG_PREFIX + domain.encode("ascii") + data)
+
     def _mac(self, record: CredentialRecord) -> bytes:
+        return self._hmac(record_bytes(record))
+
+    def _hmac(self, data: bytes) -> bytes:
         self.session.require_owner()
-        with token_call("computing a record's MAC"):
-            mac: bytes = self._record_key.sign(record_bytes(record), mechanism=Mechanism.SHA256_HMAC)
+        with token_call("computing a MAC"):
+            mac: bytes = self._record_key.sign(data, mechanism=Mechanism.SHA256_HMAC)
         return mac
 
     def random(self, length: int) -> bytes:
@@ -218,6 +241,61 @@ class SecureEnvironment:
             personalisation = self._personalise(workspace, wanted, credential_id, created)
             record = self._record(wanted, credential_id, pair, created)
         return record, personalisation
+
+    # --- is it well? -----------------------------------------------------------------------------------
+
+    def self_test(self) -> None:
+        """Make a credential of scheme rolling, sign with it through steps 3 to 8, and forget it.
+
+        The token plays the card, too: T_i and V are derived in it and leave it only as Q, as from a card.
+        Nothing is stored, and nobody ever holds these keys. Raises TokenError where anything of it fails.
+        """
+        steps = steps_of(Scheme.ROLLING)
+        with self._workspace() as workspace:
+            pair = workspace.new_pair(KeySpec.P256, gives_kowf=False)
+            created = steps.create(workspace, pair, Combine.CBC)
+            credential_id = CredentialId(workspace.random(CREDENTIAL_ID_LENGTH))
+            wanted = NewCredential(
+                owner="self-test",
+                scheme=Scheme.ROLLING,
+                combine=Combine.CBC,
+                key=KeySpec.P256,
+                pin_policy=PinPolicy.ALWAYS,
+                pin_check=PinCheck.SERVER,
+                pin_tries=1,
+                puk_tries=1,
+                card_point=b"",
+                card_serial=b"",
+            )
+            record = self._record(wanted, credential_id, pair, created)
+            measured = Measured(Mode.DIGESTS, digest_list_hash((SELF_TEST_MESSAGE,)), (SELF_TEST_MESSAGE,))
+            authorisation = Authorisation(
+                credential_id=credential_id,
+                algorithm=Algorithm.ECDSA_SHA256,
+                x=record.x,
+                rolling_values=steps.challenge(record),
+                nonce=workspace.random(NONCE_LENGTH),
+                quantities=(),
+            )
+            kcar = created.kcar
+            if kcar is None:
+                raise AssertionError("scheme rolling without KCAR")
+            positions = position_digests(
+                d_of(record, authorisation, measured.mode, measured.h), authorisation.rolling_values
+            )
+            quantities = tuple(
+                Quantity(
+                    workspace.wrap_for_card(
+                        workspace.transient_for_card(kcar, record.combine, d_i),
+                        workspace.variant_for_card(created.kek, record.combine, rn),
+                    )
+                )
+                for d_i, rn in zip(positions, authorisation.rolling_values, strict=True)
+            )
+            try:
+                self.sign(record, replace(authorisation, quantities=quantities), measured)
+            except (AuthorisationMismatch, WrongKey) as error:
+                raise TokenError("the token does not open what it has wrapped itself") from error
 
     def _personalise(
         self,

@@ -239,6 +239,14 @@ class TokenWorkspace(Primitives):
         """V = combine(KEK1, RN): WRAP only."""
         return self._combine(kek1, combine, rn, self._derived(Attribute.WRAP, self._sk_wrap()))
 
+    def variant_for_card(self, kek1: Key, combine: Combine, rn: RollingValue) -> Key:
+        """V once more, as a card's answer carries it: extractable and of no use here (the self-test)."""
+        return self._combine(kek1, combine, rn, self._derived(None, self._kw(), extractable=True))
+
+    def transient_for_card(self, kcar: Key, combine: Combine, d_i: Digest) -> Key:
+        """T_i once more, as a card uses it: WRAP by KW only (the self-test)."""
+        return self._combine(kcar, combine, d_i, self._derived(Attribute.WRAP, self._kw()))
+
     def new_parameter(self, pair: KeyPair) -> bytes:
         """P of scheme pin (docs/protocol.md, section 3)."""
         generated = _pair_of(pair)

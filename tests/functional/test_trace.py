@@ -459,6 +459,8 @@ NEW_KEY = secret("WRAP", allowed=(WRAP_PAD,), extractable=True, length=True)
 V_1 = secret("WRAP", allowed=(WRAP_PAD,), length=True)
 Z = secret("DERIVE", allowed=(CBC_DATA,), length=True)
 K_R = secret("WRAP", allowed=(KW,), length=True)
+SELF_TEST_V = secret(allowed=(KW,), extractable=True, length=True)
+"""V as a card's answer carries it."""
 OAEP_SECRET = secret(allowed=(KW,), extractable=True, length=True)
 """32 random bytes, encrypted once under PK; used for nothing."""
 
@@ -592,6 +594,23 @@ def expected_enrolment(scheme: Scheme, key: KeySpec) -> list[Made]:
     return made
 
 
+def expected_self_test() -> list[Made]:
+    """A credential made, the card's part, and its signature."""
+    scheme, key = Scheme.ROLLING, KeySpec.P256
+    enrolment = expected_enrolment(scheme, key)[:4]
+    assert [each.role for each in enrolment] == [("PK", "SK"), ("KCAR",), ("KEK1",), ("V_1",)]
+    derive, cbc = "C_DeriveKey", "CKM_AES_CBC_ENCRYPT_DATA"
+    card = [
+        each
+        for i in (1, 2)
+        for each in (
+            Made(derive, cbc, (K_R,), 1, (f"card's T_{i}",)),
+            Made(derive, cbc, (SELF_TEST_V,), 2, (f"card's V_{i}",)),
+        )
+    ]
+    return [*enrolment, *card]
+
+
 Wrap = tuple[str, str, str | None]
 """Under which key, which key, by which mechanism."""
 KW_NAME, OAEP_NAME = "CKM_AES_KEY_WRAP", "CKM_RSA_PKCS_OAEP"
@@ -707,6 +726,25 @@ def test_what_is_wrapped_under_what(trace: Trace, name: str, scheme: Scheme, key
     (enrolment,) = trace.of(f"enrol {name}")
     made = expected_enrolment(scheme, key) + expected_signature(scheme, key)
     assert wraps(enrolment.calls, made, mk) == [*expected_wraps_of_an_enrolment(scheme, key), *signature]
+
+
+def test_self_test_makes_and_wraps_what_an_enrolment_and_a_signature_do(trace: Trace) -> None:
+    """The token plays the card: T_i and V leave it as Q alone, and every key is destroyed."""
+    (phase,) = trace.of("self-test")
+    mk = master_key(trace)
+    signing = check(phase.calls, expected_self_test(), mk)
+    assert check(signing, expected_signature(Scheme.ROLLING, KeySpec.P256), mk) == []
+    made = expected_self_test() + expected_signature(Scheme.ROLLING, KeySpec.P256)
+    assert wraps(phase.calls, made, mk) == [
+        ("V_1", "SK", SK_WRAP),
+        ("MK", "KCAR", KW_NAME),
+        ("card's T_1", "card's V_1", KW_NAME),
+        ("card's T_2", "card's V_2", KW_NAME),
+        *expected_wraps_of_a_signature(Scheme.ROLLING),
+    ]
+    lives = spy.lives(phase.calls)
+    assert lives.made == lives.destroyed
+    assert lives.left == ()
 
 
 def test_nothing_else_is_ever_wrapped(trace: Trace) -> None:

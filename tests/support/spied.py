@@ -138,6 +138,8 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
                     "parameter": (before.parameter or b"").hex(),
                 }
             written += [entry_bytes(each).hex() for each in chain(server, credential_id)]
+        with log.phase("self-test"):
+            server.environment.self_test()
         # With its write-ahead log, which ends when the database is closed.
         shutil.copytree(home, folder / "living")
         life |= {"written": written, "homes": [str(home), str(folder / "living")]}

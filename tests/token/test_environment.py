@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from hsm_signer import algorithms
+from hsm_signer.errors import AuthorisationMismatch, TokenError, TokenUnavailable, WrongKey
 from hsm_signer.server import Server
+from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Scheme
 
 from ..support.people import Home, make_person
+from .test_workspace import objects
 
 MESSAGE = b"the quick brown fox"
 
@@ -61,3 +64,47 @@ def test_x_and_wrapping_change_with_every_signature(home: Home, server: Server) 
 
 def test_algorithm_names_are_unique() -> None:
     assert len({each.cli_name for each in Algorithm}) == len(Algorithm)
+
+
+# --- self-test and tags -------------------------------------------------------------------------------------
+
+
+def test_self_test_leaves_nothing(home: Home, server: Server) -> None:
+    before = (objects(server), list(server.entries()), list(server.records()))
+    for _ in range(3):
+        server.environment.self_test()
+    assert (objects(server), list(server.entries()), list(server.records())) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("open_quantity", AuthorisationMismatch("testing")),
+        ("unwrap_sk", WrongKey("testing")),
+        ("sign", TokenError("testing")),
+        ("wrap_sk", TokenUnavailable("testing")),
+    ],
+)
+def test_self_test_fails_as_the_token_does(
+    server: Server, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a signature could be refused for is the token's fault here: nobody else had a part in it."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenWorkspace, method, fails)
+        with pytest.raises(TokenError):
+            server.environment.self_test()
+
+
+def test_tags_are_apart_from_each_other_and_from_records(home: Home, server: Server) -> None:
+    environment = server.environment
+    tags = {environment.tag(domain, data) for domain, data in (("a", b"x"), ("b", b"x"), ("a", b"y"))}
+    assert {len(each) for each in tags} == {32}
+    assert len(tags) == 3
+    assert environment.tag("a", b"x") in tags, "the same again"
+    for domain in ("", "record", "rec", "records"):
+        with pytest.raises(ValueError, match="could be taken for a record"):
+            environment.tag(domain, b"")

@@ -191,6 +191,8 @@ SHOWN: dict[str, list[trace.Template]] = {
     "at enrolment: K_1, K_2": [trace.K_R],
     "at enrolment, pin: the random bytes of P (RSA)": [trace.OAEP_SECRET],
     "at enrolment, pin: private half of P (EC)": [trace.POINT[1]],
+    "self-test: T_i as a card has it": [trace.K_R],
+    "self-test: V_i as a card's answer carries it": [trace.SELF_TEST_V],
 }
 """Row of section 6 -> what tests/functional/test_trace.py finds in the trace."""
 NOT_ON_SOFTHSM = {"combine 1: V_x once more"}
