@@ -17,7 +17,7 @@ demo: setup
 	@scripts/demo
 
 test: readers $(BRIDGE)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist loadfile
 
 check: setup
 	@$(PY) -m ruff check

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hsm_signer import config
+from hsm_signer import config, settings
 from hsm_signer.cli.main import INTERRUPTED
 from hsm_signer.errors import all_errors
+from hsm_signer.roles import PERMITTED, Role
 
 from ..support import needs
 from ..support.people import ROOT
@@ -20,17 +21,18 @@ from .conftest import VARIABLES
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SERVICE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 
 
-def table(header: str) -> list[list[str]]:
-    """The rows of the table in operations.md with this header; cells without their backticks."""
-    lines = OPERATIONS.splitlines()
+def table(header: str, document: str = OPERATIONS) -> list[list[str]]:
+    """The rows of the table with this header; cells without their backticks."""
+    lines = document.splitlines()
     start = lines.index(header) + 2
     rows = []
     for line in lines[start:]:
         if not line.startswith("|"):
             break
-        rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
+        rows.append([cell.strip().strip("`") for cell in re.split(r"(?<= )\|(?= |$)", line.strip("|"))])
     return rows
 
 
@@ -45,7 +47,7 @@ def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document, folder in ((README, ROOT), (OPERATIONS, ROOT / "docs")):
+    for document, folder in ((README, ROOT), (OPERATIONS, ROOT / "docs"), (SERVICE, ROOT / "docs")):
         for target in re.findall(r"\]\(([^)#]+)\)", document):
             assert (folder / target).exists(), target
 
@@ -71,6 +73,19 @@ def test_every_setting_is_in_the_reference() -> None:
     rows = table("| key | type | default | what |")
     assert [tuple(row[:3]) for row in rows] == list(_settings("", config.Config))
     assert all(row[3] for row in rows)
+
+
+def test_every_setting_of_the_service_is_in_its_reference() -> None:
+    rows = table("| key | type | default | what |", SERVICE)
+    assert [tuple(row[:3]) for row in rows] == list(_settings("", settings.Settings))
+    assert all(row[3] for row in rows)
+
+
+def test_the_table_of_roles_is_what_workers_go_by() -> None:
+    rows = table("| operation | signer | registrar | auditor | admin |", SERVICE)
+    said = {row[0]: {role for role, cell in zip(Role, row[1:], strict=True) if cell} for row in rows}
+    assert said == PERMITTED
+    assert {row[0] for row in rows if "pending only" in row} == {"challenge", "sign"}
 
 
 def test_every_variable_is_in_the_reference() -> None:
