@@ -101,9 +101,11 @@ def installation(folder: Path) -> Iterator[tuple[Installation, TokenSession, Ser
         yield opened, server.environment.session, server
 
 
-def enrolled(server: Server, folder: Path, key: KeySpec, scheme: Scheme = Scheme.ROLLING) -> Signer:
+def enrolled(
+    server: Server, folder: Path, key: KeySpec, scheme: Scheme = Scheme.ROLLING, name: str | None = None
+) -> Signer:
     """A user with a new simulated card."""
-    name = f"{scheme.name.lower()}-{key.cli_name}"
+    name = name or f"{scheme.name.lower()}-{key.cli_name}"
     address = f"sim:{folder / name}.card"
     create_card(address)
     pin, puk = (None, None) if scheme is Scheme.BASIC else (PIN, generate_puk())

@@ -29,6 +29,8 @@ class SignerError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.retry_after: float | None = None
+        """Seconds that the service asks to wait before the next attempt (RFC 9110, 10.2.3)."""
 
 
 # --- input: files, configuration, arguments ------------------------------------------------------------
@@ -363,6 +365,14 @@ class StoreBusy(StoreError):
 
     code = "store.busy"
     exit_status = 8
+    retryable = True
+    waited = True
+
+
+class StoreUnavailable(StoreError):
+    """The database server cannot be reached. The same request again finds out what was written."""
+
+    code = "store.unavailable"
     retryable = True
     waited = True
 

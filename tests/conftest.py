@@ -10,17 +10,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hsm_signer import config as configuration
 from hsm_signer.server import Server
+from hsm_signer.store.database import sqlite_url
+from hsm_signer.store.store import Store
 from hsm_signer.types import KeySpec, Scheme
 
 from .support import needs
 from .support.pcscd import Pcscd
 from .support.people import Home, make_home
+
+if TYPE_CHECKING:
+    from .support.postgresql import Postgresql
 
 # Whoever started this run in the background left SIGINT ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -79,6 +84,83 @@ def template_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def home(template_home: Home, tmp_path: Path) -> Home:
     """An installation of the test's own, with the users of :data:`PEOPLE`."""
     return template_home.copy_to(tmp_path / "home")
+
+
+EMPTY_STORE = "empty_store"
+FILLED_STORE = "filled_store"
+"""Databases that are only copied: their migrations run once."""
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A database server of this run's own."""
+    needs.postgresql()
+    from .support.postgresql import running
+
+    with running() as server:
+        Store.create(server.url(server.make(name=EMPTY_STORE))).close()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_store(postgresql: Postgresql) -> str:
+    return postgresql.make(EMPTY_STORE)
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Postgresql, _shared_store: str) -> Iterator[str]:
+    """An empty store on the server, for tests that write rows and change nothing else."""
+    yield postgresql.url(_shared_store)
+    postgresql.empty(_shared_store)
+
+
+@pytest.fixture
+def postgresql_own_url(postgresql: Postgresql) -> Iterator[str]:
+    """An empty store on the server, the test's own."""
+    name = postgresql.make(EMPTY_STORE)
+    yield postgresql.url(name)
+    postgresql.drop(name)
+
+
+@pytest.fixture
+def postgresql_empty_url(postgresql: Postgresql) -> Iterator[str]:
+    """A database on the server with nothing in it."""
+    name = postgresql.make()
+    yield postgresql.url(name)
+    postgresql.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _filled_store(postgresql: Postgresql, template_home: Home) -> str:
+    from .support.postgresql import copy_store
+
+    name = postgresql.make(name=FILLED_STORE)
+    copy_store(sqlite_url(template_home.path / "store.db"), postgresql.url(name))
+    return name
+
+
+def use_store(home: Home, url: str) -> None:
+    """Have ``home`` use this store and no other."""
+    (home.path / "store.db").unlink()
+    file = home.path / configuration.CONFIG_FILE
+    file.write_text(file.read_text().replace("sqlite:///store.db", url))
+    assert home.config.store.url == url
+
+
+@pytest.fixture
+def postgresql_home(home: Home, postgresql: Postgresql, _filled_store: str) -> Iterator[Home]:
+    """``home`` with its store on the server, and no other."""
+    name = postgresql.make(_filled_store)
+    use_store(home, postgresql.url(name))
+    yield home
+    postgresql.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home_on_each(request: pytest.FixtureRequest) -> Home:
+    """``home`` on either database."""
+    found: Home = request.getfixturevalue({"sqlite": "home", "postgresql": "postgresql_home"}[request.param])
+    return found
 
 
 @pytest.fixture

@@ -2,12 +2,17 @@
 
 SQLite: WAL, so that readers do not wait for the writer; synchronous FULL, so that a signature released
 after a commit has its evidence after a power cut, too; every writer begins IMMEDIATE, so that two of them
-never read the same version and then fail at the commit. SQL errors do not leave this package.
+never read the same version and then fail at the commit.
+
+PostgreSQL: a commit that was answered is on the server's disk, whatever its settings say; nobody waits for
+ever, neither for a lock, nor for an answer, nor for a host that is gone; a connection that the server has
+closed is noticed before it is used. SQL errors do not leave this package.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +23,15 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 
-from ..errors import ConfigError, StoreBusy, StoreDamaged, StoreError, StoreMissing, StoreReadOnly
+from ..errors import (
+    ConfigError,
+    StoreBusy,
+    StoreDamaged,
+    StoreError,
+    StoreMissing,
+    StoreReadOnly,
+    StoreUnavailable,
+)
 
 BEGIN = "hsm_signer_begin"
 """Execution option: how a transaction begins on SQLite."""
@@ -28,6 +41,22 @@ SQLITE_PREFIX = "sqlite:///"
 MISSING_HINT = "`hsm-signer init` makes one; or check the store's URL in the configuration"
 READ_ONLY_HINT = "check the owner and the permissions of the file and of its folder"
 DAMAGED_HINT = "put back a backup, then audit it"
+
+CONNECTIONS = 3
+"""To a database server, from one process: two that work at a time, and an audit."""
+_STATEMENT_TIMEOUT = 30.0
+"""Seconds that one statement may take beside waiting for a lock; but not what reads everything there is."""
+_IDLE_TIMEOUT = 120.0
+"""Seconds that a transaction may wait for this program, which keeps others waiting meanwhile."""
+_CONNECTION = {
+    "application_name": "hsm-signer",
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""libpq's parameters (the store's URL may have others): seconds, but for the last, which is milliseconds."""
 
 # Both spell the same: SQLAlchemy's default driver has changed between its versions.
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
@@ -81,10 +110,18 @@ def sqlite_url(path: Path) -> str:
     return f"{SQLITE_PREFIX}{path}"
 
 
-def make_engine(url: URL, *, busy_timeout: float, wal: bool = False, immutable: bool = False) -> Engine:
+def make_engine(
+    url: URL,
+    *,
+    busy_timeout: float,
+    connections: int = CONNECTIONS,
+    wal: bool = False,
+    immutable: bool = False,
+) -> Engine:
     """An engine that has not connected yet.
 
-    ``busy_timeout`` in seconds: how long to wait for another writer. ``wal``: switch the SQLite file to WAL.
+    ``busy_timeout`` in seconds: how long to wait for another writer. ``connections``: how many at most to a
+    database server. ``wal``: switch the SQLite file to WAL.
     ``immutable``: SQLite reads the file as it is, without a lock; nobody may write it meanwhile.
     Raises ConfigError where the database's driver is not installed.
     """
@@ -93,12 +130,21 @@ def make_engine(url: URL, *, busy_timeout: float, wal: bool = False, immutable: 
         event.listen(engine, "begin", _begin)
         return engine
     try:
-        engine = create_engine(url)
+        engine = create_engine(
+            url,
+            isolation_level="READ COMMITTED",
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=busy_timeout,
+            connect_args={name: value for name, value in _CONNECTION.items() if name not in url.query},
+        )
     except (exc.NoSuchModuleError, ImportError) as error:
         raise ConfigError(
-            f"the driver for {url.get_backend_name()} is not installed", hint="pip install 'psycopg[binary]'"
+            f"the driver for {url.get_backend_name()} is not installed",
+            hint="pip install 'hsm-signer[postgresql]'",
         ) from error
     event.listen(engine, "connect", _postgresql_settings(busy_timeout))
+    event.listen(engine, "checkout", _still_there)
     return engine
 
 
@@ -151,13 +197,55 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(BEGIN, "BEGIN"))
 
 
+_FRESH = "hsm_signer_fresh"
+"""Of a connection that nobody has used yet."""
+
+
 def _postgresql_settings(busy_timeout: float) -> Callable[[Any, Any], None]:
-    def on_connect(connection: Any, _record: Any) -> None:
+    timeouts = {
+        "lock_timeout": busy_timeout,
+        "statement_timeout": busy_timeout + _STATEMENT_TIMEOUT,
+        "idle_in_transaction_session_timeout": _IDLE_TIMEOUT,
+    }
+    # 0 would mean for ever.
+    said = [f"SET {name} = {max(1, round(seconds * 1000))}" for name, seconds in timeouts.items()]
+    # "off" is answered before anything is written. The other values all wait for this server's disk.
+    said.append(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+
+    def on_connect(connection: Any, record: Any) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = {max(1, round(busy_timeout * 1000))}")
+            cursor.execute("; ".join(said))
         connection.commit()
+        record.info[_FRESH] = True
 
     return on_connect
+
+
+def _still_there(connection: Any, record: Any, _proxy: Any) -> None:
+    """Before a connection of the pool is used again; raises DisconnectionError: then the pool makes another.
+
+    A server says nothing on a connection that asks for nothing. If there is something to read it is the end,
+    or the server's last words; seen without asking it, which would take as long as a statement.
+    """
+    if record.info.pop(_FRESH, False):
+        return
+    if not connection.closed:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return
+    raise exc.DisconnectionError("the server has closed the connection")
+
+
+def without_timeouts(connection: Connection, url: URL) -> None:
+    """For this transaction alone: what reads all there is takes its time, and so does whoever looks at it."""
+    if not is_sqlite(url):
+        connection.exec_driver_sql(
+            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+        )
 
 
 # --- errors ------------------------------------------------------------------------------------------------
@@ -196,7 +284,7 @@ def _words(original: BaseException | None) -> str:
 def _translate(url: URL, error: exc.DBAPIError) -> StoreError:
     if is_sqlite(url):
         return _translate_sqlite(path_of(url), error.orig)
-    return _translate_postgresql(name_of(url), error)
+    return _translate_postgresql(url, error)
 
 
 def _translate_sqlite(path: Path, original: BaseException | None) -> StoreError:
@@ -227,16 +315,31 @@ def _translate_sqlite(path: Path, original: BaseException | None) -> StoreError:
     return StoreError(f"the database {path} refuses: {_words(original)}")
 
 
-def _translate_postgresql(name: str, error: exc.DBAPIError) -> StoreError:
+def _translate_postgresql(url: URL, error: exc.DBAPIError) -> StoreError:
+    name, said = name_of(url), _words(error.orig)
     state = getattr(error.orig, "sqlstate", None) or ""
     # https://www.postgresql.org/docs/current/errcodes-appendix.html
     if state in ("55P03", "40001", "40P01"):
         return StoreBusy(f"another process is writing to {name} and has not finished in time")
+    if state == "57014":
+        return StoreBusy(f"the database {name} has not answered in time")
     if state in ("25006", "42501"):
         return StoreReadOnly(f"{name} cannot be written by this database user")
     if state.startswith(("XX", "42")):
-        return StoreDamaged(f"{name} does not hold what its version says: {_words(error.orig)}")
-    if not state or state.startswith(("08", "57P")):
+        return StoreDamaged(f"{name} does not hold what its version says: {said}")
+    if state == "53100":
+        return StoreError(f"there is no room left to write {name}; nothing was changed")
+    if state == "3D000" or (not state and f'database "{url.database}" does not exist' in said):
+        return StoreMissing(
+            f"there is no database {name}", hint="createdb makes one; or check the store's URL"
+        )
+    if state.startswith("28") or (not state and any(words in said for words in _NOT_LET_IN)):
+        return StoreError(f"the database server does not let us in: {said}", hint="check the store's URL")
+    if not state or state.startswith(("08", "57P", "53", "25P03")):
         # If it broke at the commit, nobody knows whether that was written; asking again finds out by D.
-        return StoreError(f"the database {name} cannot be reached: {_words(error.orig)}")
-    return StoreError(f"the database {name} refuses: {_words(error.orig)}")
+        return StoreUnavailable(f"the database {name} cannot be reached: {said}")
+    return StoreError(f"the database {name} refuses: {said}")
+
+
+# While it connects, libpq gives the server's words and not their number.
+_NOT_LET_IN = ("authentication failed", "no password supplied", "pg_hba.conf", 'role "', "permission denied")

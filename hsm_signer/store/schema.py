@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from ..types import Status
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision of the schema, oldest first. Kept here because asking Alembic takes too long on opening."""
 HEAD = REVISIONS[-1]
 VERSION_TABLE = "alembic_version"
@@ -122,3 +122,35 @@ and anchor compute it anew and never believe the column."""
 
 Index("evidence_accepted", evidence.c.credential_id, evidence.c.d)
 Index("evidence_version", evidence.c.credential_id, evidence.c.record_version)
+
+client = Table(
+    "client",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("roles", LargeBinary, nullable=False),
+    Column("token_hash", LargeBinary, unique=True),
+    Column("certificate_hash", LargeBinary, unique=True),
+    Column("owner", Text),
+    Column("created", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+"""One row per client of the service, under a MAC of the token's: who can write the database gives nobody a
+role. ``roles``: one byte each, ascending; both hashes SHA-256; ``created``: microseconds since 1970."""
+
+revoked_access = Table(
+    "revoked_access",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("expires", BigInteger, nullable=False),
+)
+"""Access tokens given back before their time, until that is over: SHA-256 and microseconds since 1970."""
+
+certificate = Table(
+    "certificate",
+    metadata,
+    Column("credential_id", LargeBinary, primary_key=True),
+    Column("chain", LargeBinary, nullable=False),
+)
+"""The certificates kept for a credential, leaf first, DER each, as encoding.sequence has them. Public, and
+under their authorities' signatures: no MAC."""

@@ -1,8 +1,16 @@
-"""Kill -9 at every step of signing and of enrolment: a process of its own is killed, then all goes on."""
+"""Kill -9 at every step of signing and of enrolment: a process of its own is killed, then all goes on.
+
+Of a database on a server the process is killed, and the server, too.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +18,7 @@ import pytest
 
 from hsm_signer.card.address import create_card
 from hsm_signer.errors import CredentialExists, CredentialPending, CredentialUnknown, WrongKey
+from hsm_signer.store.database import sqlite_url
 from hsm_signer.types import (
     ACCEPTED,
     FAILURES_BEFORE_LOCK,
@@ -22,12 +31,12 @@ from hsm_signer.types import (
 )
 from hsm_signer.workstation import enrol
 
-from ..support import processes, victim
+from ..conftest import use_store
+from ..support import needs, processes, victim
 from ..support.people import PIN, Home, Person, digests, make_person
 from ..support.scenes import (
     authorise,
     chain,
-    credential_row,
     message,
     passing_wrong_pins,
     still_signs,
@@ -37,26 +46,44 @@ from ..support.scenes import (
 CONTENT = message(b"signed while the power fails")
 BATCH = digests(b"one", b"two", b"three")
 AROUND_THE_COMMIT = ("step 6", "record written", "evidence written", "step 9", "released")
-KILLED = [
+KILLED: list[tuple[str, Content, str]] = [
     *((name, CONTENT, point) for name in ("alice", "paula", "basil") for point in victim.SIGN_POINTS),
     *(("alice", BATCH, point) for point in AROUND_THE_COMMIT),
     *((name, CONTENT, point) for name in ("bob", "peter") for point in AROUND_THE_COMMIT),
 ]
+KILLED_ON_POSTGRESQL: list[tuple[str, Content, str]] = [
+    *(("alice", CONTENT, point) for point in victim.SIGN_POINTS),
+    *(("paula", BATCH, point) for point in AROUND_THE_COMMIT),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "point"),
-    KILLED,
-    ids=[f"{name}-{'batch' if content is BATCH else 'message'}-{point}" for name, content, point in KILLED],
-)
+def _labels(cases: list[tuple[str, Content, str]]) -> list[str]:
+    return [f"{name}-{'batch' if content is BATCH else 'message'}-{point}" for name, content, point in cases]
+
+
+@pytest.mark.parametrize(("name", "content", "point"), KILLED, ids=_labels(KILLED))
 def test_killed_while_signing(
     home: Home, tmp_path: Path, name: str, content: Content, point: str
 ) -> None:
+    _killed_while_signing(home, tmp_path, name, content, point)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "point"), KILLED_ON_POSTGRESQL, ids=_labels(KILLED_ON_POSTGRESQL)
+)
+def test_killed_while_signing_on_postgresql(
+    postgresql_home: Home, tmp_path: Path, name: str, content: Content, point: str
+) -> None:
+    """The server takes back what the dead process had begun."""
+    _killed_while_signing(postgresql_home, tmp_path, name, content, point)
+
+
+def _killed_while_signing(home: Home, tmp_path: Path, name: str, content: Content, point: str) -> None:
     person = home[name]
     with home.server() as server:
         request = authorise(server, person, content)
         before = person.record(server)
-        row, entries = credential_row(home, before.credential_id), chain(server, before.credential_id)
+        row, entries = server.store.load(before.credential_id), chain(server, before.credential_id)
     released = tmp_path / "released"
 
     code = processes.run(victim.sign, home.path, request, point, released)
@@ -70,7 +97,7 @@ def test_killed_while_signing(
         assert server.audit().good, "evidence and record agree"
         assert [each.outcome for each in added] == [ACCEPTED] * committed
         if not committed:
-            assert credential_row(home, before.credential_id) == row
+            assert server.store.load(before.credential_id) == row
         # No signature was released without evidence.
         assert released.exists() == (point == "released")
         if released.exists():
@@ -104,13 +131,24 @@ def test_a_process_that_is_not_killed_signs(home: Home, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", [Scheme.ROLLING, Scheme.PIN])
 @pytest.mark.parametrize("point", victim.FAILURE_POINTS)
 def test_killed_while_a_wrong_key_is_counted(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
+    _killed_while_counting(home, tmp_path, scheme, point)
+
+
+@pytest.mark.parametrize("point", victim.FAILURE_POINTS[1:])
+def test_killed_while_a_wrong_key_is_counted_on_postgresql(
+    postgresql_home: Home, tmp_path: Path, point: str
+) -> None:
+    _killed_while_counting(postgresql_home, tmp_path, Scheme.ROLLING, point)
+
+
+def _killed_while_counting(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
     """Neither uncounted nor counted twice: the same request, sent again, finds it counted or counts it."""
     with home.server() as server:
         carol = make_person(server, tmp_path, "carol", scheme=scheme, pin_check=PinCheck.SERVER)
         (wrong,) = passing_wrong_pins(carol, 1, PIN)
         request = authorise(server, carol, CONTENT, pin=wrong)
         before = carol.record(server)
-        row, entries = credential_row(home, before.credential_id), chain(server, before.credential_id)
+        row, entries = server.store.load(before.credential_id), chain(server, before.credential_id)
 
     code = processes.run(victim.sign, home.path, request, point, tmp_path / "released")
 
@@ -121,7 +159,7 @@ def test_killed_while_a_wrong_key_is_counted(home: Home, tmp_path: Path, scheme:
         added = chain(server, before.credential_id)[len(entries) :]
         assert [each.outcome for each in added] == [WrongKey.code] * counted
         assert carol.record(server).failures == counted
-        assert (credential_row(home, before.credential_id) == row) == (not counted)
+        assert (server.store.load(before.credential_id) == row) == (not counted)
         assert server.audit().good, "evidence and record agree"
 
         for _ in range(2):
@@ -140,6 +178,15 @@ def test_killed_while_a_wrong_key_is_counted(home: Home, tmp_path: Path, scheme:
 @pytest.mark.parametrize("scheme", [Scheme.ROLLING, Scheme.PIN, Scheme.BASIC])
 @pytest.mark.parametrize("point", victim.ENROL_POINTS)
 def test_killed_while_enrolling(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
+    _killed_while_enrolling(home, tmp_path, scheme, point)
+
+
+@pytest.mark.parametrize("point", [*victim.ENROL_POINTS[:6], "step 8", "step 9", "returned"])
+def test_killed_while_enrolling_on_postgresql(postgresql_home: Home, tmp_path: Path, point: str) -> None:
+    _killed_while_enrolling(postgresql_home, tmp_path, Scheme.ROLLING, point)
+
+
+def _killed_while_enrolling(home: Home, tmp_path: Path, scheme: Scheme, point: str) -> None:
     """The same command with the same card finishes what was begun, or begins anew; nothing is in its way."""
     carol = Person("carol", scheme, KeySpec.P256, tmp_path / "carol.card")
     create_card(carol.address)
@@ -192,3 +239,72 @@ def test_killed_card_owner_with_a_new_blank_card(home: Home, tmp_path: Path) -> 
         still_signs(server, found)
         with pytest.raises(CredentialUnknown):
             lost.sign(server)
+
+
+# --- the database's server ---------------------------------------------------------------------------------
+
+
+def test_the_database_server_is_killed_while_two_sign(
+    home: Home, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    """And started again. The two processes live on, and what they have released is in evidence."""
+    needs.postgresql()
+    from ..support.postgresql import copy_store, running
+
+    people = [home["alice"], home["paula"]]
+    stop, reports = tmp_path / "stop", [tmp_path / f"report{i}" for i in range(2)]
+    with running(fsync="on", full_page_writes="on") as database:
+        url = database.url(database.make())
+        copy_store(sqlite_url(home.path / "store.db"), url)
+        use_store(home, url)
+        writing = [
+            processes.start(victim.sign_on, home.path, person, report, stop)
+            for person, report in zip(people, reports, strict=True)
+        ]
+        for end in (database.kill, database.stop, database.kill):
+            _more_signatures(reports)
+            end()
+            _more_lines(reports, "store.unavailable")
+            database.start()
+        _more_signatures(reports)
+        stop.touch()
+        assert [processes.finish(each) for each in writing] == [0, 0]
+
+        said = [[json.loads(line) for line in each.read_text().splitlines()] for each in reports]
+        codes = Counter(code for lines in said for code, _, _ in lines)
+        assert set(codes) == {"signed", "store.unavailable"}
+        with home.server() as server:
+            for person, lines in zip(people, said, strict=True):
+                released = {
+                    hashlib.sha256(text.encode()).digest(): bytes.fromhex(signature)
+                    for code, text, signature in lines
+                    if code == "signed"
+                }
+                accepted = {
+                    each.digests[0]: each.signatures[0]
+                    for each in chain(server, person.record(server).credential_id)
+                    if each.event is Event.SIGN and each.outcome == ACCEPTED
+                }
+                # A commit whose answer was lost is in evidence and was not released; never the other way.
+                assert set(released) <= set(accepted)
+                still_signs(server, person)
+            report = server.audit()
+            assert report.good, report.findings
+    tell(f"database server ended three times while two signed: {dict(codes)}")
+
+
+def _lines(report: Path, code: str) -> int:
+    return report.read_text().count(f'["{code}"') if report.exists() else 0
+
+
+def _more_lines(reports: list[Path], code: str, count: int = 1) -> None:
+    """Wait for ``count`` more lines with ``code`` in each report."""
+    before = [_lines(each, code) for each in reports]
+    deadline = time.monotonic() + 60
+    while any(_lines(each, code) < many + count for each, many in zip(reports, before, strict=True)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _more_signatures(reports: list[Path]) -> None:
+    _more_lines(reports, "signed", 5)

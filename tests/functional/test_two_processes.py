@@ -32,9 +32,10 @@ from ..support.scenes import chain, still_signs
     ids=["rolling, one card", "rolling, cloned card", "pin, one card", "pin, cloned card"],
 )
 def test_two_processes_sign_with_one_credential(
-    home: Home, tmp_path: Path, name: str, cloned: bool, rounds: int, tell: Callable[[str], None]
+    home_on_each: Home, tmp_path: Path, name: str, cloned: bool, rounds: int, tell: Callable[[str], None]
 ) -> None:
     """``rounds`` signatures each."""
+    home = home_on_each
     person = home[name]
     cards = [person.card_path, person.card_path]
     if cloned:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import shutil
 from pathlib import Path
 from typing import NoReturn
@@ -55,6 +56,21 @@ def program(name: str, package: str) -> str:
     if found is None:
         missing(name, f"apt-get install {package}")
     return found
+
+
+def postgresql() -> Path:
+    """The folder of PostgreSQL's server programs; Debian has it on nobody's path."""
+    if importlib.util.find_spec("psycopg") is None:
+        missing("psycopg", "pip install 'hsm-signer[postgresql]'")
+    if os.getuid() == 0:
+        try:
+            pwd.getpwnam("postgres")
+        except KeyError:
+            missing("the system user postgres", "apt-get install postgresql")
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if found:
+        return max(found, key=lambda path: int(path.parent.name))
+    return Path(program("initdb", "postgresql")).resolve().parent
 
 
 def pyscard() -> None:

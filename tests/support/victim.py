@@ -163,11 +163,31 @@ def compete(home: Path, person: Person, rounds: int, label: str, start: Path, re
         began = time.time()
         for number in range(rounds):
             text = f"{label} {number}"
-            outcome = replace(person).sign(watched, text.encode())  # type: ignore[arg-type]
+            outcome = replace(person).sign(watched, text.encode())
             signed.append((text, outcome.signatures[0].hex()))
     report.write_text(
         json.dumps({"signed": signed, "retries": retries, "began": began, "ended": time.time()})
     )
+
+
+def sign_on(home: Path, person: Person, report: Path, stop: Path) -> None:
+    """Sign message after message until the file ``stop`` is there, whatever becomes of the database.
+
+    A line of ``report`` for each: what came of it, the text and the signature, written as it was released.
+    """
+    number = 0
+    with report.open("a") as file, Installation.open(home).server() as server:
+        while not stop.exists():
+            said = f"message {number}"
+            try:
+                line = ("signed", said, person.sign(server, said.encode()).signatures[0].hex())
+                number += 1
+            except SignerError as error:
+                line = (error.code, said, "")
+                # A server that is not there answers at once.
+                time.sleep(0.02)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
 
 
 class _Watched:

@@ -14,11 +14,13 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from sqlalchemy import create_engine, insert, select
 
 from hsm_signer.content import digest_list_hash
 from hsm_signer.encoding import entry_hash, record_bytes
 from hsm_signer.evidence.chain import ChainPosition, next_entry
-from hsm_signer.store.database import sqlite_url
+from hsm_signer.store import schema
+from hsm_signer.store.database import parse_url, sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.types import (
     ACCEPTED,
@@ -80,6 +82,26 @@ def new_store(path: Path) -> str:
     """An empty store at ``path``, and its URL. Migrations run once: they take longer than most tests."""
     path.write_bytes(_empty_store())
     return sqlite_url(path)
+
+
+def older_store(url: str, revision: str, like: Store) -> None:
+    """A store of an older version in an empty database, with the records and the evidence of ``like``."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection, like._engine.connect() as now:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for table in (schema.credential, schema.evidence):
+            for row in now.execute(select(table).order_by(*table.primary_key)):
+                # PostgreSQL counts the numbers itself.
+                values = {name: value for name, value in row._mapping.items() if name != "id"}
+                connection.execute(insert(table), values)
+    engine.dispose()
 
 
 def credential_id(number: int) -> CredentialId:

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import sqlite3
-import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
 
 from hsm_signer.encoding import NO_PREVIOUS, entry_hash
 from hsm_signer.errors import (
-    ConfigError,
     CredentialExists,
     CredentialUnknown,
     EvidenceMissing,
     RecordConflict,
     StatusUnsuitable,
     StoreError,
-    StoreMissing,
-    StoreTooNew,
-    StoreTooOld,
 )
 from hsm_signer.evidence.chain import START, ChainPosition, check_chain, next_entry, position_of
-from hsm_signer.store import schema
-from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.types import (
     Algorithm,
@@ -57,9 +46,12 @@ from .factories import (
 )
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return new_store(tmp_path / "store.db")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store on either database."""
+    if request.param == "sqlite":
+        return new_store(tmp_path / "store.db")
+    return str(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture
@@ -443,156 +435,6 @@ def test_a_pending_credential_expires_and_leaves_its_chain(store: Store) -> None
         carol.expire(store)
     # The name is free again.
     Person(4, alice.record.owner).enrol(store)
-
-
-# --- the file ----------------------------------------------------------------------------------------------
-
-
-def test_a_store_is_made_once_and_only_for_its_owner(store: Store, url: str, tmp_path: Path) -> None:
-    Person(1).enrol(store)
-    with Store.create(sqlite_url(tmp_path / "made.db")):
-        assert stat.S_IMODE((tmp_path / "made.db").stat().st_mode) == 0o600
-    with pytest.raises(StoreError, match="already"):
-        Store.create(url)
-    assert len(list(store.list_records())) == 1
-
-
-def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "other.db"
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE other (a)")
-    connection.close()
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="already"):
-        Store.create(sqlite_url(path))
-    with pytest.raises(StoreMissing, match="holds no store"):
-        Store.open(sqlite_url(path))
-    assert path.read_bytes() == before
-
-
-def test_an_empty_file_left_by_an_interrupted_init_is_used(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    path.touch()
-    with pytest.raises(StoreMissing):
-        Store.open(sqlite_url(path))
-    with Store.create(sqlite_url(path)) as store:
-        Person(1).enrol(store)
-
-
-def test_a_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("hsm_signer.store.store._migrate", fail)
-    with pytest.raises(KeyboardInterrupt):
-        Store.create(sqlite_url(tmp_path / "store.db"))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_commit_promises_after_a_power_cut(store: Store) -> None:
-    with store._engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-
-
-@pytest.mark.parametrize("name", ["with space", "per%20cent", "ha#sh", "quest?mode=memory", "ümlaut"])
-def test_any_path_will_do(tmp_path: Path, name: str) -> None:
-    url = sqlite_url(tmp_path / name)
-    with Store.create(url) as store:
-        Person(1).enrol(store)
-    assert (tmp_path / name).is_file()
-    with Store.open(url) as store:
-        assert len(list(store.list_records())) == 1
-
-
-@pytest.mark.parametrize(
-    "bad", ["", "store.db", "sqlite://", "sqlite:///:memory:", "mysql://host/db", "sqlite:store.db"]
-)
-def test_a_url_that_is_no_store(bad: str) -> None:
-    for use in (Store.create, Store.open, Store.upgrade):
-        with pytest.raises(ConfigError):
-            use(bad)
-
-
-def test_a_password_in_a_url_is_not_repeated() -> None:
-    with pytest.raises(ConfigError) as caught:
-        Store.open("mysql://user:hunter2@host/db")
-    assert "hunter2" not in str(caught.value)
-
-
-# --- versions ----------------------------------------------------------------------------------------------
-
-
-def execute(path: Path, *statements: str) -> None:
-    connection = sqlite3.connect(path)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-
-
-def test_a_store_of_a_newer_version(store: Store, url: str, tmp_path: Path) -> None:
-    execute(tmp_path / "store.db", "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreTooNew):
-        Store.open(url)
-    with pytest.raises(StoreTooNew):
-        Store.upgrade(url)
-
-
-def test_a_store_of_an_older_version_is_upgraded(tmp_path: Path) -> None:
-    """There is no older one yet: a database before the first migration stands for it."""
-    path = tmp_path / "store.db"
-    execute(path, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    url = sqlite_url(path)
-    with pytest.raises(StoreTooOld):
-        Store.open(url)
-    Store.upgrade(url)
-    Store.upgrade(url)
-    with Store.open(url) as store:
-        Person(1).enrol(store)
-
-
-def test_a_known_revision_that_is_not_the_newest_is_old(
-    store: Store, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
-    monkeypatch.setattr(schema, "HEAD", "0002")
-    with pytest.raises(StoreTooOld):
-        Store.open(url)
-
-
-def test_the_migrations_lead_to_the_schema(store: Store, tmp_path: Path) -> None:
-    from alembic.script import ScriptDirectory
-
-    directory: Any = ScriptDirectory(str(Path(schema.__file__).with_name("migrations")))
-    revisions = [script.revision for script in directory.walk_revisions()]
-    assert tuple(reversed(revisions)) == schema.REVISIONS
-
-    engine = create_engine(sqlite_url(tmp_path / "from-schema.db"))
-    schema.metadata.create_all(engine)
-    made = []
-    for source in (engine, store._engine):
-        with source.connect() as connection:
-            sql = "SELECT name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version' ORDER BY name"
-            made.append([(name, (text or "").split()) for name, text in connection.exec_driver_sql(sql)])
-    engine.dispose()
-    assert made[0] == made[1]
-    assert sum("AUTOINCREMENT," in text for _, text in made[0]) == 1
-
-
-def test_every_field_has_its_column() -> None:
-    record_columns = {field.name for field in fields(CredentialRecord)} | {"mac", "request", "created"}
-    assert {column.name for column in schema.credential.columns} == record_columns
-    entry_columns = {field.name for field in fields(EvidenceEntry)} | {"id", "hash"}
-    assert {column.name for column in schema.evidence.columns} == entry_columns
-
-
-def test_opening_a_store_does_not_import_alembic(store: Store, url: str) -> None:
-    code = (
-        "import sys; from hsm_signer.store.store import Store; "
-        f"Store.open({url!r}).close(); assert not any('alembic' in m or 'mako' in m for m in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_positions_of_an_empty_chain(store: Store) -> None:

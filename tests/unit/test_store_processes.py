@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from hsm_signer.encoding import entry_hash
 from hsm_signer.errors import RecordConflict
 from hsm_signer.evidence.chain import ChainPosition, check_chain
@@ -48,8 +50,15 @@ print(conflicts)
 """
 
 
-def test_two_processes_write_one_credential(tmp_path: Path) -> None:
-    url = new_store(tmp_path / "store.db")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store on either database."""
+    if request.param == "sqlite":
+        return new_store(tmp_path / "store.db")
+    return str(request.getfixturevalue("postgresql_url"))
+
+
+def test_two_processes_write_one_credential(url: str) -> None:
     with Store.open(url) as store, ExitStack() as stack:
         Person(1).enrol(store)
         writers = [
@@ -88,8 +97,8 @@ def test_two_processes_write_one_credential(tmp_path: Path) -> None:
     assert check_mac(loaded.sealed)
 
 
-def test_threads_share_a_store(tmp_path: Path) -> None:
-    with Store.open(new_store(tmp_path / "store.db"), busy_timeout=30) as store:
+def test_threads_share_a_store(url: str) -> None:
+    with Store.open(url, busy_timeout=30) as store:
         people = [Person(number).enrol(store) for number in range(1, 5)]
         errors: list[BaseException] = []
 
@@ -110,9 +119,8 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
         assert [number for number, _ in store.entries()] == list(range(1, 65))
 
 
-def test_two_connections_in_turn(tmp_path: Path) -> None:
+def test_two_connections_in_turn(url: str) -> None:
     """The reader of an old version loses, whichever connection it has."""
-    url = new_store(tmp_path / "store.db")
     with Store.open(url) as one, Store.open(url) as other:
         person = Person(1).enrol(one)
         for turn in range(20):
@@ -139,8 +147,7 @@ def killed(act: Callable[[Store], object], url: str) -> None:
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-def test_a_process_killed_between_build_and_commit_changes_nothing(tmp_path: Path) -> None:
-    url = new_store(tmp_path / "store.db")
+def test_a_process_killed_between_build_and_commit_changes_nothing(url: str) -> None:
     with Store.open(url) as store:
         alice = Person(1).enrol(store)
         alice.activate(store)
@@ -162,9 +169,8 @@ def test_a_process_killed_between_build_and_commit_changes_nothing(tmp_path: Pat
         alice.sign(store, "a")
 
 
-def test_a_process_killed_between_its_two_writes_changes_nothing(tmp_path: Path) -> None:
+def test_a_process_killed_between_its_two_writes_changes_nothing(url: str) -> None:
     """The record is written, the evidence is not yet: neither may be seen."""
-    url = new_store(tmp_path / "store.db")
     with Store.open(url) as store:
         alice = Person(1).enrol(store)
         before = list(store.list_records()), list(store.entries())
@@ -183,3 +189,58 @@ def test_a_process_killed_between_its_two_writes_changes_nothing(tmp_path: Path)
     with Store.open(url) as store:
         assert (list(store.list_records()), list(store.entries())) == before
         alice.activate(store)
+
+
+APPENDER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.unit.factories import Person
+from hsm_signer.store.store import Store
+
+with Store.open(sys.argv[2], busy_timeout=30) as store:
+    people = [Person(number) for number in map(int, sys.argv[3:])]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(60):
+        for person in people:
+            person.refused(store, version=0)
+"""
+
+
+def test_whoever_pages_on_while_two_others_write_misses_nothing(url: str) -> None:
+    """Each page goes on after the last number of the one before, and never back."""
+    with Store.open(url, busy_timeout=30) as store, ExitStack() as stack:
+        people = [Person(number).enrol(store) for number in range(1, 7)]
+        writers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", APPENDER, ROOT, url, *numbers],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for numbers in ("123", "456")
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        seen: list[tuple[int, EvidenceEntry]] = []
+        pages, writing = 0, True
+        while writing:
+            # Asked before the page is read: the page after the last entry is read, too.
+            writing = any(writer.poll() is None for writer in writers)
+            while page := store.page(seen[-1][0] if seen else 0, 7):
+                seen += page
+                pages += 1
+        assert [writer.wait() for writer in writers] == [0, 0]
+        assert seen == list(store.entries())
+    assert len(seen) == 6 + 2 * 60 * 3
+    assert pages > len(seen) // 7 + 1, "it read while they wrote, or nothing was shown"
+    for person in people:
+        chain = [entry for _, entry in seen if entry.credential_id == person.id]
+        assert list(check_chain(person.id, chain)) == []

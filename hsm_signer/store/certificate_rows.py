@@ -1,0 +1,49 @@
+"""The certificates kept for credentials: public, and checked by whoever puts them here."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, insert, select
+
+from ..encoding import sequence
+from ..errors import CredentialUnknown, StoreDamaged
+from ..types import CredentialId
+from .connected import Connected
+from .fields import MAX_BLOB, BadValue, items, written
+from .rows import who
+from .schema import certificate
+from .statements import LOCK, raw
+
+_CHECKS = {"chain": items(range(1, MAX_BLOB + 1).__contains__)}
+
+
+class CertificateRows(Connected):
+    """The table ``certificate``."""
+
+    def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
+        """The chain of a credential, DER each, leaf first; empty where none is kept. Raises StoreDamaged."""
+        statement = select(*raw(certificate, ("chain",))).where(certificate.c.credential_id == credential_id)
+        with self._reading() as connection:
+            row = connection.execute(statement).one_or_none()
+        if row is None:
+            return ()
+        try:
+            found: tuple[bytes, ...] = _CHECKS["chain"](row[0])
+        except BadValue as error:
+            raise StoreDamaged(
+                f"the certificates of {who(credential_id)} are damaged: the field chain is not {error}",
+                hint="they can be uploaded again",
+            ) from error
+        return found
+
+    def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
+        """Keep ``chain``, DER each, leaf first, in place of what is kept; empty removes it.
+
+        Raises CredentialUnknown where there is no record, StoreError for what cannot be stored.
+        """
+        row = written(_CHECKS, {"chain": sequence(chain)}, "certificate chain")
+        with self._writing() as connection:
+            if connection.execute(LOCK, {"b_id": credential_id}).one_or_none() is None:
+                raise CredentialUnknown(f"there is no {who(credential_id)} here")
+            connection.execute(delete(certificate).where(certificate.c.credential_id == credential_id))
+            if chain:
+                connection.execute(insert(certificate), {**row, "credential_id": credential_id})

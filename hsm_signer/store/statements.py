@@ -1,0 +1,72 @@
+"""The SQL about records and evidence, built once. Values are bound, never written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Table, bindparam, delete, func, insert, select, type_coerce, update
+from sqlalchemy.types import NullType
+
+from ..errors import WrongKey
+from ..types import ACCEPTED
+from .rows import ENTRY_COLUMNS, RECORD_COLUMNS
+from .schema import credential, evidence
+
+Row = Sequence[Any]
+
+
+def raw(source: Table, names: Sequence[str]) -> list[Any]:
+    """Columns as the driver gives them. SQLAlchemy would turn a text in a bytes column into a TypeError and
+    the number 10**9 in it into a gigabyte of zeros; rows.py checks them instead."""
+    return [type_coerce(source.c[name], NullType()).label(name) for name in names]
+
+
+ID = bindparam("b_id", type_=credential.c.credential_id.type)
+VERSION = bindparam("b_version", type_=credential.c.version.type)
+OWN = evidence.c.credential_id == ID
+RECORD = raw(credential, (*RECORD_COLUMNS, "mac"))
+ENTRY = raw(evidence, ENTRY_COLUMNS)
+LAST = (
+    select(*raw(evidence, ("sequence", "hash"))).where(OWN).order_by(evidence.c.sequence.desc()).limit(1)
+)
+NEWEST_VERSION = select(type_coerce(func.max(evidence.c.record_version), NullType())).where(OWN)
+# One statement sees one moment, on both databases.
+LOAD = select(
+    *RECORD,
+    *raw(credential, ("request", "created")),
+    NEWEST_VERSION.scalar_subquery(),
+    *(
+        select(type_coerce(end, NullType()))
+        .where(OWN)
+        .order_by(evidence.c.sequence.desc())
+        .limit(1)
+        .scalar_subquery()
+        for end in (evidence.c.sequence, evidence.c.hash)
+    ),
+).where(credential.c.credential_id == ID)
+# Refusals that came later have the same version: the first entry is the one that wrote it.
+WRITER = (
+    select(*ENTRY).where(OWN, evidence.c.record_version == VERSION).order_by(evidence.c.sequence).limit(1)
+)
+# The row's lock is PostgreSQL's; on SQLite BEGIN IMMEDIATE has locked everything already.
+LOCK = (
+    select(*raw(credential, ("version", "status")))
+    .where(credential.c.credential_id == ID)
+    .with_for_update()
+)
+CARRIED_OUT = (
+    select(*ENTRY)
+    .where(
+        OWN,
+        evidence.c.d == bindparam("b_d"),
+        evidence.c.quantities_hash == bindparam("b_quantities"),
+        evidence.c.outcome.in_((ACCEPTED, WrongKey.code)),
+    )
+    .order_by(evidence.c.sequence)
+    .limit(1)
+)
+UPDATE = update(credential).where(credential.c.credential_id == ID, credential.c.version == VERSION)
+DELETE = delete(credential).where(credential.c.credential_id == ID, credential.c.version == VERSION)
+INSERT_RECORD = insert(credential)
+INSERT_ENTRY = insert(evidence)
