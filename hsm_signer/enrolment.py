@@ -7,58 +7,26 @@ authorisation, which signs the credential's own certificate request (PKCS#10, RF
 from __future__ import annotations
 
 import hashlib
-import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .encoding import entry_hash
-from .errors import CredentialPending, InputError, RecordDamaged, TokenUnsuitable
+from .errors import CredentialPending, RecordDamaged
 from .evidence.chain import ChainPosition, next_entry
+from .owners import check_owner
 from .signing import Clock, load_checked, system_clock
 from .store.store import Store
 from .token.environment import SecureEnvironment
-from .token.profile import TokenProfile
 from .types import (
     ACCEPTED,
-    CardPersonalisation,
+    Begun,
     CredentialId,
-    CredentialRecord,
+    CredentialView,
     Digest,
     Event,
     EvidenceEntry,
-    KeySpec,
     NewCredential,
-    Scheme,
     SealedRecord,
 )
-
-MAX_OWNER = 255
-INVISIBLE = frozenset(
-    chr(code)
-    for first, last in (
-        (0x034F, 0x034F),
-        (0x115F, 0x1160),
-        (0x17B4, 0x17B5),
-        (0x180B, 0x180F),
-        (0x2800, 0x2800),
-        (0x3164, 0x3164),
-        (0xFE00, 0xFE0F),
-        (0xFFA0, 0xFFA0),
-        (0xE0100, 0xE01EF),
-    )
-    for code in range(first, last + 1)
-)
-"""Printable to Python, yet invisible: Default_Ignorable_Code_Point of Unicode beyond category Cf, and the
-empty Braille pattern."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A pending credential, and what its card must get."""
-
-    record: CredentialRecord
-    personalisation: CardPersonalisation
-    request_info: bytes
-    """DER CertificationRequestInfo: the message of the first authorisation."""
 
 
 def begin(
@@ -96,7 +64,7 @@ def begin(
         return environment.seal(replace(draft, evidence_head=entry_hash(entry))), entry
 
     store.insert(build, request=request_info, created=clock())
-    return Begun(draft, personalisation, request_info)
+    return Begun(CredentialView.of(draft), personalisation, request_info)
 
 
 def request_hash(request_info: bytes) -> Digest:
@@ -125,34 +93,3 @@ def signed_request(environment: SecureEnvironment, store: Store, credential_id: 
         if entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED and entry.algorithm is not None:
             return pkcs10.certification_request(info, entry.algorithm, entry.signatures[0])
     raise CredentialPending("the enrolment is not finished: nothing has signed the certificate request yet")
-
-
-def check_owner(owner: str) -> None:
-    """Raises InputError for a name that cannot be a user's, or that could be taken for another's.
-
-    1 to 255 bytes of UTF-8 in normalisation form C (Unicode Standard Annex 15), nothing invisible, no spaces
-    around it, and no hyphen first: commands would take it for an option.
-    """
-    fits = owner and owner == owner.strip() and owner.isprintable() and len(owner.encode()) <= MAX_OWNER
-    if not fits:
-        raise InputError(
-            f"user: expected 1 to {MAX_OWNER} bytes of printable text without spaces around it, got {owner!r}"
-        )
-    if any(each in INVISIBLE for each in owner):
-        raise InputError(f"user: {owner!a} has characters that nobody can see")
-    if owner.startswith("-"):
-        raise InputError(f"user: {owner!r} begins with a hyphen, as options do")
-    if not unicodedata.is_normalized("NFC", owner):
-        raise InputError(
-            f"user: {owner!a} is not in Unicode's normalisation form C",
-            hint=f"spelt so it is: {unicodedata.normalize('NFC', owner)}",
-        )
-
-
-def check_possible(profile: TokenProfile, scheme: Scheme, key: KeySpec) -> None:
-    """Raises TokenUnsuitable, in one line, where this token cannot hold such a credential."""
-    if obstacle := profile.obstacle(scheme, key):
-        raise TokenUnsuitable(
-            f"{obstacle}: no credential with key {key.cli_name}, scheme {scheme.name.lower()}",
-            hint="hsm-signer doctor shows what this token can do",
-        )

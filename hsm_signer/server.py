@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import algorithms, credentials, enrolment, signing
+from . import algorithms, certificates, credentials, enrolment, signing
 from .errors import CredentialUnknown, RecordDamaged, SignatureInvalid, TokenMismatch
 from .evidence.anchor import Anchor, check_anchor, make_anchor
 from .evidence.findings import Finding
@@ -20,12 +20,16 @@ from .token.environment import Observe, SecureEnvironment
 from .token.profile import TokenProfile
 from .types import (
     Algorithm,
+    Begun,
     Challenge,
+    Combine,
     CredentialId,
     CredentialRecord,
     Event,
     EvidenceEntry,
+    KeySpec,
     NewCredential,
+    Scheme,
     SealedRecord,
     SigningRequest,
     SignOutcome,
@@ -53,6 +57,15 @@ class Server:
         """What the token can do."""
         return self.environment.profile
 
+    @property
+    def combines(self) -> tuple[Combine, ...]:
+        """Combine methods that the token has, the default first."""
+        return self.profile.combines
+
+    def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
+        """Why the token cannot hold such a credential, in words; "" if it can."""
+        return self.profile.obstacle(scheme, key) or ""
+
     # --- signing ---------------------------------------------------------------------------------------
 
     def challenge(self, credential_id: CredentialId, *, admit: Admit = lambda _: None) -> Challenge:
@@ -77,7 +90,7 @@ class Server:
 
     # --- enrolment -------------------------------------------------------------------------------------
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> enrolment.Begun:
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
         """See :func:`hsm_signer.enrolment.begin`; clears away old pending records first."""
         credentials.give_up_old_pending(self.environment, self.store, actor=self.actor, clock=self.clock)
         return enrolment.begin(
@@ -134,6 +147,20 @@ class Server:
         for sealed in self.store.list_records():
             self.environment.check(sealed)
             yield sealed.record
+
+    def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
+        """The chain kept for a credential, DER each, leaf first; empty without one.
+
+        The database is not believed that it is this key's. Raises CertificateUnsuitable, StoreDamaged.
+        """
+        chain = self.store.certificates(credential_id)
+        certificates.check_chain(chain, self.record(credential_id).spki)
+        return chain
+
+    def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
+        """Keep a chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
+        certificates.check_chain(chain, self.record(credential_id).spki)
+        self.store.set_certificates(credential_id, chain)
 
     # --- evidence --------------------------------------------------------------------------------------
 

@@ -412,6 +412,16 @@ class CardPersonalisation:
     """KW_K2(KEY, KOWF or KEK1)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A pending credential, and what its card must get."""
+
+    credential: CredentialView
+    personalisation: CardPersonalisation
+    request_info: bytes
+    """DER CertificationRequestInfo: the message of the first authorisation."""
+
+
 class Event(IntEnum):
     """What an evidence entry is about."""
 

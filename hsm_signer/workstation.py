@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import algorithms, enrolment
+from . import algorithms, owners
 from .card.apdu import CardState
 from .card.session import CardSession, authorise_content
 from .content import BytesSource
@@ -32,16 +32,19 @@ from .errors import (
     CredentialUnknown,
     InputError,
     SignerError,
+    TokenUnsuitable,
 )
 from .pins import CardPin, CardPuk
-from .token.profile import TokenProfile
 from .types import (
     Algorithm,
+    Begun,
     Challenge,
     Combine,
     Content,
     CredentialId,
     CredentialRecord,
+    CredentialView,
+    Event,
     KeySpec,
     Message,
     NewCredential,
@@ -55,6 +58,8 @@ from .types import (
 
 OpenCard = Callable[[], AbstractContextManager[CardSession]]
 """Connects to the card and selects the applet; the ``with`` releases it."""
+AnyCredential = CredentialRecord | CredentialView
+"""What a server near gives, and what one far away does: the attributes they share are the same."""
 AskPin = Callable[[], CardPin]
 Progress = Callable[[int], None]
 """Told the bytes of each block that has gone to the card."""
@@ -67,6 +72,11 @@ AUTHORISATIONS = 60
 PAUSE = 0.02
 """Seconds of the first pause; each is twice as long as the one before, plus a random share."""
 LONGEST_PAUSE = 0.5
+"""All pauses together outlast a worker of the service that is started anew."""
+LONGEST_WAIT_ASKED = 10.0
+"""Seconds: a service that asks for a longer pause than this is not obeyed."""
+PATIENCE = 90.0
+"""Seconds after which the same request is not sent again: an attempt may last as long as its own timeout."""
 
 DEFAULT_PIN_TRIES = 3
 DEFAULT_PUK_TRIES = 10
@@ -88,19 +98,23 @@ class EnrolmentServer(SigningServer, Protocol):
     """What enrolment needs beyond that."""
 
     @property
-    def profile(self) -> TokenProfile:
-        """What the token can do."""
+    def combines(self) -> tuple[Combine, ...]:
+        """Combine methods that the server's token has, the default first."""
         ...
 
-    def live(self, owner: str) -> CredentialRecord:
-        """The user's record; raises CredentialUnknown."""
+    def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
+        """Why the server cannot hold such a credential, in words; "" if it can."""
         ...
 
-    def record(self, credential_id: CredentialId) -> CredentialRecord:
-        """A record by id; raises CredentialUnknown."""
+    def live(self, owner: str) -> AnyCredential:
+        """The user's credential, or the newest revoked one; raises CredentialUnknown."""
         ...
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> enrolment.Begun:
+    def record(self, credential_id: CredentialId) -> AnyCredential:
+        """A credential by id; raises CredentialUnknown."""
+        ...
+
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
         """Keys and a pending record."""
         ...
 
@@ -113,6 +127,34 @@ class EnrolmentServer(SigningServer, Protocol):
         ...
 
 
+class CredentialServer(EnrolmentServer, Protocol):
+    """What the commands about credentials need beyond that."""
+
+    def all_of(self, owner: str) -> Sequence[AnyCredential]:
+        """Every credential of the user, the live one first."""
+        ...
+
+    def records(self) -> Iterator[AnyCredential]:
+        """All credentials, ascending by credential id."""
+        ...
+
+    def change_status(self, credential_id: CredentialId, event: Event) -> AnyCredential:
+        """Suspend, resume, unlock or revoke; raises StatusUnsuitable."""
+        ...
+
+    def certification_request(self, credential_id: CredentialId) -> str:
+        """PKCS#10, PEM; raises CredentialPending."""
+        ...
+
+    def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
+        """The chain kept beside the credential, DER each, leaf first."""
+        ...
+
+    def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
+        """Keep another; raises CertificateUnsuitable."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pauses:
     """How to wait between attempts; tests put in their own."""
@@ -120,10 +162,10 @@ class Pauses:
     sleep: Callable[[float], None] = time.sleep
     share: Callable[[], float] = random.random
 
-    def wait(self, attempt: int) -> None:
-        """Before attempt ``attempt`` + 1."""
-        pause = min(PAUSE * 2**attempt, LONGEST_PAUSE)
-        self.sleep(pause * (0.5 + self.share()))
+    def wait(self, attempt: int, asked: float | None = None) -> None:
+        """Before attempt ``attempt`` + 1; ``asked``: the seconds that the service wants to be left alone."""
+        pause = min(PAUSE * 2**attempt, LONGEST_PAUSE) * (0.5 + self.share())
+        self.sleep(max(pause, min(asked or 0.0, LONGEST_WAIT_ASKED)))
 
 
 def sign_content(
@@ -168,15 +210,17 @@ def submit(server: SigningServer, request: SigningRequest, pauses: Pauses = Paus
 
     What was waited for already (errors.SignerError.waited) is not asked again.
     """
+    begun = time.monotonic()
     for attempt in range(RESUBMISSIONS):
         try:
             return server.sign(request)
         except ChallengeStale:
             raise  # this request will never do
         except SignerError as error:
-            if not error.retryable or error.waited or attempt == RESUBMISSIONS - 1:
+            last = attempt == RESUBMISSIONS - 1 or time.monotonic() - begun > PATIENCE
+            if not error.retryable or error.waited or last:
                 raise
-            pauses.wait(attempt)
+            pauses.wait(attempt, error.retry_after)
     raise AssertionError("unreachable")
 
 
@@ -214,7 +258,7 @@ class Enrolment:
 class Enrolled:
     """An active credential."""
 
-    record: CredentialRecord
+    record: AnyCredential
     certification_request: str
     """PEM."""
     resumed: bool
@@ -236,7 +280,7 @@ def enrol(
     # Here and not above: signing does without.
     from . import pkcs10
 
-    check_enrolment(wanted, server.profile)
+    check_enrolment(wanted, server)
     if wanted.scheme is not Scheme.BASIC and wanted.pin is None:
         raise InputError("PIN: schemes pin and rolling need one")
     before = _earlier(server, wanted.owner)
@@ -267,28 +311,32 @@ def enrol(
     )
 
 
-def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> CredentialRecord | None:
+def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> AnyCredential | None:
     """What :func:`enrol` would do, changing nothing and before anybody is asked for a PIN.
 
     The pending record that it would finish, with the PIN the card has already; None for a new enrolment.
     Raises what enrol raises for user, token and card; the PIN is not looked at.
     """
-    check_enrolment(wanted, server.profile)
+    check_enrolment(wanted, server)
     before = _earlier(server, wanted.owner)
     with open_card() as card:
         return None if _resumable(before, card) is None else before
 
 
-def check_enrolment(wanted: Enrolment, profile: TokenProfile) -> None:
+def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
     """What can be known without card and store, PIN aside; raises InputError, TokenUnsuitable."""
     from . import pkcs10
 
-    enrolment.check_owner(wanted.owner)
+    owners.check_owner(wanted.owner)
     pkcs10.subject_name(wanted.owner, wanted.subject)
-    enrolment.check_possible(profile, wanted.scheme, wanted.key)
+    if obstacle := server.obstacle(wanted.scheme, wanted.key):
+        raise TokenUnsuitable(
+            f"{obstacle}: no credential with key {wanted.key.cli_name}, scheme {wanted.scheme.name.lower()}",
+            hint="hsm-signer doctor, at the server, shows what its token can do",
+        )
 
 
-def _resumable(before: CredentialRecord | None, card: CardSession) -> CredentialId | None:
+def _resumable(before: AnyCredential | None, card: CardSession) -> CredentialId | None:
     """The pending credential that is on the card; None for a blank card. Raises CardNotBlank for another."""
     on_card = card.status().credential_id
     if on_card is None or (before is not None and before.credential_id == on_card):
@@ -299,7 +347,7 @@ def _resumable(before: CredentialRecord | None, card: CardSession) -> Credential
     )
 
 
-def _earlier(server: EnrolmentServer, owner: str) -> CredentialRecord | None:
+def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
     """The user's pending record; None if there is none. Raises CredentialExists for a finished one."""
     try:
         record = server.live(owner)
@@ -318,7 +366,7 @@ def _earlier(server: EnrolmentServer, owner: str) -> CredentialRecord | None:
 def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) -> CredentialId:
     """BEGIN PERSONALISATION, keys in the token, INSTALL."""
     basic = wanted.scheme is Scheme.BASIC
-    combine = Combine.NONE if basic else wanted.combine or server.profile.combines[0]
+    combine = Combine.NONE if basic else wanted.combine or server.combines[0]
     card_point, card_serial = card.begin_personalisation()
     begun = server.begin_enrolment(
         NewCredential(
@@ -342,6 +390,6 @@ def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) 
     except (CardRemoved, CardMemoryDamaged, CardAnswerMalformed):
         raise  # nobody knows whether the card took them; the same command finds out
     except SignerError:
-        server.give_up_enrolment(begun.record.credential_id)
+        server.give_up_enrolment(begun.credential.credential_id)
         raise
-    return begun.record.credential_id
+    return begun.credential.credential_id

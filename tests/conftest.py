@@ -47,6 +47,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         configuration.HOME_VARIABLE,
         configuration.TOKEN_PIN_VARIABLE,
         configuration.CARD_PIN_VARIABLE,
+        configuration.SERVER_VARIABLE,
+        configuration.SERVER_TOKEN_VARIABLE,
         "SOFTHSM2_CONF",
     ):
         monkeypatch.delenv(name, raising=False)

@@ -99,7 +99,7 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
     held = None
     if anchor is not None:
         held = decode_anchor(files.read_bounded(anchor, MAX_ANCHOR, "anchor").decode("utf-8", "replace"))
-    with app.server() as server:
+    with app.local_server() as server:
         report = server.audit()
         findings = [*report.findings, *(server.check_anchor(held) if held is not None else ())]
     anchored = held is not None

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..card.session import CardStatus
-    from ..types import CredentialId, CredentialRecord
+    from ..types import CredentialId
+    from ..workstation import AnyCredential
 
 
 @click.group("card")
@@ -246,7 +247,7 @@ def _warn_if_alive(app: App, credential_id: CredentialId) -> None:
         )
 
 
-def _record(app: App, credential_id: CredentialId) -> CredentialRecord:
+def _record(app: App, credential_id: CredentialId) -> AnyCredential:
     with app.server() as server:
         return server.record(credential_id)
 

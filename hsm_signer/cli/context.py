@@ -1,11 +1,12 @@
-"""What every command shares: the options before its name, and the way to installation, token and card."""
+"""What every command shares: the options before its name, the way to installation, service and card."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +17,10 @@ from ..errors import ConfigError, InputError, SignerError
 
 if TYPE_CHECKING:
     from ..card.session import CardSession
+    from ..config import CardConfig, WorkstationConfig
     from ..installation import Installation
     from ..server import Server
+    from ..workstation import CredentialServer
 
 OpenCard = Callable[[], "AbstractContextManager[CardSession]"]
 T = TypeVar("T")
@@ -81,6 +84,34 @@ wait_option = click.option(
 """Kept in :class:`App`, whose cards are opened accordingly."""
 
 
+def _set_service(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None:
+        setattr(context.ensure_object(App).options, str(parameter.name), value)
+
+
+SERVICE_OPTIONS = (
+    (
+        "--server",
+        TEXT,
+        "URL",
+        "The signing service, https://HOST[:PORT]. Default: $HSM_SIGNER_SERVER, "
+        "[server] of config.toml, else the installation here.",
+    ),
+    ("--ca", PATH, "FILE", "Certificates to trust in place of the system's, for the service (PEM)."),
+    ("--client-certificate", PATH, "FILE", "Our certificate, for the service (PEM)."),
+    ("--client-key", PATH, "FILE", "Its private key (PEM). Default: in the same file."),
+)
+
+
+def service_options(command: F) -> F:
+    """Where the server is; kept in :class:`App`. The bearer token is none: every process could read it."""
+    for name, kind, metavar, words in reversed(SERVICE_OPTIONS):
+        command = click.option(
+            name, type=kind, metavar=metavar, expose_value=False, callback=_set_service, help=words
+        )(command)
+    return command
+
+
 def card_argument(command: F) -> F:
     """CARD, and how long to wait for it."""
     return click.argument("card", metavar="CARD")(wait_option(command))
@@ -93,13 +124,44 @@ def card_option(command: F) -> F:
 
 
 @dataclass
+class ServiceOptions:
+    """What :func:`service_options` take."""
+
+    server: str | None = None
+    ca: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where the server is, if it is not here, and as whom we go there."""
+
+    url: str
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    token_file: Path | None
+    timeout: float | None
+    """Seconds; None for the default."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read on the way there."""
+        return tuple(
+            each for each in (self.ca, self.certificate, self.key, self.token_file) if each is not None
+        )
+
+
+@dataclass
 class App:
-    """The options before the command's name."""
+    """The options before the command's name, and those that many commands share."""
 
     home: Path | None = None
     debug: bool = False
     wait: float = 0.0
     """Seconds to wait for a card that is not there yet."""
+    options: ServiceOptions = field(default_factory=ServiceOptions)
 
     def installation(self) -> Installation:
         """Raises NotInitialised, ConfigError."""
@@ -107,13 +169,105 @@ class App:
 
         return Installation.open(resolve_home(self.home))
 
+    def service(self) -> Service | None:
+        """What --server, HSM_SIGNER_SERVER or [server] of config.toml names; None: it is all here.
+
+        What [server] says besides its URL counts for that URL alone: no token goes elsewhere. Raises
+        ConfigError, and click's UsageError for options that go with --server and are without.
+        """
+        from ..config import SERVER_VARIABLE
+
+        options = self.options
+        url = options.server or os.environ.get(SERVER_VARIABLE)
+        config = self._workstation() if url is None else self._workstation_or_none()
+        known = None if config is None else config.server
+        if url is None and known is None:
+            if any((options.ca, options.client_certificate, options.client_key)):
+                raise click.UsageError("--ca and --client-... go with --server, and no service is named.")
+            return None
+        if known is None or url not in (None, known.url):
+            assert url is not None
+            return Service(url, options.ca, options.client_certificate, options.client_key, None, None)
+        from ..installation import refuse_open_to_others, resolve_home
+
+        home = resolve_home(self.home)
+        refuse_open_to_others(home)
+
+        def at_home(name: str | None) -> Path | None:
+            return None if name is None else home / name
+
+        own = options.client_certificate is not None
+        return Service(
+            known.url,
+            options.ca or at_home(known.ca),
+            options.client_certificate or at_home(known.certificate),
+            options.client_key or (None if own else at_home(known.key)),
+            at_home(known.token_file),
+            known.timeout,
+        )
+
+    def _workstation(self) -> WorkstationConfig:
+        from ..config import load_workstation
+        from ..installation import resolve_home
+
+        return load_workstation(resolve_home(self.home))
+
+    def _workstation_or_none(self) -> WorkstationConfig | None:
+        """A service that is named outright needs no configuration, and none without a mistake."""
+        with suppress(ConfigError):
+            return self._workstation()
+        return None
+
+    def here(self) -> Installation | None:
+        """The installation; None where a service is named. Raises NotInitialised, ConfigError."""
+        return None if self.service() is not None else self.installation()
+
     @contextmanager
-    def server(self, installation: Installation | None = None) -> Iterator[Server]:
+    def server(self, installation: Installation | None = None) -> Iterator[CredentialServer]:
+        """The server, near or far. ``installation``: one that is open already, of a server near."""
+        service = None if installation is not None else self.service()
+        if service is None:
+            with self.local_server(installation) as local:
+                yield local
+            return
+        from ..channel import TIMEOUT
+        from ..remote import RemoteServer
+
+        with RemoteServer(
+            service.url,
+            token=_bearer(service),
+            ca=service.ca,
+            certificate=service.certificate,
+            key=service.key,
+            timeout=service.timeout or TIMEOUT,
+        ) as remote:
+            yield remote
+
+    @contextmanager
+    def local_server(self, installation: Installation | None = None) -> Iterator[Server]:
         """Token and store opened; whoever runs the command is asked for the token's PIN if need be."""
         from .secret_input import ask_token_pin
 
         with (installation or self.installation()).server(ask_token_pin) as server:
             yield server
+
+    def card_settings(self, installation: Installation | None = None) -> CardConfig:
+        """Section [card], an installation's or a workstation's. Raises NotInitialised, ConfigError."""
+        from ..config import CardConfig
+
+        found = installation or self.here()
+        if found is not None:
+            return found.config.card
+        config = self._workstation_or_none()
+        return CardConfig() if config is None else config.card
+
+    def card_settings_or_default(self) -> CardConfig:
+        """The same for what works anywhere: the defaults where there is no configuration."""
+        from ..config import CardConfig
+
+        with suppress(ConfigError):
+            return self.card_settings()
+        return CardConfig()
 
     def card_opener(self, address: str, installation: Installation | None = None) -> OpenCard:
         """Opens the card at ``address``; works without an installation, too."""
@@ -121,7 +275,7 @@ class App:
 
         wait = CARD_WAIT
         with suppress(ConfigError):  # a card can be looked at, and its PIN changed, anywhere
-            wait = (installation or self.installation()).config.card.wait
+            wait = self.card_settings(installation).wait
         return partial(open_card, address, timeout=wait, wait=self.wait)
 
 
@@ -138,6 +292,19 @@ def confirm(question: str, *, yes: bool) -> None:
         raise InputError("not confirmed; nothing was changed")
 
 
+def _bearer(service: Service) -> str | None:
+    """The token, from the environment or a file; None without one. Raises FileError, InputError."""
+    from ..config import SERVER_TOKEN_VARIABLE
+
+    if token := os.environ.get(SERVER_TOKEN_VARIABLE):
+        return token
+    if service.token_file is None:
+        return None
+    from ..installation import read_secret_file
+
+    return read_secret_file(service.token_file, "server.token_file")
+
+
 def retrying(action: Callable[[], T]) -> T:
     """Carry out ``action`` again while it raises something that may pass; the last such error otherwise."""
     from ..workstation import RESUBMISSIONS, Pauses
@@ -148,5 +315,5 @@ def retrying(action: Callable[[], T]) -> T:
         except SignerError as error:
             if not error.retryable or error.waited:
                 raise
-            Pauses().wait(attempt)
+            Pauses().wait(attempt, error.retry_after)
     return action()

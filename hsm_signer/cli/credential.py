@@ -8,26 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import RecordDamaged, SignerError
+from ..errors import CertificateUnsuitable, RecordDamaged, SignerError
 from . import files, output
-from .context import PATH, App, confirm, json_option, pass_app, retrying, yes_option
+from .context import PATH, App, confirm, json_option, pass_app, retrying, service_options, yes_option
 from .people import record_of, records_of, user_argument
 
 if TYPE_CHECKING:
     from ..evidence.findings import Finding
-    from ..server import Server
-    from ..types import CredentialRecord, Event
+    from ..store.store import Store
+    from ..types import CredentialId, Event
+    from ..workstation import AnyCredential
 
 
 @click.group("credential")
 def command() -> None:
-    """List, show, export, suspend, resume, unlock, revoke.
+    """List, show, export, suspend, resume, unlock, revoke; keep certificates.
 
     USER is a user's name, or a credential id of 32 hexadecimal digits.
     """
 
 
 @command.command("list")
+@service_options
 @json_option
 @pass_app
 def list_(app: App, as_json: bool) -> None:
@@ -35,19 +37,9 @@ def list_(app: App, as_json: bool) -> None:
 
     One that cannot be read or whose MAC does not hold is named on standard error, and the exit status is 6.
     """
-    records: list[CredentialRecord] = []
     damaged: list[Finding] = []
     refused: list[SignerError] = []
-    with app.server() as server:
-        for sealed in server.store.list_records(damaged.append):
-            try:
-                server.environment.check(sealed)
-            except SignerError as error:
-                if error.exit_status not in (RecordDamaged.exit_status, 5):
-                    raise
-                refused.append(error)
-            else:
-                records.append(sealed.record)
+    records = _far(app) if app.service() is not None else _near(app, damaged, refused)
     records.sort(key=lambda record: (record.owner, record.status.name == "REVOKED", record.credential_id))
     if as_json:
         output.json_data([_summary(record) for record in records])
@@ -67,16 +59,45 @@ def list_(app: App, as_json: bool) -> None:
         click.get_current_context().exit(RecordDamaged.exit_status)
 
 
+def _near(app: App, damaged: list[Finding], refused: list[SignerError]) -> list[AnyCredential]:
+    """All that are good; what is wrong with the others goes into the lists."""
+    records: list[AnyCredential] = []
+    with app.local_server() as server:
+        for sealed in server.store.list_records(damaged.append):
+            try:
+                server.environment.check(sealed)
+            except SignerError as error:
+                if error.exit_status not in (RecordDamaged.exit_status, 5):
+                    raise
+                refused.append(error)
+            else:
+                records.append(sealed.record)
+    return records
+
+
+def _far(app: App) -> list[AnyCredential]:
+    """All that the service lets us see."""
+    with app.server() as server:
+        return list(server.records())
+
+
 @command.command("show")
 @user_argument
+@service_options
 @json_option
 @pass_app
 def show(app: App, user: str, as_json: bool) -> None:
-    """Show everything about a user's credential but its secrets."""
+    """Show everything about a user's credential but its secrets.
+
+    Through a service without what the evidence tells: that is for its auditors.
+    """
     with app.server() as server:
         record = record_of(server, user)
-        described = _details(server, record)
+        described = _details(record)
         earlier = [r for r in records_of(server, record.owner) if r.credential_id != record.credential_id]
+    if app.service() is None:
+        with app.installation().open_store() as store:
+            described |= _evidence(store, record.credential_id)
     if as_json:
         output.json_data({**described, "other_credentials": [_summary(each) for each in earlier]})
         return
@@ -89,6 +110,7 @@ def show(app: App, user: str, as_json: bool) -> None:
 @user_argument
 @click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@service_options
 @pass_app
 def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
     """Print a user's public key (PEM), as openssl reads it."""
@@ -119,6 +141,7 @@ def _put(pem: str, out: Path | None, *, force: bool) -> None:
 @user_argument
 @click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@service_options
 @pass_app
 def request(app: App, user: str, out: Path | None, force: bool) -> None:
     """Print a user's certificate request (PKCS#10, PEM).
@@ -131,8 +154,59 @@ def request(app: App, user: str, out: Path | None, force: bool) -> None:
     _put(pem, out, force=force)
 
 
+@command.command("certificate")
+@user_argument
+@click.option("--import", "source", type=PATH, metavar="PEM", help="Keep this chain: the leaf, then issuers.")
+@click.option(
+    "--export", "out", type=PATH, metavar="OUT", help="Write the chain to OUT instead of printing it."
+)
+@click.option("--remove", is_flag=True, help="Keep none any more.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@service_options
+@pass_app
+def certificate(
+    app: App, user: str, source: Path | None, out: Path | None, remove: bool, force: bool
+) -> None:
+    """Print, keep or remove a user's certificates (PEM).
+
+    The first must be of the user's key, and each next one the issuer of the one before. Whether anybody
+    trusts them is not asked.
+    """
+    if (source is not None) + (out is not None) + remove > 1:
+        raise click.UsageError("Give one of --import, --export and --remove.")
+    if source is not None or remove:
+        _keep(app, user, source)
+        return
+    _check_output(app, out, force=force)
+
+    from ..certificates import to_pem
+
+    with app.server() as server:
+        record = record_of(server, user)
+        chain = server.certificates(record.credential_id)
+    if not chain:
+        raise CertificateUnsuitable(
+            f"no certificate is kept for {record.owner!r}",
+            hint="hsm-signer credential certificate USER --import PEM keeps one",
+        )
+    _put(to_pem(chain), out, force=force)
+
+
+def _keep(app: App, user: str, source: Path | None) -> None:
+    """The chain in this file, or none."""
+    from ..certificates import MAX_PEM, from_pem
+
+    chain = () if source is None else from_pem(files.read_bounded(source, MAX_PEM, "certificates"))
+    with app.server() as server:
+        record = record_of(server, user)
+        server.set_certificates(record.credential_id, chain)
+    kept = f"{output.count(len(chain), 'certificate')} kept" if chain else "No certificate is kept any more"
+    output.say(f"{kept} for {output.printable(record.owner)}.")
+
+
 @command.command("suspend")
 @user_argument
+@service_options
 @json_option
 @pass_app
 def suspend(app: App, user: str, as_json: bool) -> None:
@@ -142,6 +216,7 @@ def suspend(app: App, user: str, as_json: bool) -> None:
 
 @command.command("resume")
 @user_argument
+@service_options
 @json_option
 @pass_app
 def resume(app: App, user: str, as_json: bool) -> None:
@@ -151,6 +226,7 @@ def resume(app: App, user: str, as_json: bool) -> None:
 
 @command.command("unlock")
 @user_argument
+@service_options
 @json_option
 @pass_app
 def unlock(app: App, user: str, as_json: bool) -> None:
@@ -164,6 +240,7 @@ def unlock(app: App, user: str, as_json: bool) -> None:
 @command.command("revoke")
 @user_argument
 @yes_option
+@service_options
 @json_option
 @pass_app
 def revoke(app: App, user: str, yes: bool, as_json: bool) -> None:
@@ -179,12 +256,13 @@ def _change(
     app: App, user: str, event_name: str, *, as_json: bool, ask: bool = False, yes: bool = False
 ) -> None:
     from ..credentials import CHANGES
-    from ..types import Event
+    from ..types import CredentialRecord, Event
 
     event: Event = Event[event_name]
     with app.server() as server:
         record = record_of(server, user)
-        CHANGES[event](record)  # what cannot be done is said before anybody is asked
+        if isinstance(record, CredentialRecord):
+            CHANGES[event](record)  # what cannot be done is said before anybody is asked
         if ask:
             confirm(
                 f"Revoke the credential of {output.printable(record.owner)} "
@@ -198,7 +276,7 @@ def _change(
         output.say(f"The credential of {output.printable(changed.owner)} is {changed.status.name.lower()}.")
 
 
-def _summary(record: CredentialRecord) -> dict[str, Any]:
+def _summary(record: AnyCredential) -> dict[str, Any]:
     from ..algorithms import key_spec_of
 
     return {
@@ -211,13 +289,11 @@ def _summary(record: CredentialRecord) -> dict[str, Any]:
     }
 
 
-def _details(server: Server, record: CredentialRecord) -> dict[str, Any]:
+def _details(record: AnyCredential) -> dict[str, Any]:
     """In the order in which an operator reads it."""
     from ..types import FAILURES_BEFORE_LOCK
 
     basic = record.scheme.name == "BASIC"
-    entries = list(server.entries(record.credential_id, limit=1))
-    first = next((entry for _, entry in server.entries(record.credential_id)), None)
     return {
         **_summary(record),
         "failures_before_lock": None if basic else FAILURES_BEFORE_LOCK,
@@ -231,6 +307,13 @@ def _details(server: Server, record: CredentialRecord) -> dict[str, Any]:
         "token_serial": record.token_serial,
         "assurance": record.assurance,
         "public_key_sha256": hashlib.sha256(record.spki).hexdigest(),
+    }
+
+
+def _evidence(store: Store, credential_id: CredentialId) -> dict[str, Any]:
+    entries = list(store.entries(credential_id, limit=1))
+    first = next((entry for _, entry in store.entries(credential_id)), None)
+    return {
         "enrolled": None if first is None else output.moment(first.time),
         "last_evidence": output.moment(entries[-1][1].time) if entries else None,
         "evidence_entries": entries[-1][1].sequence if entries else 0,

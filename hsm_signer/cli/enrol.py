@@ -15,7 +15,7 @@ import click
 from ..errors import CardError, FileError, InputError
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice, member
-from .context import PATH, TEXT, App, OpenCard, card_option, json_option, pass_app
+from .context import PATH, TEXT, App, OpenCard, card_option, json_option, pass_app, service_options
 from .people import user_argument
 from .secret_input import Secret, card_pin, pin_file_option
 
@@ -67,6 +67,7 @@ class _Secrets:
     "--subject", type=TEXT, metavar="DN", help="Its subject, such as CN=Alice,O=Example. Default: CN=USER."
 )
 @click.option("-f", "--force", is_flag=True, help="Overwrite the files of --csr and --puk-file.")
+@service_options
 @json_option
 @pass_app
 def command(
@@ -105,8 +106,8 @@ def command(
     from ..types import KeySpec, PinCheck, PinPolicy, Scheme
     from ..workstation import Enrolment, enrol, examine
 
-    installation = app.installation()
-    settings = installation.config.card
+    installation = app.here()
+    settings = app.card_settings(installation)
     open_card = app.card_opener(card, installation)
     given = None if basic or generate_pin else card_pin(pin_file, prompt="PIN for the card", confirm=True)
 

@@ -30,6 +30,9 @@ def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
         if memory.name:
             files += [(memory, "the card"), (memory.with_name(f"{memory.name}.lock"), "the card's lock")]
     files += [(home / name, own) for name in HOME_FILES]
+    with suppress(ConfigError):
+        if (service := app.service()) is not None:
+            files += [(path, "a file that is read to reach the service") for path in service.files]
     stores = [home / "store.db"]
     with suppress(ConfigError):
         elsewhere = _elsewhere(app)

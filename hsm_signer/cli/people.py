@@ -11,9 +11,9 @@ from ..errors import CredentialUnknown, InputError
 from .context import TEXT
 
 if TYPE_CHECKING:
-    from ..server import Server
     from ..store.store import Store
-    from ..types import CredentialId, CredentialRecord
+    from ..types import CredentialId
+    from ..workstation import AnyCredential, CredentialServer
 
 user_argument = click.argument("user", type=TEXT, metavar="USER")
 _ID = re.compile(r"[0-9a-fA-F]{32}")
@@ -46,16 +46,29 @@ def credential_ids(store: Store, user: str) -> list[CredentialId]:
     return [own]
 
 
-def record_of(server: Server, user: str) -> CredentialRecord:
-    """The one record that ``user`` names, checked: a user's live one, else the newest revoked one."""
-    if _ID.fullmatch(user):
-        return server.record(credential_ids(server.store, user)[0])
-    return server.live(user)
+def record_of(server: CredentialServer, user: str) -> AnyCredential:
+    """The one that ``user`` names, checked: a user's live one, else the newest revoked one."""
+    return _by_id(server, user) if _ID.fullmatch(user) else server.live(user)
 
 
-def records_of(server: Server, user: str) -> list[CredentialRecord]:
-    """Every record that ``user`` names, checked, the live one first."""
+def records_of(server: CredentialServer, user: str) -> list[AnyCredential]:
+    """Every one that ``user`` names, checked, the live one first."""
     if _ID.fullmatch(user):
-        return [server.record(each) for each in credential_ids(server.store, user)]
-    found = server.all_of(user)
-    return found or [server.live(user)]  # which raises
+        return [_by_id(server, user)]
+    return list(server.all_of(user)) or [server.live(user)]  # which raises
+
+
+def _by_id(server: CredentialServer, user: str) -> AnyCredential:
+    """Raises CredentialUnknown; InputError for an id that is also another credential's user name."""
+    from ..types import CredentialId
+
+    named = server.all_of(user)
+    try:
+        found = server.record(CredentialId(bytes.fromhex(user)))
+    except CredentialUnknown:
+        if not named:
+            raise
+        return named[0]
+    if named and found.credential_id not in [each.credential_id for each in named]:
+        raise InputError(f"{user}: both a user's name and the id of another credential")
+    return found

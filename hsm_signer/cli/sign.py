@@ -13,7 +13,7 @@ import click
 from ..errors import FileError, InputError, SignerError
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import PATH, App, card_option, json_option, pass_app
+from .context import PATH, App, card_option, json_option, pass_app, service_options
 from .files import Input
 from .progress import WORTH_SHOWING_ON_CARD, Progress
 from .secret_input import card_pin, pin_file_option
@@ -52,6 +52,7 @@ STDOUT = Path("-")
 )
 @pin_file_option
 @click.option("-f", "--force", is_flag=True, help="Overwrite signatures that are there.")
+@service_options
 @json_option
 @pass_app
 def command(
@@ -90,6 +91,13 @@ def command(
     output.check_stdout(read=outputs == [STDOUT])
     with Progress() as progress:
         outcome = _sign(app, inputs, card, algorithm, hash_on, pin_file, progress)
+    hand_over(outcome, [str(each.path) for each in inputs], outputs, force=force, as_json=as_json)
+
+
+def hand_over(
+    outcome: SignOutcome, names: Sequence[str], outputs: Sequence[Path], *, force: bool, as_json: bool
+) -> None:
+    """Write the signatures and say where they are. ``names``: what was signed, in the same order."""
     if outcome.failures_before:
         guesses = output.count(outcome.failures_before, "wrong PIN")
         output.warn(
@@ -98,7 +106,7 @@ def command(
         )
 
     done = f"the signing itself is done and in the evidence: {outcome.d.hex()}"
-    if outputs == [STDOUT]:
+    if list(outputs) == [STDOUT]:
         try:
             output.binary(outcome.signatures[0])
         except FileError as error:
@@ -111,25 +119,26 @@ def command(
         output.add_hint(error, done)
         raise
     try:
-        _show(inputs, outputs, outcome, as_json=as_json)
+        _show(names, outputs, outcome, as_json=as_json)
     except FileError as error:
         raise FileError(f"{error.message}; written was: {', '.join(map(str, outputs))}", hint=done) from error
 
 
-def _show(inputs: Sequence[Input], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool) -> None:
+def _show(names: Sequence[str], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool) -> None:
     if as_json:
         output.json_data(
             [
                 {
-                    "file": str(each.path),
+                    "file": name,
                     "signature": str(path),
                     "algorithm": outcome.algorithm.cli_name,
                     "user": outcome.owner,
                     "credential_id": outcome.credential_id.hex(),
                     "d": outcome.d.hex(),
                     "evidence": outcome.evidence_hash.hex(),
+                    "repeated": outcome.repeated,
                 }
-                for each, path in zip(inputs, outputs, strict=True)
+                for name, path in zip(names, outputs, strict=True)
             ]
         )
     else:
@@ -157,7 +166,9 @@ def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
+    """What the card is asked to authorise."""
+
     content: Content
     on_card: int
     """Bytes that go to the card."""
@@ -176,7 +187,7 @@ def _sign(
     from ..types import Algorithm
     from ..workstation import card_credential, sign_content
 
-    installation = app.installation()
+    installation = app.here()
     open_card = app.card_opener(card, installation)
     pin = card_pin(pin_file, before_prompt=progress.done)
     with open_card() as session:
@@ -191,7 +202,8 @@ def _sign(
             else Algorithm[member(algorithm_name)]
         )
         _refuse_other_key(algorithm, challenge.algorithms)
-        prepared = _prepare(inputs, algorithm, hash_on, installation.config.card.hash_on_card_up_to, progress)
+        on_card_up_to = app.card_settings(installation).hash_on_card_up_to
+        prepared = prepare(inputs, algorithm, hash_on, on_card_up_to, progress)
         if at_keypad:
             output.say("If the reader asks for the card's PIN, type it there.")
         progress.start("Card", prepared.on_card, worth=WORTH_SHOWING_ON_CARD)
@@ -217,9 +229,9 @@ def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> Non
         )
 
 
-def _prepare(
+def prepare(
     inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, on_card_up_to: int, progress: Progress
-) -> _Prepared:
+) -> Prepared:
     """The message for the card, or the digests of all files."""
     from ..content import BytesSource, FileSource, file_digest
     from ..errors import AlgorithmUnsuitable
@@ -231,10 +243,10 @@ def _prepare(
     if hash_on == "auto" and len(inputs) == 1 and first.size <= on_card_up_to:
         # Read once: a file that changes between card and server would only be refused.
         message = files.read_bounded(first.path, on_card_up_to, "the file has grown")
-        return _Prepared(Message(BytesSource(message)), len(message))
+        return Prepared(Message(BytesSource(message)), len(message))
     if hash_on == "card" or hash_name is None:
-        return _Prepared(Message(FileSource(first.path)), first.size)
+        return Prepared(Message(FileSource(first.path)), first.size)
     total = sum(each.size for each in inputs)
     progress.start("Hashing" if len(inputs) == 1 else f"Hashing {len(inputs)} files", total)
     digests = tuple(file_digest(each.path, hash_name, progress.step) for each in inputs)
-    return _Prepared(DigestList(digests), sum(map(len, digests)))
+    return Prepared(DigestList(digests), sum(map(len, digests)))

@@ -19,7 +19,8 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     from ..algorithms import Verify
-    from ..types import Algorithm, CredentialRecord, HashName, SpkiDer
+    from ..types import Algorithm, HashName, SpkiDer
+    from ..workstation import AnyCredential
 
 MAX_SIGNATURE = 4096
 """Bytes; RSA of 16384 bits has 2048."""
@@ -49,7 +50,7 @@ OTHER_KEYS = (
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     spki: SpkiDer
-    record: CredentialRecord | None
+    record: AnyCredential | None
     """None for a public key from a file."""
 
 
@@ -125,7 +126,7 @@ def _from_file(public_key: Path) -> list[_Candidate]:
 
 
 def _of_user(app: App, user: str) -> list[_Candidate]:
-    with app.server() as server:
+    with app.local_server() as server:
         return [_Candidate(record.spki, record) for record in records_of(server, user)]
 
 
@@ -167,7 +168,7 @@ def _holds(verify: Verify, signed: bytes, signature: bytes) -> bool:
 
 
 def _show_good(
-    file: Path, signature: Path, record: CredentialRecord | None, algorithm: Algorithm, *, as_json: bool
+    file: Path, signature: Path, record: AnyCredential | None, algorithm: Algorithm, *, as_json: bool
 ) -> None:
     status = None if record is None else record.status.name.lower()
     if as_json:

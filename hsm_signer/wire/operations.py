@@ -16,7 +16,7 @@ from ..errors import FrameMalformed, ServiceError, SignerError, all_errors
 from ..evidence.anchor import Anchor
 from ..types import (
     Authorisation,
-    CardPersonalisation,
+    Begun,
     Challenge,
     Combine,
     CredentialId,
@@ -39,28 +39,28 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """What a worker can be asked for; the tag is the key of roles.PERMITTED."""
 
 
-class Capabilities(Operation, tag="capabilities"):
+class Capabilities(Operation, frozen=True, kw_only=True, tag="capabilities"):
     """What the token and this service can do. -> CapabilitiesResult"""
 
 
-class WhoAmI(Operation, tag="who-am-i"):
+class WhoAmI(Operation, frozen=True, kw_only=True, tag="who-am-i"):
     """Who the worker takes the caller for. -> ClientView"""
 
 
-class Login(Operation, tag="login"):
+class Login(Operation, frozen=True, kw_only=True, tag="login"):
     """An access token for the caller, who came with name and secret. -> Access"""
 
     lifetime: Annotated[int, msgspec.Meta(ge=60, le=86400)]
     """Seconds."""
 
 
-class Logout(Operation, tag="logout"):
+class Logout(Operation, frozen=True, kw_only=True, tag="logout"):
     """End an access token; an unknown one is no error (RFC 7009, 2.2). -> None"""
 
     token: Annotated[str, msgspec.Meta(max_length=4096)]
 
 
-class ListCredentials(Operation, tag="list-credentials"):
+class ListCredentials(Operation, frozen=True, kw_only=True, tag="list-credentials"):
     """Records ascending by credential id, each with its MAC checked. -> CredentialPage
 
     A client bound to a user sees that user's only.
@@ -72,7 +72,7 @@ class ListCredentials(Operation, tag="list-credentials"):
     limit: PageSize = 100
 
 
-class GetCredential(Operation, tag="credential"):
+class GetCredential(Operation, frozen=True, kw_only=True, tag="credential"):
     """One record by id, or a user's live one, or the newest revoked one. -> CredentialView"""
 
     credential_id: CredentialId | None = None
@@ -80,32 +80,32 @@ class GetCredential(Operation, tag="credential"):
     """Exactly one of the two."""
 
 
-class GetCertificates(Operation, tag="certificates"):
+class GetCertificates(Operation, frozen=True, kw_only=True, tag="certificates"):
     """The chain kept for a credential, leaf first; empty without one. -> tuple[bytes, ...]"""
 
     credential_id: CredentialId
 
 
-class SetCertificates(Operation, tag="set-certificates"):
+class SetCertificates(Operation, frozen=True, kw_only=True, tag="set-certificates"):
     """Keep a chain, DER each, leaf first; the leaf certifies the credential's PK. Empty removes it. -> None"""
 
     credential_id: CredentialId
     certificates: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=10)]
 
 
-class GetCertificationRequest(Operation, tag="certification-request"):
+class GetCertificationRequest(Operation, frozen=True, kw_only=True, tag="certification-request"):
     """PKCS#10 as the first authorisation signed it, PEM. -> str"""
 
     credential_id: CredentialId
 
 
-class GetChallenge(Operation, tag="challenge"):
+class GetChallenge(Operation, frozen=True, kw_only=True, tag="challenge"):
     """Step 880. -> Challenge"""
 
     credential_id: CredentialId
 
 
-class Sign(Operation, tag="sign"):
+class Sign(Operation, frozen=True, kw_only=True, tag="sign"):
     """Steps 1 to 10. -> SignOutcome
 
     Exactly one of ``digests`` and ``message``; a message follows in CHUNK frames of the same id.
@@ -117,33 +117,33 @@ class Sign(Operation, tag="sign"):
     """Bytes of the message."""
 
 
-class Examine(Operation, tag="examine"):
+class Examine(Operation, frozen=True, kw_only=True, tag="examine"):
     """Steps 1 and 2 alone: would this be carried out, as far as can be said without the token? -> None"""
 
     authorisation: Authorisation
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=65535)]
 
 
-class BeginEnrolment(Operation, tag="begin-enrolment"):
+class BeginEnrolment(Operation, frozen=True, kw_only=True, tag="begin-enrolment"):
     """Keys in the token and a pending record. -> Begun"""
 
     wanted: NewCredential
     subject: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
 
 
-class GetRequestInfo(Operation, tag="request-info"):
+class GetRequestInfo(Operation, frozen=True, kw_only=True, tag="request-info"):
     """DER CertificationRequestInfo of a credential: the message of its first authorisation. -> bytes"""
 
     credential_id: CredentialId
 
 
-class GiveUpEnrolment(Operation, tag="give-up-enrolment"):
+class GiveUpEnrolment(Operation, frozen=True, kw_only=True, tag="give-up-enrolment"):
     """Delete a pending record whose card never got its keys. -> None"""
 
     credential_id: CredentialId
 
 
-class ChangeStatus(Operation, tag="change-status"):
+class ChangeStatus(Operation, frozen=True, kw_only=True, tag="change-status"):
     """Suspend, resume, unlock or revoke. -> CredentialView
 
     Its key in roles.PERMITTED is the event's name.
@@ -153,7 +153,7 @@ class ChangeStatus(Operation, tag="change-status"):
     event: Event
 
 
-class GetEvidence(Operation, tag="evidence"):
+class GetEvidence(Operation, frozen=True, kw_only=True, tag="evidence"):
     """Entries in the order of writing, those numbered above ``after``. -> EvidencePage"""
 
     credential_id: CredentialId | None = None
@@ -161,17 +161,17 @@ class GetEvidence(Operation, tag="evidence"):
     limit: PageSize = 100
 
 
-class GetAnchor(Operation, tag="anchor"):
+class GetAnchor(Operation, frozen=True, kw_only=True, tag="anchor"):
     """An anchor over all chains, to keep elsewhere. -> Anchor"""
 
 
-class CheckAnchor(Operation, tag="check-anchor"):
+class CheckAnchor(Operation, frozen=True, kw_only=True, tag="check-anchor"):
     """What is no longer as it was when the anchor was made. -> tuple[FindingView, ...]"""
 
     anchor: Anchor
 
 
-class SelfTest(Operation, tag="self-test"):
+class SelfTest(Operation, frozen=True, kw_only=True, tag="self-test"):
     """Make a credential in the token, sign with it, forget it; look whether the store can be written.
 
     Asked by the front itself, for `/readyz`, without a client. -> None
@@ -313,15 +313,6 @@ class CredentialPage:
 
     credentials: tuple[CredentialView, ...]
     more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A pending credential, and what its card must get."""
-
-    credential: CredentialView
-    personalisation: CardPersonalisation
-    request_info: bytes
 
 
 @dataclass(frozen=True, slots=True)

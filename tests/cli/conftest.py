@@ -30,6 +30,8 @@ VARIABLES = (
     config.HOME_VARIABLE,
     config.TOKEN_PIN_VARIABLE,
     config.CARD_PIN_VARIABLE,
+    config.SERVER_VARIABLE,
+    config.SERVER_TOKEN_VARIABLE,
     secret_input.NEW_PIN_VARIABLE,
     secret_input.PUK_VARIABLE,
 )

@@ -165,3 +165,32 @@ def test_five_wrong_pins_that_only_the_server_sees_lock_and_unlock_helps(run: Cl
     assert run("sign", note, "--card", carol.address, answers=(), status=3).code == "credential.locked"
     assert run("credential", "unlock", "carol", "--json").json["failures"] == 0
     run("sign", note, "--card", carol.address, pin=PIN)
+
+
+def test_certificates_are_kept_beside_the_key(run: Cli, tmp_path: Path) -> None:
+    from hsm_signer.certificates import from_pem, to_pem
+
+    from ..support.authority import Authority
+
+    assert run("credential", "certificate", "alice", status=2).code == "certificate.unsuitable"
+    chain = Authority().chain(run("credential", "request", "alice").out)
+    (tmp_path / "alice.pem").write_text(to_pem(chain))
+    assert (
+        "2 certificates kept for alice"
+        in run("credential", "certificate", "alice", "--import", "alice.pem").err
+    )
+    assert from_pem(run("credential", "certificate", "alice").out.encode()) == tuple(chain)
+    run("credential", "certificate", "alice", "--export", "out.pem")
+    assert (tmp_path / "out.pem").read_text() == to_pem(chain)
+    assert run("credential", "certificate", "alice", "--export", "out.pem", status=2).code == "file.unusable"
+
+    for user, file in (("bob", "alice.pem"), ("alice", "note.txt")):
+        (tmp_path / "note.txt").write_text("no certificate")
+        wrong = run("credential", "certificate", user, "--import", file, status=2)
+        assert wrong.code == "certificate.unsuitable"
+    both = run("credential", "certificate", "alice", "--import", "alice.pem", "--remove", status=2)
+    assert both.code == "usage"
+    assert from_pem(run("credential", "certificate", "alice").out.encode()) == tuple(chain)
+
+    run("credential", "certificate", "alice", "--remove")
+    assert run("credential", "certificate", "alice", status=2).code == "certificate.unsuitable"

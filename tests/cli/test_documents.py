@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -56,8 +57,9 @@ def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, st
     names = {str: "text", int: "integer", float: "number"}
     for field in msgspec.structs.fields(kind):
         inner = field.type
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            yield from _settings(f"{prefix}{field.name}.", inner)
+        sections = [each for each in (inner, *get_args(inner)) if isinstance(each, type)]
+        if section := next((each for each in sections if issubclass(each, msgspec.Struct)), None):
+            yield from _settings(f"{prefix}{field.name}.", section)
             continue
         bare = next(t for t in names if t.__name__ in re.findall(r"\w+", str(inner)))
         if field.required:

@@ -35,11 +35,18 @@ CONTRACT = {
     "enrol": (),
     "sign": (),
     "verify": (),
-    "credential": ("list", "show", "public-key", "request", "suspend", "resume", "unlock", "revoke"),
+    "credential": (
+        *("list", "show", "public-key", "request", "certificate"),
+        *("suspend", "resume", "unlock", "revoke"),
+    ),
     "card": ("list", "selftest", "new", "info", "reset"),
     "pin": ("change", "unblock", "tries"),
     "audit": ("list", "verify", "head"),
     "store": ("upgrade",),
+    "serve": (),
+    "client": ("add", "list", "remove"),
+    "authorise": (),
+    "submit": (),
 }
 
 
@@ -60,7 +67,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
     for path, _ in commands():
         found.setdefault(path[0], []).extend(path[1:])
     assert {name: tuple(subs) for name, subs in found.items()} == CONTRACT
-    assert ALIASES == {"enroll": "enrol"}
+    assert ALIASES == {"enroll": "enrol", "authorize": "authorise"}
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)

@@ -61,7 +61,7 @@ def test_json_says_everything(run: Cli, home: Home, note: Path) -> None:
     ran = run("sign", "note.txt", "other", "--card", home["bob"].address, "--json", pin=PIN)
     assert ran.err == ""
     assert [set(each) for each in ran.json] == [
-        {"file", "signature", "algorithm", "user", "credential_id", "d", "evidence"}
+        {"file", "signature", "algorithm", "user", "credential_id", "d", "evidence", "repeated"}
     ] * 2
     assert [each["file"] for each in ran.json] == ["note.txt", "other"]
     assert [each["signature"] for each in ran.json] == ["note.txt.sig", "other.sig"]
@@ -389,11 +389,11 @@ def test_ed25519_is_always_hashed_by_the_card(note: Path) -> None:
 
     found = files.look_at(note)
     for hash_on in ("auto", "card"):
-        prepared = sign._prepare([found], Algorithm.ED25519, hash_on, 0, Progress())
+        prepared = sign.prepare([found], Algorithm.ED25519, hash_on, 0, Progress())
         assert isinstance(prepared.content, Message)
     for inputs, hash_on in (([found], "host"), ([found, found], "auto")):
         with pytest.raises(AlgorithmUnsuitable, match="one whole FILE"):
-            sign._prepare(inputs, Algorithm.ED25519, hash_on, 4096, Progress())
+            sign.prepare(inputs, Algorithm.ED25519, hash_on, 4096, Progress())
 
 
 def test_wrong_pins_that_slipped_past_the_card_are_told(run: Cli, home: Home, tmp_path: Path) -> None:

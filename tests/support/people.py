@@ -34,7 +34,7 @@ from hsm_signer.types import (
     Scheme,
     SignOutcome,
 )
-from hsm_signer.workstation import Enrolment, enrol, sign_content
+from hsm_signer.workstation import Enrolment, EnrolmentServer, SigningServer, enrol, sign_content
 
 ROOT = Path(__file__).resolve().parents[2]
 SOFTHSM_CONF = ROOT / "softhsm.conf"
@@ -72,7 +72,7 @@ class Person:
 
     def sign(
         self,
-        server: Server,
+        server: SigningServer,
         content: Content | bytes = b"message",
         algorithm: Algorithm | None = None,
         pin: Callable[[], CardPin] | None = None,
@@ -88,7 +88,7 @@ class Person:
 
 
 def make_person(
-    server: Server,
+    server: EnrolmentServer,
     folder: Path,
     name: str,
     *,

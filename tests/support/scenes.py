@@ -38,6 +38,7 @@ from hsm_signer.types import (
     SigningRequest,
     SignOutcome,
 )
+from hsm_signer.workstation import SigningServer
 
 from .people import PIN, Home, Person
 
@@ -48,7 +49,7 @@ def message(data: bytes = b"message") -> Message:
 
 
 def authorise(
-    server: Server,
+    server: SigningServer,
     person: Person,
     content: Content | bytes = b"message",
     algorithm: Algorithm | None = None,
@@ -210,9 +211,7 @@ def _entries(home: Home) -> list[tuple[Any, ...]]:
     return sql(home, "SELECT credential_id, outcome, signatures, id, hash FROM evidence ORDER BY id")
 
 
-def _check_counted(
-    names: list[str], row: tuple[Any, ...] | None, now: tuple[Any, ...] | None
-) -> None:
+def _check_counted(names: list[str], row: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> None:
     assert row is not None
     assert now is not None
     before, after = dict(zip(names, row, strict=True)), dict(zip(names, now, strict=True))

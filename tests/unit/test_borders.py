@@ -16,18 +16,28 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = """\
 | room | may import, besides errors, types and encoding | and alone of all |
 |---|---|---|
-| content, algorithms, config, pins, schemes | nothing | |
+| content, algorithms, toml, pins, schemes, owners, certificates, oids, roles, logs | nothing | |
+| config, settings | toml | |
+| forms | nothing | |
 | pkcs10 | nothing | asn1crypto |
 | card | pins | card_applet_sim (simulated.py), smartcard (pcsc.py) |
 | token | schemes, algorithms, content | pkcs11, ctypes |
 | evidence | content | |
 | store | evidence | sqlalchemy, alembic, sqlite3 |
 | signing | algorithms, content, schemes, store, evidence, token | |
-| enrolment | signing, pkcs10, store, evidence, token | |
+| enrolment | signing, owners, pkcs10, store, evidence, token | |
 | credentials | signing, store, evidence, token | |
-| server | signing, enrolment, credentials, algorithms, store, evidence, token | |
-| workstation | card, pins, content, algorithms, enrolment, pkcs10, token (profile.py) | |
+| server | signing, enrolment, credentials, certificates, algorithms, store, evidence, token | |
 | installation | config, server, store, token | |
+| clients | roles, store, token | |
+| wire | evidence (anchor.py) | |
+| worker | wire, settings, logs, roles, clients, certificates, content, installation, server, signing, store, token | |
+| front | wire, settings, logs, forms, oids, algorithms, content, evidence (anchor.py) | fastapi, starlette, uvicorn, uvloop, pydantic, pydantic_core, prometheus_client, swagger_ui_bundle |
+| supervisor | settings, logs, wire, worker (sockets.py) | |
+| workstation | card, pins, content, algorithms, owners, pkcs10 | |
+| channel | forms | httpx |
+| remote | channel, forms, algorithms, certificates, content | |
+| offline | forms, content | |
 | cli | everything | click |
 | card_applet_sim | nothing of hsm_signer | click (`__main__.py`) |
 """

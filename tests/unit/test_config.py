@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm_signer import config
-from hsm_signer.config import CONFIG_FILE, MAX_CONFIG, CardConfig, Config, StoreConfig, TokenConfig
+from hsm_signer.config import (
+    CONFIG_FILE,
+    CardConfig,
+    Config,
+    ServerConfig,
+    StoreConfig,
+    TokenConfig,
+    WorkstationConfig,
+)
 from hsm_signer.errors import ConfigError, NotInitialised
+from hsm_signer.toml import MAX_LENGTH
 
 PLAIN = st.text(st.characters(codec="utf-8", min_codepoint=0x20), max_size=30)
 KEY = "00112233445566aa"
@@ -81,7 +90,7 @@ def test_there_is_no_installation(tmp_path: Path) -> None:
         ("\0", "not TOML"),
         ("", "missing key 'format'"),
         (b"\xff\xfe", "expected UTF-8"),
-        (b"#" * (MAX_CONFIG + 1), f"longer than {MAX_CONFIG} bytes"),
+        (b"#" * (MAX_LENGTH + 1), f"longer than {MAX_LENGTH} bytes"),
     ],
 )
 def test_each_mistake_is_named(tmp_path: Path, text: str | bytes, match: str) -> None:
@@ -95,7 +104,7 @@ def test_each_mistake_is_named(tmp_path: Path, text: str | bytes, match: str) ->
 
 
 def test_as_large_as_allowed(tmp_path: Path) -> None:
-    filler = MAX_CONFIG - len(GOOD)
+    filler = MAX_LENGTH - len(GOOD)
     assert load(tmp_path, GOOD + "#" * filler).format == 1
 
 
@@ -140,3 +149,66 @@ def test_what_is_written_is_read(
 def test_control_characters_survive_too(tmp_path: Path, text: str) -> None:
     wanted = Config(format=1, token=TokenConfig(uri=text, master_key=KEY, record_key=KEY))
     assert load(tmp_path, config.dump(wanted)) == wanted
+
+
+# --- workstations ------------------------------------------------------------------------------------------
+
+WORKSTATION = 'format = 1\n[server]\nurl = "https://signer.example:8443"\n'
+
+
+def load_workstation(folder: Path, text: str) -> WorkstationConfig:
+    (folder / CONFIG_FILE).write_text(text)
+    return config.load_workstation(folder)
+
+
+def test_a_workstation_has_a_service_and_no_token(tmp_path: Path) -> None:
+    loaded = load_workstation(tmp_path, WORKSTATION + "[card]\nwait = 3.5\n")
+    assert loaded == WorkstationConfig(
+        format=1, server=ServerConfig(url="https://signer.example:8443"), card=CardConfig(wait=3.5)
+    )
+    assert loaded.server is not None
+    assert (loaded.server.ca, loaded.server.token_file, loaded.server.timeout) == (None, None, 60.0)
+
+
+def test_without_a_file_a_workstation_has_the_defaults(tmp_path: Path) -> None:
+    assert config.load_workstation(tmp_path) == WorkstationConfig(format=1)
+
+
+def test_an_installation_may_name_a_service_too(tmp_path: Path) -> None:
+    text = GOOD + WORKSTATION.removeprefix("format = 1\n")
+    assert load(tmp_path, text).server == ServerConfig(url="https://signer.example:8443")
+    assert config.load_workstation(tmp_path).token == TOKEN
+
+
+def test_a_workstation_is_no_installation(tmp_path: Path) -> None:
+    with pytest.raises(NotInitialised, match=r"it is a workstation.s, for https://signer\.example") as caught:
+        load(tmp_path, WORKSTATION)
+    assert caught.value.hint is not None
+    assert "where the installation is" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (WORKSTATION.replace("url", "uri"), "'server.ur[il]'"),
+        (WORKSTATION + "token = 'hsc_x'\n", "unknown key 'server.token'"),
+        (WORKSTATION + "timeout = 0\n", "server.timeout: expected float > 0"),
+        (WORKSTATION + "ca = 7\n", "server.ca: expected str"),
+        (WORKSTATION.replace("format = 1\n", ""), "missing key 'format'"),
+        ("format = 1\n[server]\n", "missing key 'server.url'"),
+    ],
+)
+def test_each_mistake_of_a_workstation_is_named(tmp_path: Path, text: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as caught:
+        load_workstation(tmp_path, text)
+    assert type(caught.value) is ConfigError
+    with pytest.raises(ConfigError):
+        config.load(tmp_path)
+
+
+def test_what_is_written_of_a_workstation_is_read(tmp_path: Path) -> None:
+    wanted = WorkstationConfig(
+        format=1,
+        server=ServerConfig(url="https://x", ca="a", certificate="b", key="c", token_file="d", timeout=1.5),
+    )
+    assert load_workstation(tmp_path, config.dump(wanted)) == wanted

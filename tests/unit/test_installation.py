@@ -11,7 +11,6 @@ import pytest
 from hsm_signer import config as configuration
 from hsm_signer import installation
 from hsm_signer.config import CONFIG_FILE, HOME_VARIABLE, TOKEN_PIN_VARIABLE
-from hsm_signer.enrolment import check_owner
 from hsm_signer.errors import (
     AlreadyInitialised,
     ConfigError,
@@ -41,6 +40,7 @@ from hsm_signer.installation import (
     resolve_home,
     token_pin,
 )
+from hsm_signer.owners import check_owner
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
 from hsm_signer.token.uri import TokenUri

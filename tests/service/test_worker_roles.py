@@ -1,0 +1,272 @@
+"""Who may ask for what: every operation for every role, bound clients, enrolment only, certificates."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm_signer.errors import (
+    ChannelUnsuitable,
+    CredentialUnknown,
+    NotPermitted,
+    SignerError,
+)
+from hsm_signer.evidence.anchor import Anchor
+from hsm_signer.roles import PERMITTED, Role
+from hsm_signer.types import (
+    Algorithm,
+    Authorisation,
+    Combine,
+    CredentialId,
+    Digest,
+    Event,
+    PinCheck,
+    PinPolicy,
+    Quantity,
+    RollingValue,
+    Scheme,
+    Status,
+)
+from hsm_signer.wire import operations as wire
+from tests.support.people import digests
+from tests.support.scenes import authorise, verifies
+from tests.support.service import in_process, sign_call
+
+from .conftest import Running
+from .test_worker_operations import wanted
+
+NOBODY = CredentialId(bytes(16))
+AUTHORISATION = Authorisation(
+    NOBODY, Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),)
+)
+ANCHOR = Anchor(format=1, time=0, last_entry=0, credentials=0, entries=0, root="0" * 64)
+
+OPERATIONS: dict[str, Any] = {
+    "capabilities": wire.Capabilities(),
+    "who-am-i": wire.WhoAmI(),
+    "logout": wire.Logout(token="hsa_x"),
+    "list-credentials": wire.ListCredentials(),
+    "credential": wire.GetCredential(credential_id=NOBODY),
+    "certificates": wire.GetCertificates(credential_id=NOBODY),
+    "certification-request": wire.GetCertificationRequest(credential_id=NOBODY),
+    "challenge": wire.GetChallenge(credential_id=NOBODY),
+    "sign": wire.Sign(authorisation=AUTHORISATION, digests=(Digest(bytes(32)),)),
+    "examine": wire.Examine(authorisation=AUTHORISATION, digests=(Digest(bytes(32)),)),
+    "begin-enrolment": wire.BeginEnrolment(wanted=wanted(card_serial=b"")),
+    "request-info": wire.GetRequestInfo(credential_id=NOBODY),
+    "give-up-enrolment": wire.GiveUpEnrolment(credential_id=NOBODY),
+    "set-certificates": wire.SetCertificates(credential_id=NOBODY, certificates=()),
+    "suspend": wire.ChangeStatus(credential_id=NOBODY, event=Event.SUSPEND),
+    "resume": wire.ChangeStatus(credential_id=NOBODY, event=Event.RESUME),
+    "unlock": wire.ChangeStatus(credential_id=NOBODY, event=Event.UNLOCK),
+    "revoke": wire.ChangeStatus(credential_id=NOBODY, event=Event.REVOKE),
+    "evidence": wire.GetEvidence(),
+    "anchor": wire.GetAnchor(),
+    "check-anchor": wire.CheckAnchor(anchor=ANCHOR),
+}
+"""Each so that it changes nothing."""
+
+
+def test_every_operation_is_here() -> None:
+    assert set(OPERATIONS) | {"login"} == set(PERMITTED)
+    tags = {kind.__struct_config__.tag for kind in wire.Operation.__subclasses__()}
+    changes = {"suspend", "resume", "unlock", "revoke"}
+    assert tags - {"self-test", "change-status"} == set(PERMITTED) - changes
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_role_permits_exactly_its_operations(running: Running, role: Role) -> None:
+    permitted = set()
+    with running.as_client(role.cli_name) as client:
+        for name, operation in OPERATIONS.items():
+            try:
+                client.call(operation)
+            except NotPermitted:
+                continue
+            except SignerError:
+                pass
+            permitted.add(name)
+    assert permitted == {name for name, roles in PERMITTED.items() if role in roles} - {"login"}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_any_client_can_log_in(running: Running, role: Role) -> None:
+    name = role.cli_name
+    with running.service.worker(name=name, secret=running.tenants.tokens[name]) as client:
+        access = client.call(wire.Login(lifetime=600))
+    with running.service.worker(bearer=access.token) as client:
+        assert client.call(wire.WhoAmI()).roles == (name,)
+
+
+def test_a_refused_operation_changes_nothing(running: Running) -> None:
+    with running.as_client("app") as client:
+        number = client.live("alice").credential_id
+        before = client.record(number), client.call(wire.GetEvidence(credential_id=number)).entries
+    with running.as_client("signer") as signer:
+        for event in (Event.SUSPEND, Event.REVOKE):
+            with pytest.raises(NotPermitted):
+                signer.call(wire.ChangeStatus(credential_id=number, event=event))
+        with pytest.raises(NotPermitted):
+            signer.begin_enrolment(wanted(), None)
+    with running.as_client("app") as client:
+        assert before == (client.record(number), client.call(wire.GetEvidence(credential_id=number)).entries)
+
+
+# --- a registrar is no signer ------------------------------------------------------------------------------
+
+
+def test_a_registrar_uses_credentials_in_enrolment_only(running: Running, tmp_path: Path) -> None:
+    from tests.service.test_worker_operations import enrolled
+
+    with running.as_client("registrar") as registrar, running.as_client("app") as client:
+        person = enrolled(registrar, tmp_path, Scheme.ROLLING, "by-registrar")
+        number = registrar.live(person.name).credential_id
+        assert registrar.record(number).status is Status.ACTIVE
+        request = authorise(client, person, b"text")
+        with pytest.raises(NotPermitted, match="in enrolment only"):
+            registrar.challenge(number)
+        with pytest.raises(NotPermitted, match="in enrolment only"):
+            registrar.sign(request)
+        # Nothing was used up, and nothing was noted about somebody who may not.
+        entries = client.call(wire.GetEvidence(credential_id=number)).entries
+        assert [entry.event for _, entry in entries] == [Event.ENROL, Event.ACTIVATE]
+        verifies(client.sign(request), request.content)
+
+
+# --- bound clients -----------------------------------------------------------------------------------------
+
+
+def test_a_bound_client_knows_nobody_else(running: Running) -> None:
+    alice, bob = running.home["alice"], running.home["bob"]
+    with running.as_client("app") as client:
+        own, other = client.live("alice"), client.live("bob")
+        foreign = authorise(client, bob, digests(b"x", algorithm=Algorithm.RSA_PKCS1_SHA256))
+    with running.as_client("bound") as bound:
+        assert [each.owner for each in bound.call(wire.ListCredentials()).credentials] == ["alice"]
+        assert bound.call(wire.ListCredentials(owner="bob")) == wire.CredentialPage((), more=False)
+        assert bound.live("alice") == bound.record(own.credential_id) == own
+        calls: dict[str, Callable[[CredentialId], Any]] = {
+            "credential": lambda i: wire.GetCredential(credential_id=i),
+            "certificates": lambda i: wire.GetCertificates(credential_id=i),
+            "set-certificates": lambda i: wire.SetCertificates(credential_id=i, certificates=()),
+            "certification-request": lambda i: wire.GetCertificationRequest(credential_id=i),
+            "challenge": lambda i: wire.GetChallenge(credential_id=i),
+            "request-info": lambda i: wire.GetRequestInfo(credential_id=i),
+            "give-up": lambda i: wire.GiveUpEnrolment(credential_id=i),
+            "suspend": lambda i: wire.ChangeStatus(credential_id=i, event=Event.SUSPEND),
+            "revoke": lambda i: wire.ChangeStatus(credential_id=i, event=Event.REVOKE),
+            "evidence": lambda i: wire.GetEvidence(credential_id=i),
+        }
+        unknown = CredentialId(secrets.token_bytes(16))
+        for make in calls.values():
+            told = []
+            for number in (other.credential_id, unknown):
+                with pytest.raises(CredentialUnknown) as caught:
+                    bound.call(make(number))
+                told.append((caught.value.message.replace(number.hex(), "ID"), caught.value.hint))
+            assert told[0] == told[1], "as if it were not there"
+        told = []
+        for owner in ("bob", "nobody-at-all"):
+            with pytest.raises(CredentialUnknown) as caught:
+                bound.live(owner)
+            told.append((caught.value.message.replace(owner, "OWNER"), caught.value.hint))
+        assert told[0] == told[1]
+        with running.as_client("app") as client, pytest.raises(CredentialUnknown) as caught:
+            client.live("nobody-at-all")
+        assert (caught.value.message.replace("nobody-at-all", "OWNER"), caught.value.hint) == told[0]
+
+        for refused in (wire.Sign, wire.Examine):
+            with pytest.raises(CredentialUnknown):
+                bound.call(
+                    refused(authorisation=foreign.authorisation, digests=foreign.content.digests)  # type: ignore[union-attr]
+                )
+        for for_all in (wire.GetEvidence(), wire.GetAnchor(), wire.CheckAnchor(anchor=ANCHOR)):
+            with pytest.raises(NotPermitted, match="one user only"):
+                bound.call(for_all)
+        with pytest.raises(NotPermitted, match="one user only"):
+            bound.begin_enrolment(wanted(owner="bob2"), None)
+        verifies(alice.sign(bound, digests(b"mine")), digests(b"mine"))
+        entries = bound.call(wire.GetEvidence(credential_id=own.credential_id)).entries
+        assert entries[-1][1].actor == "client bound"
+    with running.as_client("app") as client:
+        assert client.record(other.credential_id) == other
+        verifies(client.sign(foreign), foreign.content)
+
+
+# --- scheme basic ------------------------------------------------------------------------------------------
+
+
+def test_scheme_basic_needs_a_client_certificate(running: Running) -> None:
+    basil = running.home["basil"]
+    with running.as_tls() as tls, running.as_client("app") as app:
+        number = tls.live("basil").credential_id
+        request = authorise(tls, basil, b"basic")
+        assert tls.call(wire.WhoAmI()).roles == app.call(wire.WhoAmI()).roles
+        with pytest.raises(ChannelUnsuitable):
+            app.challenge(number)
+        with pytest.raises(ChannelUnsuitable):
+            app.sign(request)
+        with pytest.raises(ChannelUnsuitable):
+            app.begin_enrolment(
+                wanted(
+                    scheme=Scheme.BASIC,
+                    combine=Combine.NONE,
+                    pin_policy=PinPolicy.NONE,
+                    pin_check=PinCheck.NONE,
+                    pin_tries=0,
+                    puk_tries=0,
+                ),
+                None,
+            )
+        listed = digests(b"x")
+        with pytest.raises(ChannelUnsuitable):
+            app.call(wire.Examine(authorisation=request.authorisation, digests=listed.digests))
+        entries = app.call(wire.GetEvidence(credential_id=number)).entries
+        assert [(e.event, e.outcome, e.actor) for _, e in entries][-1] == (
+            Event.SIGN,
+            ChannelUnsuitable.code,
+            "client app",
+        )
+        # A bearer token beside somebody's certificate does not make the channel better.
+        verifies(tls.sign(request), request.content)
+
+
+# --- a moment of memory ------------------------------------------------------------------------------------
+
+
+def test_a_removed_client_is_refused_soon(running: Running) -> None:
+    import time
+
+    from hsm_signer.errors import NotAuthenticated
+
+    token = running.service.add_client("passing", Role.SIGNER)
+    with running.service.worker(bearer=token) as client:
+        assert client.call(wire.WhoAmI()).name == "passing"
+        in_process(running.home, _remove, "passing")
+        time.sleep(1.1)
+        with pytest.raises(NotAuthenticated):
+            client.call(wire.WhoAmI())
+
+
+def _remove(server: Any, name: str) -> None:
+    from hsm_signer import clients
+
+    clients.remove(server.store, name)
+
+
+def test_the_call_of_an_ended_client_does_not_name_another(running: Running) -> None:
+    with running.service.worker(bearer=running.tenants.tokens["signer"] + "x") as client:
+        frame = client.finish(client.begin(wire.WhoAmI()))
+        failure = wire.decode(frame.payload, wire.Failure)
+        assert (failure.code, failure.client) == ("client.not-authenticated", None)
+
+
+def test_sign_and_message_by_a_signer_alone(running: Running) -> None:
+    with running.as_client("signer") as signer:
+        request = authorise(signer, running.home["alice"], b"by a signer")
+        reply = signer.reply(*sign_call(request.authorisation, request.content))
+        assert reply.client == "signer"
