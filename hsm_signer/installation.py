@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pwd
 import secrets
-import shlex
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +14,7 @@ from pathlib import Path
 from . import config as configuration
 from .config import CARD_PIN_VARIABLE, CONFIG_FILE, TOKEN_PIN_VARIABLE, Config, StoreConfig, TokenConfig
 from .errors import AlreadyInitialised, ConfigError, FileError, InputError, PinMissing, TokenUnsuitable
+from .home import current_actor, read_secret_file, refuse_open_to_others
 from .server import Server
 from .store.store import Store
 from .token import softhsm
@@ -34,43 +32,13 @@ CLAIM_FILE = ".init"
 """There while `init` is at work."""
 DEFAULT_LABEL = "hsm-signer"
 SQLITE = "sqlite:///"
-MAX_SECRET_FILE = 4096
 
 AskSecret = Callable[[str], str]
 """Prompts a person, without echo; raises PinMissing where nobody is there."""
 Tell = Callable[[str], None]
 
 
-def resolve_home(home: Path | None) -> Path:
-    """--home, HSM_SIGNER_HOME, or ~/.hsm-signer; absolute."""
-    chosen = home or Path(os.environ.get(configuration.HOME_VARIABLE) or configuration.DEFAULT_HOME)
-    try:
-        return chosen.expanduser().absolute()
-    except RuntimeError as error:
-        raise InputError(f"home: {chosen}: there is no such user") from error
 
-
-def current_actor() -> str:
-    """The system user, as evidence names who asked; the environment has no say in it."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
-
-
-def read_secret_file(path: Path, what: str) -> str:
-    """The first line of a file; raises FileError, or InputError where it is empty."""
-    try:
-        with path.open("r", encoding="utf-8") as file:
-            line = file.readline(MAX_SECRET_FILE).rstrip("\r\n")
-    except OSError as error:
-        raise FileError(f"{what}: {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        # Not "from error": it carries the file's bytes.
-        raise FileError(f"{what}: {path} cannot be read: expected text in UTF-8") from None
-    if not line:
-        raise InputError(f"{what}: the first line of {path} is empty")
-    return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +98,6 @@ def _claim(home: Path) -> None:
         (home / CLAIM_FILE).unlink()
         raise AlreadyInitialised(f"{home} is not empty", hint=hint)
 
-
-def refuse_open_to_others(path: Path) -> None:
-    """Raises ConfigError where others could change what is trusted here: module-path is run as code."""
-    status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        raise ConfigError(
-            f"{path} belongs to another user (uid {status.st_uid})",
-            hint=f"run it as that user: sudo -u '#{status.st_uid}' hsm-signer ...",
-        )
-    if status.st_mode & stat.S_IWOTH:
-        raise ConfigError(f"{path} can be written by everybody", hint=f"chmod o-w {shlex.quote(str(path))}")
 
 
 def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
@@ -374,6 +331,4 @@ __all__ = [
     "Installation",
     "NewInstallation",
     "initialise",
-    "read_secret_file",
-    "resolve_home",
 ]

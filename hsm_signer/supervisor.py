@@ -241,6 +241,7 @@ def run(
                 "hsm_signer.front",
                 *("--settings", str(settings_path.absolute())),
                 *("--sockets", str(folder)),
+                *("--workers", str(settings.worker.count)),
                 *front_arguments,
             ],
             _user(settings.worker.front_user, "worker.front_user", group, front_environment()),

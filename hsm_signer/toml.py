@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def read_toml(path: Path, kind: type[_T]) -> _T:
-    """The file as a ``kind``. Raises FileNotFoundError; ConfigError naming the field and what was expected."""
+    """A file as a ``kind``. Raises FileNotFoundError; ConfigError naming the field and what was expected."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_LENGTH + 1)

@@ -54,7 +54,7 @@ def add(
 ) -> None:
     """Add a client. Its bearer token goes to standard output, once; only its hash is kept."""
     from .. import clients
-    from ..installation import current_actor
+    from ..home import current_actor
     from ..owners import check_owner
     from ..roles import Role
     from ..signing import system_clock

@@ -165,7 +165,8 @@ class App:
 
     def installation(self) -> Installation:
         """Raises NotInitialised, ConfigError."""
-        from ..installation import Installation, resolve_home
+        from ..home import resolve_home
+        from ..installation import Installation
 
         return Installation.open(resolve_home(self.home))
 
@@ -188,7 +189,7 @@ class App:
         if known is None or url not in (None, known.url):
             assert url is not None
             return Service(url, options.ca, options.client_certificate, options.client_key, None, None)
-        from ..installation import refuse_open_to_others, resolve_home
+        from ..home import refuse_open_to_others, resolve_home
 
         home = resolve_home(self.home)
         refuse_open_to_others(home)
@@ -208,7 +209,7 @@ class App:
 
     def _workstation(self) -> WorkstationConfig:
         from ..config import load_workstation
-        from ..installation import resolve_home
+        from ..home import resolve_home
 
         return load_workstation(resolve_home(self.home))
 
@@ -300,7 +301,7 @@ def _bearer(service: Service) -> str | None:
         return token
     if service.token_file is None:
         return None
-    from ..installation import read_secret_file
+    from ..home import read_secret_file
 
     return read_secret_file(service.token_file, "server.token_file")
 

@@ -27,7 +27,7 @@ def command(app: App, card: str | None, slow: bool, as_json: bool) -> None:
     That last part uses the real token, but a temporary store and temporary simulated cards. "not possible"
     says what this token lacks, and is no failure. Exit status 0 if nothing FAILED, else 7.
     """
-    from ..installation import resolve_home
+    from ..home import resolve_home
     from .checks import Result, examine
 
     opener = None if card is None else (card, lambda installation: app.card_opener(card, installation))

@@ -43,7 +43,8 @@ def command(
     if module is not None and softhsm_conf is not None:
         raise click.UsageError("--softhsm-conf is for the token that is made without --module.")
 
-    from ..installation import NewInstallation, initialise, resolve_home
+    from ..home import resolve_home
+    from ..installation import NewInstallation, initialise
 
     home = resolve_home(app.home)
     _refuse_odd(home, "the installation's folder")

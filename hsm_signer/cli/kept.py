@@ -18,7 +18,7 @@ BESIDE_STORE = ("-wal", "-shm", "-journal")
 
 def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
     """``read``: what each file is that the command reads, its words joined by underscores."""
-    from ..installation import resolve_home
+    from ..home import resolve_home
 
     home = resolve_home(app.home)
     own = "a file of the installation"

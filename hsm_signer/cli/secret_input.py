@@ -136,7 +136,7 @@ class Secret(Generic[S]):
 def _read(file: Path, option: str) -> str:
     """The first line of a file, or the next one of standard input."""
     if file != STDIN:
-        from ..installation import read_secret_file
+        from ..home import read_secret_file
 
         return read_secret_file(file, option)
     if sys.stdin.isatty():

@@ -38,7 +38,7 @@ def command(app: App, bind: str | None, workers: int | None, part: str, settings
     import msgspec
 
     from .. import settings, supervisor
-    from ..installation import resolve_home
+    from ..home import resolve_home
 
     home = None
     if part != "front" or settings_file is None:
@@ -66,7 +66,7 @@ def _check_home(app: App, user: str | None) -> None:
     import os
 
     from .. import config
-    from ..installation import resolve_home
+    from ..home import resolve_home
 
     if user is not None and os.geteuid() == 0:
         config.load(resolve_home(app.home))  # another user's: the workers look whether others can write there

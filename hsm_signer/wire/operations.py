@@ -87,7 +87,7 @@ class GetCertificates(Operation, frozen=True, kw_only=True, tag="certificates"):
 
 
 class SetCertificates(Operation, frozen=True, kw_only=True, tag="set-certificates"):
-    """Keep a chain, DER each, leaf first; the leaf certifies the credential's PK. Empty removes it. -> None"""
+    """Keep a chain (DER, leaf first); the leaf certifies the credential's PK. Empty: remove it. -> None"""
 
     credential_id: CredentialId
     certificates: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=10)]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -166,6 +167,9 @@ class Service:
                     if answer.status == 200:
                         return
                     last = answer.status
+            except urllib.error.HTTPError as error:
+                with error:
+                    last = error.status
             except OSError as error:
                 last = error
             time.sleep(0.05)

@@ -18,6 +18,7 @@ TABLE = """\
 |---|---|---|
 | content, algorithms, toml, pins, schemes, owners, certificates, oids, roles, logs | nothing | |
 | config, settings | toml | |
+| home | config | |
 | forms | nothing | |
 | pkcs10 | nothing | asn1crypto |
 | card | pins | card_applet_sim (simulated.py), smartcard (pcsc.py) |
@@ -28,7 +29,7 @@ TABLE = """\
 | enrolment | signing, owners, pkcs10, store, evidence, token | |
 | credentials | signing, store, evidence, token | |
 | server | signing, enrolment, credentials, certificates, algorithms, store, evidence, token | |
-| installation | config, server, store, token | |
+| installation | config, home, server, store, token | |
 | clients | roles, store, token | |
 | wire | evidence (anchor.py) | |
 | worker | wire, settings, logs, roles, clients, certificates, content, installation, server, signing, store, token | |

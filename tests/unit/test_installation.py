@@ -23,6 +23,7 @@ from hsm_signer.errors import (
     TokenPinWrong,
     TokenUnavailable,
 )
+from hsm_signer.home import current_actor, read_secret_file, resolve_home
 from hsm_signer.installation import (
     DEFAULT_LABEL,
     PIN_FILE,
@@ -33,11 +34,8 @@ from hsm_signer.installation import (
     Installation,
     NewInstallation,
     absolute_url,
-    current_actor,
     initialise,
     no_prompt,
-    read_secret_file,
-    resolve_home,
     token_pin,
 )
 from hsm_signer.owners import check_owner
