@@ -47,6 +47,8 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """SQLAlchemy URL."""
     busy_timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
     """Seconds to wait for another process that writes."""
+    connections: Annotated[int, msgspec.Meta(ge=2, le=100)] = 3
+    """To a database server, of one process, at most."""
 
 
 class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

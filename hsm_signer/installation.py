@@ -13,7 +13,15 @@ from pathlib import Path
 
 from . import config as configuration
 from .config import CARD_PIN_VARIABLE, CONFIG_FILE, TOKEN_PIN_VARIABLE, Config, StoreConfig, TokenConfig
-from .errors import AlreadyInitialised, ConfigError, FileError, InputError, PinMissing, TokenUnsuitable
+from .errors import (
+    AlreadyInitialised,
+    ConfigError,
+    FileError,
+    InputError,
+    PinMissing,
+    SignerError,
+    TokenUnsuitable,
+)
 from .home import current_actor, read_secret_file, refuse_open_to_others
 from .server import Server
 from .store.store import Store
@@ -133,17 +141,10 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
             _write(home / PROFILE_FILE, profile.to_json())
             _write(home / CONFIG_FILE, configuration.dump(config).encode("utf-8"))
         except BaseException:
-            _remove_store(absolute_url(store_url, home))
+            with suppress(SignerError, OSError):
+                Store.discard(absolute_url(store_url, home))
             raise
     return config
-
-
-def _remove_store(url: str) -> None:
-    """A store that was made a moment ago, wherever it is; one on a server stays, empty."""
-    if url.startswith(SQLITE):
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                Path(url.removeprefix(SQLITE) + suffix).unlink()
 
 
 def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, str]:
@@ -278,8 +279,11 @@ class Installation:
 
     def open_store(self) -> Store:
         """Raises StoreError."""
+        config = self.config.store
         return Store.open(
-            absolute_url(self.config.store.url, self.home), busy_timeout=self.config.store.busy_timeout
+            absolute_url(config.url, self.home),
+            busy_timeout=config.busy_timeout,
+            connections=config.connections,
         )
 
     def upgrade_store(self) -> None:

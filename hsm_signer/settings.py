@@ -39,8 +39,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Bytes of a request's body, but for messages."""
     message: Bytes = 64 << 20
     """Bytes of a message that travels whole."""
-    digests: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1000
-    """Digests in one request."""
+    digests: Annotated[int, msgspec.Meta(ge=1, le=14_000)] = 1000
+    """Digests in one request; of 14,000 the longest answer still fits into a frame of the workers' socket."""
     in_flight: Count = 256
     """Requests waiting for workers or with them; one more is refused."""
     connections: Count = 1000

@@ -21,6 +21,11 @@ SCHEMES = {
         "scheme": "bearer",
         "description": "The token that `hsm-signer client add` shows once, or an access token (RFC 6750).",
     },
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "A client's name and its token, for auth/login of the CSC API alone (RFC 7617).",
+    },
     # mutualTLS is a type of OpenAPI 3.1 only.
     "certificate": {
         "type": "http",

@@ -24,12 +24,14 @@ from ..errors import (
     EvidenceMissing,
     RecordConflict,
     StatusUnsuitable,
+    StoreError,
     StoreMissing,
     StoreReadOnly,
     StoreTooOld,
 )
 from ..evidence.chain import START, ChainPosition, Head
 from ..types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+from . import schema
 from .certificate_rows import CertificateRows
 from .client_rows import ClientRows
 from .database import (
@@ -37,6 +39,7 @@ from .database import (
     MISSING_HINT,
     is_sqlite,
     make_engine,
+    name_of,
     parse_url,
     path_of,
     translated,
@@ -165,6 +168,24 @@ class Store(Pages, ClientRows, CertificateRows):
             engine.dispose()
             raise
         return cls(engine, url)
+
+    @classmethod
+    def discard(cls, url: str, *, busy_timeout: float = 5.0) -> None:
+        """Undo :meth:`create` of a moment ago: a store that holds anything is left alone. Raises StoreError.
+
+        A SQLite file is deleted, on a server the tables are dropped.
+        """
+        with cls.open(url, busy_timeout=busy_timeout) as store:
+            if any(True for _ in store.list_records()):
+                raise StoreError(f"the store {name_of(store._url)} is in use")
+            if not is_sqlite(store._url):
+                with translated(store._url), store._engine.begin() as connection:
+                    schema.metadata.drop_all(connection)
+                    connection.exec_driver_sql(f"DROP TABLE {schema.VERSION_TABLE}")
+                return
+            path = path_of(store._url)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
 
     @classmethod
     def upgrade(cls, url: str, *, busy_timeout: float = 5.0) -> None:

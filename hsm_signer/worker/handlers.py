@@ -50,9 +50,6 @@ from .access import Asked, Identities, check_id, require_role
 CARD_POINT_LENGTH = 65
 CARD_SERIAL_LENGTH = 8
 MAX_TRIES = 15
-MAX_DIGESTS_IN_FRAME = 14_000
-"""So many digests of 64 bytes with as many signatures by RSA-4096 still fit into one frame, as the entry of
-the evidence has them."""
 MAX_ENTRY = MAX_FRAME - 1024
 """Bytes of an entry, encoded: one made at the server itself may be longer."""
 PAGE_BYTES = MAX_FRAME // 2
@@ -239,7 +236,7 @@ def check_sign(operation: wire.Sign, limits: LimitSettings) -> None:
 
 
 def _check_digests(digests: tuple[Any, ...], limits: LimitSettings) -> None:
-    most = min(limits.digests, MAX_DIGESTS_IN_FRAME)
+    most = limits.digests
     if len(digests) > most:
         raise RequestTooLarge(f"digests: expected at most {most}, got {len(digests)}")
 

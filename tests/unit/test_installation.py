@@ -39,6 +39,7 @@ from hsm_signer.installation import (
     token_pin,
 )
 from hsm_signer.owners import check_owner
+from hsm_signer.store.store import Store
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
 from hsm_signer.token.uri import TokenUri
@@ -355,6 +356,33 @@ def test_a_store_elsewhere_is_removed_with_the_rest(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     initialise(wanted, no_prompt)
+
+
+def test_a_store_on_a_server_is_removed_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql_empty_url: str
+) -> None:
+    needs.softhsm_module()
+
+    def broken(*_: object) -> bytes:
+        raise TokenUnavailable("gone")
+
+    wanted = NewInstallation(tmp_path / "home", store_url=postgresql_empty_url)
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenSession, "create_record_key", broken)
+        with pytest.raises(TokenUnavailable):
+            initialise(wanted, no_prompt)
+    assert list(tmp_path.iterdir()) == []
+    initialise(wanted, no_prompt)
+    with Installation.open(tmp_path / "home").open_store() as store:
+        assert list(store.list_records()) == []
+
+
+def test_a_store_in_use_is_not_discarded(home: Home) -> None:
+    url = f"sqlite:///{home.path / 'store.db'}"
+    with pytest.raises(StoreError, match="in use"):
+        Store.discard(url)
+    with home.server() as server:
+        assert len(list(server.records())) == len(home.people)
 
 
 @pytest.mark.parametrize(
