@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,13 +50,27 @@ WAIT = 60.0
 """Seconds for anything to happen; a machine with much to do takes its time."""
 
 
+@dataclass(frozen=True)
+class User:
+    """A system user, by numbers."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    """Besides."""
+
+
 class Service:
     """A running service."""
 
-    def __init__(self, home: Home, process: subprocess.Popen[bytes], sockets: Path) -> None:
+    def __init__(
+        self, home: Home, process: subprocess.Popen[bytes], sockets: Path, folder: Path | None = None
+    ) -> None:
+        """``folder``: of its settings, where that is not the home."""
         self.home = home
         self.process = process
         self.sockets = sockets
+        self.folder = folder or home.path
         self.log: list[dict[str, Any]] = []
         """What its processes have logged so far; what is no JSON as {"event": "text", "text": ...}."""
         self._changed = threading.Condition()
@@ -153,7 +168,7 @@ class Service:
     @property
     def ca(self) -> Path:
         """The certificate to trust: the self-signed one."""
-        return self.home.path / "tls" / "server.pem"
+        return self.folder / "tls" / "server.pem"
 
     def wait_until_ready(self, timeout: float = WAIT) -> None:
         """Until /readyz answers 200."""
@@ -174,6 +189,16 @@ class Service:
                 last = error
             time.sleep(0.05)
         raise AssertionError(f"/readyz: {last}\n{self.text}")
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """What /readyz says: status and body."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=WAIT, context=context) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
 
     # --- clients ---------------------------------------------------------------------------------------
 
@@ -217,16 +242,22 @@ def serving(
     environment: dict[str, str] | None = None,
     ready: bool = True,
     python: str = sys.executable,
+    folder: Path | None = None,
+    sockets: Path | None = None,
+    user: User | None = None,
 ) -> Iterator[Service]:
     """`hsm-signer serve` for this home, on a free port; ended at the end.
 
     ``settings``: the text of service.toml, where there is to be one. ``ready``: wait until it is.
+    ``folder``: where service.toml is, if not in the home; ``sockets``: where it says that they are, if not in
+    ``run`` beside it; ``user``: who runs it, where that is somebody else.
     """
     if settings is not None:
-        (home.path / SETTINGS_FILE).write_text(settings)
+        ((folder or home.path) / SETTINGS_FILE).write_text(settings)
     command = [
         *(python, "-m", "hsm_signer", "--home", str(home.path)),
         *("serve", "--part", part, "--workers", str(workers), "--bind", "127.0.0.1:0"),
+        *(() if folder is None else ("--settings", str(folder / SETTINGS_FILE))),
         *arguments,
     ]
     process = subprocess.Popen(
@@ -240,8 +271,9 @@ def serving(
             **(environment or {}),
         },
         start_new_session=True,
+        **({} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": user.groups}),
     )
-    service = Service(home, process, home.path / "run")
+    service = Service(home, process, sockets or (folder or home.path) / "run", folder)
     try:
         if ready and part != "front":
             for slot in range(workers):
