@@ -24,8 +24,10 @@ check: setup
 	@$(PY) -m mypy
 
 bench: readers
+	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PY) -m pip install --quiet -c constraints.txt matplotlib
 	@$(PY) -m benchmarks
 	@$(PY) -m benchmarks.apdu
+	@$(PY) -m benchmarks.service
 
 applet:
 	@scripts/setup applet
