@@ -1,0 +1,56 @@
+"""docs/service.md says what is so: requests, metrics, frames, and the codes that errors.py does not have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hsm_signer.front.app import make_app
+from hsm_signer.front.metrics import Metrics
+from hsm_signer.front.pool import Pool
+from hsm_signer.roles import PERMITTED
+from hsm_signer.settings import Settings
+from hsm_signer.wire.frames import MAX_CHUNK, MAX_FRAME, Kind
+
+from ..cli.test_documents import SERVICE, table
+from ..support.people import ROOT
+
+
+def pool(folder: Path) -> Pool:
+    """Over no workers."""
+    return Pool(folder, workers=1, in_flight=1, timeout=1)
+
+
+def test_every_request_is_in_the_table(tmp_path: Path) -> None:
+    document = make_app(Settings(), pool(tmp_path)).openapi()
+    offered = {
+        f"{method.upper()} {path}"
+        for path, methods in document["paths"].items()
+        for method in methods
+        if path.startswith("/v1/")
+    }
+    rows = table("| request | operation | what |", SERVICE)
+    said = {re.sub(r"\{(\w+)\}", "{}", row[0]) for row in rows}
+    assert said == {re.sub(r"\{(\w+)\}", "{}", each) for each in offered}
+    assert {row[1] for row in rows} == set(PERMITTED) - {"login", "logout", "examine"}
+
+
+def test_every_metric_is_in_the_table(tmp_path: Path) -> None:
+    found = set()
+    for family in Metrics(pool(tmp_path)).registry.collect():
+        found.add(family.name + ("_total" if family.type == "counter" else ""))
+    rows = table("| metric | what |", SERVICE)
+    assert {row[0].partition("{")[0] for row in rows} == found
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    watched = set(re.findall(r"`(hsm_signer_\w+)", operations))
+    assert watched
+    assert watched <= found
+
+
+def test_frames_are_as_described() -> None:
+    rows = table("| kind | name | from | payload |", SERVICE)
+    assert {(int(row[0]), row[1]) for row in rows} == {(kind.value, kind.name) for kind in Kind}
+    assert MAX_FRAME == 8 << 20
+    assert "at most 8 MiB" in SERVICE
+    assert MAX_CHUNK == 64 << 10
+    assert "up to 64 KiB" in SERVICE
