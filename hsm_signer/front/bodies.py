@@ -15,10 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ..errors import InputError, RequestTooLarge
+from ..wire.operations import WhoAmI
+from .calls import call_before_body
 from .problems import HttpError
 
 AUTHORISATION_LIMIT = 16 << 10
 """Bytes of the part "authorisation" of a message's request."""
+FREE = 16 << 10
+"""Bytes of JSON that are read for anybody; of what is longer, a worker has to know the sender first."""
+MAX_NAMES = 100
+"""Names in one object."""
 _PARTS = "expected the part authorisation (JSON), then the part message (a file), and no others"
 
 
@@ -34,6 +40,7 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             require_media_type(request, "application/json")
             body = await request.body()
+            await require_known_sender(request)
             return await handler(_Parsed(request, strict_json(body, "body") if body else None))
 
         return strict
@@ -50,6 +57,15 @@ class _Parsed(Request):
     async def json(self) -> Any:
         """What strict_json gave."""
         return self._value
+
+
+async def require_known_sender(request: Request) -> None:
+    """Raises NotAuthenticated, and whatever a worker does, where a long body is a stranger's.
+
+    To check a megabyte of JSON, fault by fault, takes seconds, and nobody else is served meanwhile.
+    """
+    if len(await request.body()) > FREE:
+        await call_before_body(request, WhoAmI())
 
 
 def require_media_type(request: Request, wanted: str) -> None:
@@ -69,6 +85,8 @@ def strict_json(data: bytes, what: str) -> Any:
         raise InputError(f"{what}: expected UTF-8") from None
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MAX_NAMES:
+            raise InputError(f"{what}: expected at most {MAX_NAMES} names in an object, got {len(pairs)}")
         found = dict(pairs)
         if len(found) != len(pairs):
             raise InputError(f"{what}: a name stands twice in one object")

@@ -20,7 +20,9 @@ MAX_HEAD = 64 << 10
 
 
 class Connection(HttpToolsProtocol):
-    """Closes itself where a head is too slow or too long, and at once where there are too many."""
+    """Closes itself where a head is too slow or too long, where an answer is not taken, after an upgrade that
+    was asked for, and at once where there are too many.
+    """
 
     def __init__(
         self,
@@ -35,6 +37,11 @@ class Connection(HttpToolsProtocol):
         self._head = 0
         """Bytes that came while a head was awaited."""
         self._in_head = True
+        self._upgrade = False
+        """Whether an upgrade was asked for: what the parser has from there on is no HTTP to it."""
+        self._untaken: asyncio.TimerHandle | None = None
+        self._left = 0
+        """Bytes of answers that the client had not taken when it was looked last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """After the handshake."""
@@ -53,12 +60,13 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer stays behind."""
         self._head_is_there()
+        self._is_taken()
         if self.flow is not None:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """What comes between requests belongs to a head, whatever it is."""
-        if self.flow is None or self.transport.is_closing():
+        if self.flow is None or self._upgrade or self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
             self._await_head()
@@ -67,6 +75,17 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._slow is not None and self._head > MAX_HEAD:
             self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """More of an answer is here than the client takes: it goes on taking some, or is cut off."""
+        super().pause_writing()
+        self._left = self.transport.get_write_buffer_size()
+        self._await_taking()
+
+    def resume_writing(self) -> None:
+        """It has taken most of it."""
+        self._is_taken()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """The first byte of a head, also of one that comes while another request is answered."""
@@ -84,6 +103,14 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._head_is_there()
         super().on_headers_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answered as if no upgrade had been asked for (RFC 9110, 7.8), and then the end.
+
+        The parser leaves out the body of such a request: read on, it would be taken for the next one.
+        """
+        self._upgrade = True
+        self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """To what is no HTTP: a problem document, without a request id, for it is no request."""
@@ -116,3 +143,20 @@ class Connection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._slow = None
         self.transport.abort()
+
+    def _await_taking(self) -> None:
+        self._is_taken()
+        self._untaken = self.loop.call_later(self._limits.body_timeout, self._look_at_taking)
+
+    def _is_taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
+    def _look_at_taking(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < self._left:
+            self._left = left
+            self._await_taking()
+        else:
+            self.transport.abort()

@@ -12,13 +12,14 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import RateLimited, RequestTooLarge, RequestTooSlow, SignerError
+from ..errors import NotAuthenticated, RateLimited, RequestTooLarge, RequestTooSlow, SignerError
 from ..logs import log
 from ..settings import LimitSettings
 from .metrics import Metrics
@@ -37,8 +38,8 @@ Refuse = Callable[[Request, Exception], Response]
 class Buckets:
     """Token buckets, one for each client: ``burst`` requests at once, ``rate`` a second in the long run.
 
-    A bearer token has a bucket of its own once a worker has known it; before that, and without one, the
-    peer's address counts. So nobody gets more by making tokens up.
+    A client has a bucket of its own once a worker has known it; before that, and without one, the peer's
+    address counts. So nobody gets more by making tokens up.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,6 +83,8 @@ class Limits:
         self._metrics = metrics
         self._refuse = refuse
         self._buckets = Buckets(limits.rate, limits.burst)
+        self._known: OrderedDict[bytes, bytes] = OrderedDict()
+        """SHA-256 of an Authorization header -> its client's bucket, the same for all its access tokens."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -93,24 +96,25 @@ class Limits:
     async def answer(self, exchange: _Exchange) -> None:
         """The endpoint's answer, or why there is none. Raises what nobody expected."""
         request = Request(exchange.scope)
-        key = self._check_rate(request)
+        presented = self._check_rate(request)
         headers = request.headers
         length = headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > self.body_limit(exchange.scope):
             raise self.too_large(exchange.scope)
         await self._app(exchange.scope, exchange.receive, exchange.send)
-        if key is not None and exchange.state.get("client") is not None:
-            self._buckets.know(key)
+        if presented is not None:
+            self._learn(presented, exchange.state)
 
     def _check_rate(self, request: Request) -> bytes | None:
-        """The key of the bearer, if there is one. Raises RateLimited."""
+        """SHA-256 of the Authorization header, if there is one. Raises RateLimited."""
         if request.url.path == "/healthz":
             return None
         certificate: bytes | None = request.scope["state"].get("certificate")
-        presented = request.headers.get("authorization")
-        bearer = b"b" + hashlib.sha256(presented.encode()).digest() if presented else None
-        if bearer is not None and bearer in self._buckets:
-            key = bearer
+        header = request.headers.get("authorization")
+        presented = hashlib.sha256(header.encode()).digest() if header else None
+        own = None if presented is None else self._known.get(presented)
+        if own is not None and own in self._buckets:
+            key = own
         elif certificate is not None:
             key = b"c" + certificate
         else:
@@ -119,7 +123,19 @@ class Limits:
             self._metrics.rate_limited()
             request.scope["state"]["retry_after"] = max(1, math.ceil(wait))
             raise RateLimited("too many requests", hint=f"at most {self._limits.rate:g} a second")
-        return bearer
+        return presented
+
+    def _learn(self, presented: bytes, state: dict[str, Any]) -> None:
+        """Whose it is, as a worker has said, or that it is nobody's any more."""
+        if (client := state.get("client")) is not None:
+            key = b"n" + client.encode()
+            self._buckets.know(key)
+            self._known[presented] = key
+            self._known.move_to_end(presented)
+            while len(self._known) > MAX_BUCKETS:
+                self._known.popitem(last=False)
+        elif state.get("code") == NotAuthenticated.code:
+            self._known.pop(presented, None)
 
     def body_limit(self, scope: Scope) -> int:
         """Bytes that the body of this request may have."""

@@ -30,10 +30,26 @@ from ..errors import (
 )
 from ..logs import log
 from ..wire.frames import MAX_CHUNK, MAX_PAYLOAD, Frame, Kind, frame_bytes, peer_of, read_frame, socket_path
-from ..wire.operations import VERSION, Call, Failure, Reply, Sign, WorkerState, decode, encode
+from ..wire.operations import (
+    VERSION,
+    Call,
+    CheckAnchor,
+    Failure,
+    GetAnchor,
+    GetEvidence,
+    Reply,
+    Sign,
+    WorkerState,
+    decode,
+    encode,
+)
 
 DEPTH = 2
 """Calls at one worker at once: the second is there when the first is done, so the token never waits."""
+READS = 1
+"""Calls for evidence at one worker at once, beside those: its reader takes long, one after the other."""
+READING = GetEvidence | GetAnchor | CheckAnchor
+"""What a worker's reader does (worker/handlers.py)."""
 POLL = 0.2
 """Seconds between looks into the folder of sockets."""
 HELLO_TIMEOUT = 5.0
@@ -53,6 +69,8 @@ class _Asked:
     answer: asyncio.Future[Answer]
     start: int = 0
     """Where the message begins in its file."""
+    reads: bool = False
+    """It may take long and needs no token, but a moment to know the client."""
 
     def close(self) -> None:
         if self.message is not None:
@@ -71,9 +89,10 @@ class _Link:
     """It refused a call because it ends: its state will say so in a moment."""
     streams: set[asyncio.Task[None]] = field(default_factory=set)
 
-    @property
-    def free(self) -> bool:
-        return self.state.state == "ready" and not self.closing and len(self.calls) < DEPTH
+    def takes(self, *, reads: bool) -> bool:
+        """Whether it has room for one more call, of those that only read or of the others."""
+        there = sum(each.reads == reads for each in self.calls.values())
+        return self.state.state == "ready" and not self.closing and there < (READS if reads else DEPTH)
 
     def send(self, asked: _Asked) -> None:
         self.last_id += 1
@@ -83,6 +102,11 @@ class _Link:
             stream = asyncio.ensure_future(self._stream(self.last_id, asked, asked.message))
             self.streams.add(stream)
             stream.add_done_callback(self.streams.discard)
+
+    def close_at_end(self) -> None:
+        """A worker that ends waits for this, so that nothing sent to it is left unread."""
+        if self.state.state == "draining" and not self.calls:
+            self.writer.close()
 
     async def _stream(self, number: int, asked: _Asked, message: BinaryIO) -> None:
         """The message in CHUNK frames, until it ends or the worker has answered without it."""
@@ -205,7 +229,8 @@ class Pool:
             if message is not None:
                 message.close()
             raise
-        return _Asked(payload, message, size, asyncio.get_running_loop().create_future(), start)
+        answer = asyncio.get_running_loop().create_future()
+        return _Asked(payload, message, size, answer, start, isinstance(call.operation, READING))
 
     def _admit(self) -> None:
         if self._stopping:
@@ -245,13 +270,14 @@ class Pool:
         return self._unavailable()
 
     def _dispatch(self) -> None:
-        while self._queue:
-            free = [link for link in self._links.values() if link.free]
-            if not free:
-                break
-            asked, _ = self._queue.popitem(last=False)
-            # The least busy; among equals the one that was given the fewest calls.
-            min(free, key=lambda link: (len(link.calls), link.last_id)).send(asked)
+        for asked in tuple(self._queue):
+            free = [link for link in self._links.values() if link.takes(reads=asked.reads)]
+            if free:
+                del self._queue[asked]
+                # The least busy; among equals the one that was given the fewest calls.
+                min(free, key=lambda link: (len(link.calls), link.last_id)).send(asked)
+            elif not any(link.takes(reads=not asked.reads) for link in self._links.values()):
+                return
 
     def _refuse_queue(self, error: Callable[[], SignerError]) -> None:
         while self._queue:
@@ -337,6 +363,7 @@ class Pool:
         """Raises FrameMalformed."""
         if frame.kind is Kind.STATE:
             link.state = decode(frame.payload, WorkerState)
+            link.close_at_end()
             self._dispatch()
             if self._hopeless:
                 self._refuse_queue(self._unavailable)
@@ -355,6 +382,7 @@ class Pool:
             asked.close()
             if not asked.answer.done():
                 asked.answer.set_result(answer)
+        link.close_at_end()
         self._dispatch()
 
     def _lose(self, slot: int, link: _Link) -> None:

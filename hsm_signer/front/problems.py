@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ..errors import InputError, NotAuthenticated, SignerError
+from ..errors import ChallengeStale, InputError, NotAuthenticated, SignerError
 from .calls import request_id_of
 
 MEDIA_TYPE = "application/problem+json"
@@ -96,7 +96,8 @@ def problem_of(error: Exception, request_id: str) -> dict[str, Any]:
         "status": status,
         "detail": known.message,
         "code": code,
-        "retryable": known.retryable,
+        # For the command line it means the command, which asks the card again; here this very request.
+        "retryable": known.retryable and not isinstance(known, ChallengeStale),
         "request_id": request_id,
     }
     if known.hint is not None:

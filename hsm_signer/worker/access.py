@@ -7,13 +7,25 @@ import time
 from dataclasses import dataclass
 
 from .. import clients
+from ..content import measure
 from ..errors import ChannelUnsuitable, CredentialUnknown, InputError, NotPermitted
 from ..roles import PERMITTED, Role
+from ..schemes.authorise import d_of
 from ..server import Server
 from ..settings import LimitSettings
-from ..signing import Admit
+from ..signing import Admit, quantities_hash
 from ..store.rows import who
-from ..types import CREDENTIAL_ID_LENGTH, ByteSource, CredentialId, CredentialRecord, Scheme, Status
+from ..types import (
+    ACCEPTED,
+    CREDENTIAL_ID_LENGTH,
+    ByteSource,
+    CredentialId,
+    CredentialRecord,
+    Event,
+    Scheme,
+    SigningRequest,
+    Status,
+)
 from ..wire import operations as wire
 
 STATUS_EVENTS = ("suspend", "resume", "unlock", "revoke")
@@ -77,12 +89,16 @@ class Asked:
         if self.client.owner not in (None, record.owner):
             raise CredentialUnknown(f"there is no {who(record.credential_id)} here")
 
-    def admit(self) -> Admit:
-        """Who may use a credential, for step 1."""
+    def admit(self, request: SigningRequest | None = None) -> Admit:
+        """Who may use a credential, for step 1; ``request`` is what it is to be used for."""
 
         def check(record: CredentialRecord) -> None:
             self.refuse_foreign(record)
-            if Role.SIGNER not in self.client.roles and record.status is not Status.PENDING:
+            if (
+                Role.SIGNER not in self.client.roles
+                and record.status is not Status.PENDING
+                and not (request is not None and self._has_activated(record, request))
+            ):
                 raise NotPermitted(
                     f"client {self.client.name!r} may use credentials in enrolment only",
                     hint="role signer may use the others",
@@ -91,6 +107,14 @@ class Asked:
                 self.require_certificate()
 
         return check
+
+    def _has_activated(self, record: CredentialRecord, request: SigningRequest) -> bool:
+        """Whether this very request finished the enrolment: its answer was lost and is asked for again."""
+        authorisation = request.authorisation
+        measured = measure(request.content, authorisation.algorithm)
+        d = d_of(record, authorisation, measured.mode, measured.h)
+        entry = self.server.store.carried_out(record.credential_id, d, quantities_hash(authorisation))
+        return entry is not None and entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED
 
     def require_certificate(self) -> None:
         """Scheme basic: Q alone would open it for whoever reads it. Raises ChannelUnsuitable."""

@@ -214,7 +214,8 @@ def sign(asked: Asked, operation: wire.Sign) -> SignOutcome:
     """Steps 1 to 10."""
     digests, message = operation.digests, asked.message
     content: Content = DigestList(digests or ()) if message is None else Message(message)
-    return asked.server.sign(SigningRequest(operation.authorisation, content), admit=asked.admit())
+    request = SigningRequest(operation.authorisation, content)
+    return asked.server.sign(request, admit=asked.admit(request))
 
 
 def examine(asked: Asked, operation: wire.Examine) -> None:

@@ -36,6 +36,8 @@ MAX_CALLS = 1024
 """Calls in hand; one more is refused."""
 MAX_CONNECTIONS = 64
 """Fronts at once, old ones that have not noticed their end included."""
+GOODBYE = 1.0
+"""Seconds for a front to close its connection once a worker that ends has said so and has answered all."""
 SECOND_WATCH = 10.0
 """Seconds later than the watchdog: for a module that hangs and holds Python's lock with it."""
 GARBAGE_THRESHOLD = 50_000
@@ -155,6 +157,10 @@ class Worker:
         for each in list(self._connections):
             await each.refuse_uploads(ServiceStopping("the worker is ending"))
         while any(each.in_hand for each in self._connections):
+            await asyncio.sleep(0.01)
+        # A front that has not read yet that this is the end may send one more: to be refused, not lost.
+        until = self._loop.time() + GOODBYE
+        while self._connections and self._loop.time() < until:
             await asyncio.sleep(0.01)
         for each in list(self._connections):
             await each.close()

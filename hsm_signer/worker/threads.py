@@ -178,16 +178,16 @@ class TokenThread(WorkThread):
             with self._timed(self._timeout):
                 server.environment.self_test()
             self._tell("ready", None)
-            self._serve(server)
+            self._serve(installation, server)
         finally:
             with self._timed(self._timeout):
                 opening.__exit__(None, None, None)
 
-    def _serve(self, server: Server) -> None:
+    def _serve(self, installation: Installation, server: Server) -> None:
         while (job := self._jobs.get()) is not None:
             with self._timed(self._timeout):
                 if (error := job.run(server)) is not None:
-                    _raise_if_lost(server, error)
+                    _raise_if_lost(installation, server, error)
 
     def _wait(self, seconds: float, reason: str) -> bool:
         """Refuse everything for so long; False when stopped."""
@@ -208,7 +208,7 @@ def unavailable(state: str, reason: str | None) -> WorkerUnavailable:
     return WorkerUnavailable(f"the worker is {state}", hint=reason)
 
 
-def _raise_if_lost(server: Server, error: BaseException) -> None:
+def _raise_if_lost(installation: Installation, server: Server, error: BaseException) -> None:
     """Raises, in the token's or the store's words, where this error is not of one call alone."""
     if isinstance(error, TokenSessionLost):
         raise error
@@ -219,3 +219,11 @@ def _raise_if_lost(server: Server, error: BaseException) -> None:
             server.store.probe_write()
         except (StoreBusy, StoreReadOnly):
             return
+    elif isinstance(error, StoreReadOnly):
+        # A connection stays as it was when it was made; the database may have become writable since.
+        try:
+            with installation.open_store() as anew:
+                anew.probe_write()
+        except StoreError:
+            return
+        raise StoreUnavailable("the database can be written again: it is opened anew")

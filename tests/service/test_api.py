@@ -487,7 +487,7 @@ def test_stale_challenge(scene: Scene) -> None:
     early, late = (scene.authorise("alice", digests(each)) for each in (b"early", b"late"))
     outcome_of(send(scene.client, late))
     found = problem(send(scene.client, early), 409, "authorisation.stale")
-    assert found["retryable"]
+    assert not found["retryable"]
 
 
 def test_status_decides(scene: Scene) -> None:

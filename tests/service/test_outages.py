@@ -1,20 +1,23 @@
 """Token, database, workers and front are taken away while clients sign over HTTPS, and come back.
 
 Every request is sent again, as it is, until it is answered. So at the end evidence has exactly what was
-acknowledged, each once; no card was blamed for what the machinery did; and whatever was not taken away is still
-the same process.
+acknowledged, each once; no card was blamed for what the machinery did; and what was not taken away is still
+there.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +26,7 @@ import pytest
 
 from hsm_signer.config import CONFIG_FILE
 from hsm_signer.errors import (
+    ChallengeStale,
     ServiceBusy,
     ServiceStopping,
     ServiceTimeout,
@@ -39,18 +43,23 @@ from hsm_signer.remote import RemoteServer
 from hsm_signer.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.types import ACCEPTED, DigestList, Event, SignOutcome
+from hsm_signer.wire import operations as wire
 
 from ..conftest import use_store
 from ..support.front import api, problem, send
 from ..support.people import Home, Person, digests
 from ..support.postgresql import Postgresql, copy_store
 from ..support.scenes import authorise, database, verifies
-from ..support.service import WAIT, Service, serving
+from ..support.service import WAIT, Service, User, give, reachable, serving
 from .conftest import Tenants
 from .test_chaos import check_evidence, free_port
+from .test_front_pool import FakeWorker, ask, pool_on, run, until
+from .test_supervisor import python_for_others
 
 SIGNERS = ("alice", "bob", "paula", "peter")
 """Two with rolling keys, two with PIN and the same card key; a client each."""
+SOMEBODY = 54321
+"""No user of this system."""
 WORKERS = 2
 RATES = "rate = 1000000.0\nburst = 1000000\n"
 PATIENCE = 120.0
@@ -94,17 +103,20 @@ class Load:
         algorithm = person.key.default_algorithm
         names = (f"{person.name} {number} {part}".encode() for part in range(1 + 2 * (number % 3 == 0)))
         content = digests(*names, algorithm=algorithm)
-        request = self._answered(lambda: authorise(server, person, content))
-        outcome = self._answered(lambda: server.sign(request))
+        request = self.answered(partial(authorise, server, person, content))
+        outcome = self.answered(partial(server.sign, request))
         self.acknowledged.append((content, outcome))
 
-    def _answered(self, ask: Callable[[], T]) -> T:
+    def answered(self, ask: Callable[[], T]) -> T:
+        """What comes of it in the end. Raises what asking again does not mend."""
         until = time.monotonic() + PATIENCE
         while True:
             try:
                 return ask()
             except SignerError as error:
-                if not error.retryable or time.monotonic() > until:
+                # Stale: this very request will never do, and nobody else has signed with this card.
+                stale = isinstance(error, ChallengeStale)
+                if stale or not error.retryable or time.monotonic() > until:
                     raise
                 self.errors.append(error)
                 if self.stop.is_set() and self.gone_for_good:
@@ -125,8 +137,8 @@ class Load:
         """Wait for it. Raises AssertionError with the service's log."""
         until = time.monotonic() + PATIENCE
         while not fact():
-            assert not self.failures, (self.failures, self.service.text)
-            assert time.monotonic() < until, f"{what}: {self.codes}\n{self.service.text}"
+            assert not self.failures, (self.failures, self.service.story)
+            assert time.monotonic() < until, f"{what}: {self.codes}\n{self.service.story}"
             time.sleep(0.02)
 
     def wait_for_more(self, count: int = 12) -> None:
@@ -144,7 +156,7 @@ class Load:
 
     def only(self, *kinds: type[SignerError]) -> None:
         """Clients saw no other errors than these, and every one of these."""
-        assert set(self.codes) == {each.code for each in kinds}, (self.codes, self.service.text)
+        assert set(self.codes) == {each.code for each in kinds}, (self.codes, self.service.story)
 
     def everybody_signs(self) -> None:
         """Once more, in turn."""
@@ -170,7 +182,7 @@ def signing(service: Service, tenants: Tenants) -> Iterator[Load]:
         load.stop.set()
         for each in threads:
             each.join(PATIENCE + WAIT)
-    assert load.failures == [], (load.failures, service.text)
+    assert load.failures == [], (load.failures, service.story)
 
 
 def check(home: Home, load: Load) -> None:
@@ -194,22 +206,22 @@ def accepted(server: Server) -> set[bytes]:
 def nothing_restarted(service: Service) -> None:
     """Front and workers are the processes that they were."""
     for child in ("front", *(f"worker-{slot}" for slot in range(WORKERS))):
-        assert len(service.find("started", child=child)) == 1, service.text
-    assert not service.find("internal-error"), service.text
+        assert len(service.find("started", child=child)) == 1, service.story
+    assert not service.find("internal-error"), service.story
 
 
-def wait_until_not_ready(service: Service, *words: str) -> None:
-    """Until /readyz answers 503, with a reason from every worker that has these words."""
+def wait_until_not_ready(service: Service, words: str, workers: int = WORKERS) -> None:
+    """Until /readyz answers 503, with a reason from every worker in which this pattern is found."""
     until = time.monotonic() + WAIT
     while True:
         status, report = service.readiness()
         reasons = [each["reason"] or "" for each in report["workers"]]
-        if status == 503 and all(word in reason for reason in reasons for word in words):
+        if status == 503 and all(re.search(words, reason) for reason in reasons):
             break
-        assert time.monotonic() < until, f"{status} {report}\n{service.text}"
+        assert time.monotonic() < until, f"{status} {report}\n{service.story}"
         time.sleep(0.1)
     assert report["ready"] is False
-    assert len(reasons) == WORKERS
+    assert len(reasons) == workers
     assert not any(each["signed"] for each in report["workers"])
 
 
@@ -237,7 +249,7 @@ def test_the_token_goes_and_comes_back_twice(tenants: Tenants) -> None:
             for _ in range(2):
                 load.wait_for_more()
                 tokens.rename(away)
-                wait_until_not_ready(service, "token")
+                wait_until_not_ready(service, "token|PKCS#11 module")
                 load.wait_for_errors(WorkerUnavailable, TokenUnavailable, count=len(SIGNERS))
                 away.rename(tokens)
                 service.wait_until_ready()
@@ -274,7 +286,7 @@ def test_the_database_server_goes_and_comes_back_twice(
                 load.wait_for_more()
                 postgresql.kill()
                 try:
-                    wait_until_not_ready(service, "database", "cannot be reached")
+                    wait_until_not_ready(service, "database .* cannot be reached")
                     load.wait_for_errors(WorkerUnavailable, StoreUnavailable, count=len(SIGNERS))
                 finally:
                     postgresql.start()
@@ -310,28 +322,77 @@ def test_a_database_locked_for_too_long(tenants: Tenants) -> None:
             service.wait_until_ready()
         load.everybody_signs()
         load.only(StoreBusy)
-        assert {each.retry_after for each in load.errors} != {None}
+        with (
+            api(service, tenants.tokens["signer"]) as client,
+            load.client() as server,
+            closing(sqlite3.connect(database(tenants.home), isolation_level=None)) as other,
+        ):
+            content = digests(b"x")
+            request = authorise(server, tenants.home["alice"], content)
+            other.execute("BEGIN IMMEDIATE")
+            answer = send(client, request)
+            told = answer.json()
+            assert (answer.status_code, told["code"], told["retryable"]) == (503, StoreBusy.code, True)
+            assert float(answer.headers["retry-after"]) > 0
+            other.execute("ROLLBACK")
+            outcome = server.sign(request)
+            assert not outcome.repeated
+            load.acknowledged.append((content, outcome))
         nothing_restarted(service)
         assert not service.find("state", state="recovering")
     check(tenants.home, load)
 
 
-def test_how_a_locked_database_is_told(tenants: Tenants) -> None:
-    set_busy_timeout(tenants.home, 0.3)
-    with (
-        serving(tenants.home) as service,
-        api(service, tenants.tokens["signer"]) as client,
-        RemoteServer(service.url, token=tenants.tokens["signer"], ca=service.ca) as server,
-    ):
-        request = authorise(server, tenants.home["alice"], digests(b"x"))
-        with closing(sqlite3.connect(database(tenants.home), isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            answer = send(client, request)
-            assert problem(answer, 503, StoreBusy.code)["retryable"] is True
-            assert float(answer.headers["retry-after"]) >= 0
-        outcome = server.sign(request)
-        assert not outcome.repeated
-        verifies(outcome, request.content)
+@pytest.fixture
+def as_somebody(tenants: Tenants) -> Iterator[Callable[[], AbstractContextManager[tuple[Tenants, Service]]]]:
+    """Nobody forbids root to write: a service that is run by somebody else."""
+
+    with reachable() as folder:
+        somebody = User(SOMEBODY, SOMEBODY)
+        moved = tenants.copy_to(folder / "home")
+
+        @contextmanager
+        def started() -> Iterator[tuple[Tenants, Service]]:
+            if os.geteuid() != 0:
+                with serving(moved.home) as service:
+                    yield moved, service
+                return
+            give(moved.home.path, somebody)
+            python, environment = python_for_others()
+            environment["HOME"] = str(folder)
+            with serving(moved.home, python=python, environment=environment, user=somebody) as service:
+                yield moved, service
+
+        yield started
+
+
+def test_a_database_that_may_not_be_written(
+    as_somebody: Callable[[], AbstractContextManager[tuple[Tenants, Service]]],
+) -> None:
+    with as_somebody() as (tenants, service):
+        token = tenants.tokens["signer"]
+        with api(service, token) as client, RemoteServer(service.url, token=token, ca=service.ca) as server:
+            request = authorise(server, tenants.home["alice"], digests(b"x"))
+            # Whoever has it open can go on writing; the next worker cannot.
+            database(tenants.home).chmod(0o400)
+            service.kill(service.pid_of("worker-0"))
+            service.wait_for("started", child="worker-0", generation=2)
+            service.wait_for_worker()
+            wait_until_not_ready(service, "cannot be written", workers=1)
+            for _ in range(3):
+                answer = send(client, request)
+                told = answer.json()
+                assert (answer.status_code, told["code"]) == (503, StoreReadOnly.code), told
+                assert "cannot be written" in told["detail"]
+                assert told["retryable"] is False
+                assert server.challenge(request.authorisation.credential_id).x == request.authorisation.x
+            database(tenants.home).chmod(0o600)
+            service.wait_until_ready()
+            outcome = server.sign(request)
+            assert not outcome.repeated
+            verifies(outcome, request.content)
+        assert len(service.find("started", child="worker-0")) == 2, service.story
+        assert not service.find("internal-error"), service.story
 
 
 # --- workers and front -------------------------------------------------------------------------------------
@@ -343,30 +404,28 @@ def test_workers_that_stand_still(tenants: Tenants) -> None:
     with serving(tenants.home, workers=WORKERS, settings=settings) as service:
         load = Load(service, tenants)
         workers = [service.pid_of(f"worker-{slot}") for slot in range(WORKERS)]
-        with frozen(service, workers), api(service, tenants.tokens["signer"]) as client:
-            assert client.get("/healthz").status_code == 200
         requests = []
         with api(service, tenants.tokens["signer"]) as client, load.client() as server:
-            for name in SIGNERS:
+            for name in ("alice", "paula"):
                 content = digests(b"x", algorithm=tenants.home[name].key.default_algorithm)
                 requests.append(authorise(server, tenants.home[name], content))
             with frozen(service, workers):
-                # Each worker takes two, so all are with one.
+                assert client.get("/healthz").status_code == 200
+                # A worker takes two at a time, so each of these is with one.
                 for request in requests:
                     answer = send(client, request)
                     assert problem(answer, 504, ServiceTimeout.code)["retryable"] is True
             for request in requests:
-                outcome = load._answered(lambda request=request: server.sign(request))  # type: ignore[misc]
+                outcome = load.answered(partial(server.sign, request))
                 assert outcome.repeated
                 assert isinstance(request.content, DigestList)
                 load.acknowledged.append((request.content, outcome))
         with signing(service, tenants) as under_load:
-            for _ in range(2):
-                under_load.wait_for_more()
-                with frozen(service, workers):
-                    under_load.wait_for_errors(ServiceTimeout, ServiceBusy, count=2 * len(SIGNERS))
-                service.wait_until_ready()
-                under_load.wait_for_more()
+            under_load.wait_for_more()
+            with frozen(service, workers):
+                under_load.wait_for_errors(ServiceTimeout, ServiceBusy, count=2 * len(SIGNERS))
+            service.wait_until_ready()
+            under_load.wait_for_more()
         under_load.everybody_signs()
         assert set(under_load.codes) <= {ServiceTimeout.code, ServiceBusy.code}, under_load.codes
         load.acknowledged += under_load.acknowledged
@@ -415,7 +474,7 @@ def test_the_service_stops_under_load(tenants: Tenants) -> None:
             load.wait_for_errors(ServiceUnreachable, count=len(SIGNERS))
         assert set(load.codes) <= {ServiceUnreachable.code, ServiceStopping.code}, load.codes
         ended = {each["child"]: each["status"] for each in service.find("ended") if "child" in each}
-        assert ended == {"front": 0, "worker-0": 0, "worker-1": 0}, service.text
+        assert ended == {"front": 0, "worker-0": 0, "worker-1": 0}, service.story
     check(tenants.home, load)
 
 
@@ -424,7 +483,7 @@ def test_nobody_notices_that_workers_are_started_anew(tenants: Tenants) -> None:
     with serving(tenants.home, workers=WORKERS, settings=settings) as service:
         with signing(service, tenants) as load:
             load.until(lambda: load.signatures >= 200, "200 signatures")
-        assert load.errors == [], service.text
+        assert load.errors == [], service.story
         service.wait_until_ready()
         with api(service) as client:
             counters = metrics(client)
@@ -439,3 +498,40 @@ def metrics(client: httpx.Client) -> dict[str, float]:
     lines = client.get("/metrics").text.splitlines()
     pairs: list[list[Any]] = [line.split() for line in lines if not line.startswith("#")]
     return {name: float(value) for name, value in pairs}
+
+
+def test_a_call_that_crosses_the_workers_end_is_refused(tenants: Tenants) -> None:
+    """Not lost: a front that has not read yet that the worker ends may have sent one more."""
+    with serving(tenants.home, part="workers") as service:
+        with service.worker(bearer=tenants.tokens["app"]) as client:
+            service.kill(service.pid_of("worker-0"), signal.SIGTERM)
+            client.wait_for_state("draining")
+            time.sleep(0.05)  # a front that is slow
+            with pytest.raises(ServiceStopping):
+                client.call(wire.WhoAmI())
+        service.wait_for("started", child="worker-0", generation=2)
+        service.wait_for_worker()
+        # And one that holds on to its connection keeps nobody up.
+        with service.worker() as holding:
+            service.kill(service.pid_of("worker-0"), signal.SIGTERM)
+            assert holding.is_closed()
+        service.wait_for("ended", child="worker-0", count=2, status=0)
+
+
+def test_the_front_lets_go_of_a_worker_that_ends() -> None:
+    """Once it has every answer: the worker waits for that."""
+
+    async def test(folder: Path) -> None:
+        async with FakeWorker(folder).running() as worker, pool_on(folder) as pool:
+            asked = ask(pool)
+            await until(lambda: worker.calls)
+            (connection,) = worker.connections
+            worker.become("draining")
+            await until(lambda: pool.workers()[0].state == "draining")
+            assert not connection.is_closing()
+            worker.reply(1)
+            await asked
+            await until(connection.is_closing)
+            assert pool.lost == 0
+
+    run(test)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -48,6 +50,9 @@ from .people import Home
 
 WAIT = 60.0
 """Seconds for anything to happen; a machine with much to do takes its time."""
+
+LAST_LINES = 20
+"""Of the log of a busy service: that many are shown whatever they are of."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,18 @@ class Service:
     def text(self) -> str:
         """The log so far, for messages."""
         return "\n".join(map(str, self.log))
+
+    @property
+    def story(self) -> str:
+        """The log without calls and requests, but for the last ones: what a busy service went through."""
+        with self._changed:
+            lines = list(self.log)
+        last = len(lines) - LAST_LINES
+        return "\n".join(
+            str(each)
+            for number, each in enumerate(lines)
+            if number >= last or each["event"] not in ("call", "request")
+        )
 
     # --- processes -------------------------------------------------------------------------------------
 
@@ -271,7 +288,9 @@ def serving(
             **(environment or {}),
         },
         start_new_session=True,
-        **({} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": user.groups}),
+        user=None if user is None else user.uid,
+        group=None if user is None else user.gid,
+        extra_groups=None if user is None else user.groups,
     )
     service = Service(home, process, sockets or (folder or home.path) / "run", folder)
     try:
@@ -285,6 +304,23 @@ def serving(
         with suppress(AssertionError):
             service.stop()
         service.destroy()
+
+
+@contextmanager
+def reachable() -> Iterator[Path]:
+    """A folder that every user can reach, unlike those of pytest; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="hsm-signer-"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def give(path: Path, user: User) -> None:
+    """The folder and everything in it to this user."""
+    for each in (path, *path.rglob("*")):
+        os.chown(each, user.uid, user.gid)
 
 
 # --- clients -----------------------------------------------------------------------------------------------
