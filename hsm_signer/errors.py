@@ -33,6 +33,12 @@ class SignerError(Exception):
         """Seconds that the service asks to wait before the next attempt (RFC 9110, 10.2.3)."""
 
 
+def in_general(error: SignerError) -> str:
+    """What kind of error it is, in words without names and paths: for those who are not its operators."""
+    words = " ".join((type(error).__doc__ or "").split()).rstrip(".")
+    return words[:1].lower() + words[1:]
+
+
 # --- input: files, configuration, arguments ------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     header_timeout: Seconds = 10.0
     """Seconds for a request's head to arrive."""
     body_timeout: Seconds = 60.0
-    """Seconds for its body."""
+    """Seconds for its body, and for a client to take some of an answer."""
     request_timeout: Seconds = 30.0
     """Seconds for a worker's answer, waiting for a worker included."""
     keep_alive: Seconds = 30.0

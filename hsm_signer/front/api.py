@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from .. import forms
-from ..errors import RequestTooLarge, ServiceBusy
+from ..errors import NotPermitted, RequestTooLarge, ServiceBusy
 from ..evidence.anchor import Anchor
 from ..types import Authorisation, CredentialId, Event
 from ..wire.operations import (
@@ -45,6 +45,8 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 Id = Annotated[models.HexId, Path(description="Credential id, hexadecimal.")]
 NDJSON = "application/x-ndjson"
+MAY_SIGN = frozenset({"signer", "registrar"})
+"""Roles, as roles.PERMITTED has them; there for the disk's sake alone."""
 
 
 def _limits(request: Request) -> forms.Limits:
@@ -232,8 +234,11 @@ async def signatures(request: Request, credential_id: Id, body: models.Signature
 )
 async def message_signatures(request: Request, credential_id: Id) -> Response:
     front = front_of(request)
-    # A stranger must not fill our disk: who asks is found out before anything of the message is taken.
-    await call_before_body(request, WhoAmI())
+    # Who may not sign must not fill our disk: that is found out before anything of the message is taken. The
+    # worker decides it again.
+    client = await call_before_body(request, WhoAmI())
+    if MAY_SIGN.isdisjoint(client.roles):
+        raise NotPermitted(f"client {client.name!r} may not ask for sign")
     if front.uploads.locked():
         raise ServiceBusy("too many messages are being received; nothing was begun")
     async with front.uploads:

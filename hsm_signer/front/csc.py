@@ -36,6 +36,7 @@ from ..wire.operations import (
     WhoAmI,
 )
 from . import csc_info, csc_parameters, csc_sad
+from .bodies import require_known_sender
 from .calls import call, front_of
 from .csc_errors import (
     CscError,
@@ -100,7 +101,7 @@ def _router(version: str) -> APIRouter:
 
 
 _AUTHORISED: dict[str, Any] = {
-    "dependencies": [Depends(csc_parameters.bearer)],
+    "dependencies": [Depends(csc_parameters.bearer), Depends(require_known_sender)],
     "openapi_extra": SECURITY,
     "response_model_exclude_none": True,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 MAX_SAD = 4096
 """Characters of a SAD, and of a card's answer: six rolling values need some 1400."""
@@ -20,6 +20,8 @@ MAX_PAGE = 100
 Text = Annotated[str, Field(max_length=4096)]
 Sad = Annotated[str, Field(max_length=MAX_SAD)]
 Answer = Annotated[str, Field(max_length=MAX_SAD)]
+Hashes = Annotated[list[str], FailFast(), Field(max_length=65535)]
+"""A megabyte of wrong ones must not become a megabyte of complaints: the first is enough."""
 Certificates = Annotated[str, Field(pattern="^(none|single|chain)$")]
 """A pattern and no enumeration: OpenAPI 3.0 has no enumeration that may be null as well."""
 
@@ -99,9 +101,9 @@ class AuthorizeAsked(Asked):
 
     credentialID: Text
     numSignatures: int
-    hashes: list[str]
+    hashes: Hashes
     hashAlgorithmOID: Text
-    authData: list[AuthObject]
+    authData: Annotated[list[AuthObject], FailFast(), Field(max_length=16)]
     description: Annotated[str, Field(max_length=500)] | None = None
 
 
@@ -110,7 +112,7 @@ class AuthorizeAsked1(Asked):
 
     credentialID: Text
     numSignatures: int
-    hash: list[str]
+    hash: Hashes
     OTP: Answer
     description: Annotated[str, Field(max_length=500)] | None = None
 
@@ -120,7 +122,7 @@ class SignAsked(Asked):
 
     credentialID: Text
     SAD: Sad
-    hashes: list[str]
+    hashes: Hashes
     hashAlgorithmOID: Text | None = None
     signAlgo: Text
     signAlgoParams: Text | None = None
@@ -132,7 +134,7 @@ class SignAsked1(Asked):
 
     credentialID: Text
     SAD: Sad
-    hash: list[str]
+    hash: Hashes
     hashAlgo: Text | None = None
     signAlgo: Text
     signAlgoParams: Text | None = None

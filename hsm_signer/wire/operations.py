@@ -12,7 +12,21 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from ..errors import FrameMalformed, ServiceError, SignerError, all_errors
+from ..errors import (
+    EvidenceDamaged,
+    EvidenceMissing,
+    FrameMalformed,
+    RecordConflict,
+    RecordDamaged,
+    RecordOutdated,
+    ServiceError,
+    SignerError,
+    StoreError,
+    TokenError,
+    TokenUnsuitable,
+    all_errors,
+    in_general,
+)
 from ..evidence.anchor import Anchor
 from ..types import (
     Authorisation,
@@ -31,6 +45,15 @@ from ..types import (
 VERSION = 1
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+SAID_IN_FULL = (
+    TokenUnsuitable,
+    RecordConflict,
+    RecordDamaged,
+    RecordOutdated,
+    EvidenceMissing,
+    EvidenceDamaged,
+)
+"""Errors of token and store that are about what was asked for, not about this installation."""
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -58,6 +81,10 @@ class Logout(Operation, frozen=True, kw_only=True, tag="logout"):
     """End an access token; an unknown one is no error (RFC 7009, 2.2). -> None"""
 
     token: Annotated[str, msgspec.Meta(max_length=4096)]
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return "Logout(...)"
 
 
 class ListCredentials(Operation, frozen=True, kw_only=True, tag="list-credentials"):
@@ -381,7 +408,12 @@ def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
 
 
 def failure_of(error: SignerError) -> Failure:
-    """How an error is told over the socket."""
+    """How an error is told over the socket.
+
+    Of token and store only its kind: paths, labels and what to repair are for the worker's log.
+    """
+    if isinstance(error, TokenError | StoreError) and not isinstance(error, SAID_IN_FULL):
+        return Failure(code=error.code, message=in_general(error))
     return Failure(code=error.code, message=error.message, hint=error.hint)
 
 

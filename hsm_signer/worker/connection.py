@@ -229,7 +229,7 @@ class Connection:
                 result = await asyncio.wrap_future(desk.reader.ask(lambda _: finish()))
         except TokenSessionLost as error:
             # To others it is no reason to give up: the worker opens a new session.
-            lost = WorkerUnavailable("the worker has lost its token", hint=error.message)
+            lost = WorkerUnavailable("the worker has lost its token")
             await self._fail(it.number, lost, it)
         except SignerError as error:
             await self._fail(it.number, error, it)

@@ -32,6 +32,7 @@ from ..errors import (
     TokenPinWrong,
     TokenSessionLost,
     WorkerUnavailable,
+    in_general,
 )
 from ..installation import Installation, no_prompt, token_pin
 from ..logs import log
@@ -145,7 +146,9 @@ class TokenThread(WorkThread):
             try:
                 self._open_and_serve()
             except SignerError as error:
-                reason = error.message
+                # In full for the log; /readyz tells it to anybody.
+                log("lost", level="warning", code=error.code, reason=error.message, hint=error.hint)
+                reason = f"{in_general(error)} [{error.code}]"
             except Exception as error:  # noqa: BLE001  whatever it is, the next attempt may do
                 log_internal(error)
                 reason = "internal error in the worker"

@@ -213,6 +213,20 @@ def test_message_that_becomes_too_much() -> None:
     with_worker(test, message=100_000)
 
 
+def test_message_of_a_client_that_may_not_sign() -> None:
+    """Refused before anything of it is taken: the disk is for those who may."""
+
+    async def test(worker: FakeWorker, client: httpx.AsyncClient) -> None:
+        task = asyncio.ensure_future(client.post(UPLOAD, content=b"no message", headers=HEADERS))
+        await until(lambda: worker.calls)
+        worker.reply(1, ClientView("c", ("auditor", "admin"), None, False))
+        answer = await task
+        assert (answer.status_code, answer.json()["code"]) == (403, "client.not-permitted")
+        assert len(worker.calls) == 1
+
+    with_worker(test)
+
+
 def test_message_that_takes_too_long() -> None:
     async def test(worker: FakeWorker, client: httpx.AsyncClient) -> None:
         answer = await upload(client, worker, 0.05)

@@ -9,9 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from hsm_signer.errors import InputError, NotPermitted
+from hsm_signer.errors import (
+    InputError,
+    NotPermitted,
+    RecordConflict,
+    StoreReadOnly,
+    TokenNotFound,
+    TokenUnsuitable,
+)
 from hsm_signer.front.bodies import strict_json
+from hsm_signer.front.csc_models import SignAsked
 from hsm_signer.types import Event, Message, Scheme, SigningRequest, SignOutcome
 from hsm_signer.wire import operations as wire
 from hsm_signer.wire.operations import Call, Caller
@@ -201,3 +210,33 @@ def test_signatures_go_past_calls_that_only_read() -> None:
             await asyncio.gather(*anchors, return_exceptions=True)
 
     run(test)
+
+
+# --- what strangers are told, and what they can make us do ---------------------------------------------------
+
+
+def test_lists_of_a_stranger_are_not_read_in_csc(front: Service) -> None:
+    """A megabyte of wrong hashes: refused for who sends it, before one of them is looked at."""
+    with api(front) as client:
+        for path in ("v2/credentials/authorize", "v2/signatures/signHash", "v1/signatures/signHash"):
+            wrong = {"hashes": [5] * 100_000}
+            answer = client.post(f"/csc/{path}", json=wrong, headers={"Authorization": "Bearer hsc_nobody"})
+            # No worker is there to say who it is: so long nothing is read.
+            assert answer.status_code == 503, answer.text
+
+
+def test_one_complaint_about_a_list_is_enough() -> None:
+    wrong = {"credentialID": "x", "SAD": "x", "signAlgo": "x", "hashes": [5] * 1000}
+    with pytest.raises(ValidationError) as caught:
+        SignAsked.model_validate(wrong)
+    assert caught.value.error_count() == 1
+
+
+def test_token_and_store_are_told_by_kind() -> None:
+    for error in (TokenNotFound("module /opt/x.so", hint="/opt"), StoreReadOnly("/var/lib/store.db cannot")):
+        told = wire.failure_of(error)
+        assert told.code == error.code
+        assert "/" not in told.message
+        assert told.hint is None
+    for said in (TokenUnsuitable("no ed25519"), RecordConflict("again", hint="try again"), InputError("x: y")):
+        assert wire.failure_of(said).message == said.message
