@@ -227,7 +227,7 @@ class Connection:
             if isinstance(result, handlers.InReader):
                 finish = result.finish
                 result = await asyncio.wrap_future(desk.reader.ask(lambda _: finish()))
-        except TokenSessionLost as error:
+        except TokenSessionLost:
             # To others it is no reason to give up: the worker opens a new session.
             lost = WorkerUnavailable("the worker has lost its token")
             await self._fail(it.number, lost, it)

@@ -212,7 +212,7 @@ def test_signatures_go_past_calls_that_only_read() -> None:
     run(test)
 
 
-# --- what strangers are told, and what they can make us do ---------------------------------------------------
+# --- what strangers are told, and what they can make us do --------------------------------------------------
 
 
 def test_lists_of_a_stranger_are_not_read_in_csc(front: Service) -> None:
@@ -238,5 +238,5 @@ def test_token_and_store_are_told_by_kind() -> None:
         assert told.code == error.code
         assert "/" not in told.message
         assert told.hint is None
-    for said in (TokenUnsuitable("no ed25519"), RecordConflict("again", hint="try again"), InputError("x: y")):
+    for said in (TokenUnsuitable("no ed25519"), RecordConflict("again", hint="again"), InputError("x: y")):
         assert wire.failure_of(said).message == said.message
