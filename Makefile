@@ -17,7 +17,7 @@ demo: setup
 	@scripts/demo
 
 test: readers $(BRIDGE)
-	@$(PY) -m pytest -n auto --dist loadfile
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: setup
 	@$(PY) -m ruff check

@@ -238,7 +238,9 @@ async def message_signatures(request: Request, credential_id: Id) -> Response:
     # worker decides it again.
     client = await call_before_body(request, WhoAmI())
     if MAY_SIGN.isdisjoint(client.roles):
-        raise NotPermitted(f"client {client.name!r} may not ask for sign")
+        raise NotPermitted(
+            f"client {client.name!r} may not ask for sign", hint="it needs role signer or registrar"
+        )
     if front.uploads.locked():
         raise ServiceBusy("too many messages are being received; nothing was begun")
     async with front.uploads:

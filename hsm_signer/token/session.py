@@ -281,14 +281,13 @@ def load_library(uri: TokenUri) -> Any:
         raise TokenNotFound("token.uri: module-path is missing: the path of the PKCS#11 module")
     try:
         library = pkcs11.lib(uri.module_path)
-    except p11.PKCS11Error as error:
-        raise TokenNotFound(
-            f"PKCS#11 module {uri.module_path} cannot be loaded",
-            hint="install it, or correct module-path in config.toml",
-        ) from error
-    try:
         library.initialize()
     except p11.PKCS11Error as error:
+        if type(error) is p11.PKCS11Error:  # the library's own, from the system's loader
+            raise TokenNotFound(
+                f"PKCS#11 module {uri.module_path} cannot be loaded",
+                hint="install it, or correct module-path in config.toml",
+            ) from error
         raise TokenNotFound(
             f"PKCS#11 module {uri.module_path} does not start ({reason(error)})",
             hint="its own settings or devices are not as it needs them (SoftHSM2: the folder of its tokens)",

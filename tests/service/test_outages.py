@@ -311,7 +311,7 @@ def test_a_database_locked_for_too_long(tenants: Tenants) -> None:
             )
             other.execute("BEGIN IMMEDIATE")
             load.wait_for_errors(StoreBusy, count=len(SIGNERS))
-            wait_until_not_ready(service, "another process is writing")
+            wait_until_not_ready(service, "another process held the database")
             # Whoever reads does not mind.
             with load.client() as server, tenants.home["alice"].card() as card:
                 credential_id = card.status().credential_id

@@ -298,7 +298,7 @@ def test_the_front_gets_no_secrets_and_ends_first(tenants: Tenants, tmp_path: Pa
         home = tenants.home.path
         assert front["arguments"] == [
             *("--settings", str(home / "service.toml"), "--sockets", str(home / "run")),
-            *("--bind", "127.0.0.1:0"),
+            *("--workers", "1", "--bind", "127.0.0.1:0"),
         ]
         assert right not in str(front)
         assert not {"HSM_SIGNER_TOKEN_PIN", "SOFTHSM2_CONF", "PGPASSWORD"} & set(front["environment"])

@@ -197,7 +197,7 @@ def test_a_refused_pin_is_not_tried_again(tenants: Tenants) -> None:
     pin.write_text("not the PIN\n")
     with serving(tenants.home, part="workers", ready=False) as service:
         service.wait_for("state", state="recovering", part="worker", count=4)
-        reasons = [each["reason"] for each in service.find("state", state="recovering")]
+        reasons = [each["reason"] for each in service.find("lost")]
         assert "refuses its PIN" in reasons[0]
         assert all("not tried again" in each for each in reasons[1:])
         assert right.strip() not in service.text
@@ -224,7 +224,7 @@ def test_a_store_that_is_not_there(tenants: Tenants) -> None:
     store.rename(store.with_suffix(".away"))
     with serving(tenants.home, part="workers", ready=False) as service:
         service.wait_for_worker(state="recovering")
-        assert "there is no database" in service.find("state", state="recovering")[0]["reason"]
+        assert "there is no database" in service.find("lost")[0]["reason"]
         store.with_suffix(".away").rename(store)
         service.wait_for_worker()
         signs(Running(service, tenants))
