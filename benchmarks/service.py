@@ -273,9 +273,13 @@ def main() -> None:
     """Everything, as tables on stdout, as JSON and as a picture in ``--out FOLDER``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer requests: for trying, not for quoting")
+    parser.add_argument(
+        "--credentials", type=int, metavar="N", help="the most in a store: 1,000,000, with --quick 10,000"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="FOLDER")
     arguments = parser.parse_args()
     count, most = (200, 10_000) if arguments.quick else (1_600, 1_000_000)
+    most = arguments.credentials or most
     arguments.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
