@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from .. import forms
 from ..errors import NotPermitted, RequestTooLarge, ServiceBusy
 from ..evidence.anchor import Anchor
+from ..roles import PERMITTED
 from ..types import Authorisation, CredentialId, Event
 from ..wire.operations import (
     BeginEnrolment,
@@ -45,8 +46,8 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 Id = Annotated[models.HexId, Path(description="Credential id, hexadecimal.")]
 NDJSON = "application/x-ndjson"
-MAY_SIGN = frozenset({"signer", "registrar"})
-"""Roles, as roles.PERMITTED has them; there for the disk's sake alone."""
+MAY_SIGN = frozenset(role.cli_name for role in PERMITTED["sign"])
+"""Looked at for the disk's sake alone; the worker decides."""
 
 
 def _limits(request: Request) -> forms.Limits:

@@ -80,7 +80,10 @@ class ClientRows(Connected):
                 connection.execute(insert(client), values)
         except RecordConflict as conflict:
             if self.client_by_name(row.name) is not None:
-                raise ClientExists(f"there is a client {row.name} already") from conflict
+                raise ClientExists(
+                    f"there is a client {row.name} already",
+                    hint=f"hsm-signer client remove {row.name} makes room, and ends its token",
+                ) from conflict
             raise ClientExists("there is a client with this certificate or token already") from conflict
 
     def delete_client(self, name: str) -> None:

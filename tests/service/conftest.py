@@ -14,6 +14,7 @@ import pytest
 from hsm_signer import clients
 from hsm_signer.roles import Role
 from hsm_signer.signing import system_clock
+from tests.support import needs
 from tests.support.authority import Authority
 from tests.support.people import Home
 from tests.support.service import Service, WorkerClient, in_process, serving
@@ -97,3 +98,9 @@ def running(
     with serving(tenants.home, part="workers") as service:
         yield Running(service, tenants)
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """For tests that are somebody else: in continuous integration they have to be possible."""
+    needs.root()

@@ -46,6 +46,8 @@ from hsm_signer.wire.operations import (
     encode,
 )
 
+from ..support import needs
+
 TIMEOUT = 20.0
 """Seconds for anything that has to happen."""
 
@@ -637,8 +639,7 @@ def test_unknown_user() -> None:
 
 
 def test_socket_of_another_user_is_not_talked_to() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can be two users")
+    needs.root()
 
     async def test(folder: Path) -> None:
         folder.chmod(0o777)

@@ -166,22 +166,26 @@ def test_head_that_takes_too_long(front: Service, head: bytes) -> None:
         assert wire.until_closed() == b""
 
 
+def drip_until_cut_off(wire: Wire, drop: bytes) -> None:
+    """Send it again and again until the front has had enough."""
+    wire.socket.settimeout(0.1)
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            wire.send(drop)
+            if wire.socket.recv(100) == b"":
+                return
+        except TimeoutError:
+            continue
+        except OSError:
+            return
+    pytest.fail("it listens for ever")
+
+
 def test_head_in_drops(front: Service) -> None:
     with Wire(front) as wire:
         wire.send(b"GET /healthz HTTP/1.1\r\n")
-        wire.socket.settimeout(0.1)
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                wire.send(b"x: y\r\n")
-                if wire.socket.recv(100) == b"":
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-        else:
-            pytest.fail("it waits for ever")
+        drip_until_cut_off(wire, b"x: y\r\n")
 
 
 def test_head_of_the_next_request_that_takes_too_long(front: Service) -> None:
@@ -207,19 +211,7 @@ def test_body_after_its_answer_does_not_keep_the_connection(front: Service) -> N
             f"POST /v1/credentials/{ID}/revoke HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n".encode()
         )
         assert wire.answer()[0] == 401
-        wire.socket.settimeout(0.1)
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                wire.send(b"x")
-                if wire.socket.recv(100) == b"":
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-        else:
-            pytest.fail("it listens for ever")
+        drip_until_cut_off(wire, b"x")
 
 
 def test_endless_head(front: Service) -> None:

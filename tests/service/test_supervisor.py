@@ -363,7 +363,7 @@ def python_for_others() -> tuple[str, dict[str, str]]:
     return system, {"PYTHONPATH": f"{root}:{sysconfig.get_path('purelib')}"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as others")
+@pytest.mark.usefixtures("as_root")
 def test_front_and_workers_as_different_users(tenants: Tenants, tmp_path: Path) -> None:
     """The home belongs to one system user, the front runs as another; they meet in the sockets' group."""
     import shutil

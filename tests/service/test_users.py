@@ -30,7 +30,7 @@ from ..support.service import Service, User, give, reachable, serving
 from .conftest import Tenants
 from .test_supervisor import environment_of, python_for_others
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as others")
+pytestmark = pytest.mark.usefixtures("as_root")
 
 SOCKETS = 54323
 """The group of the sockets."""

@@ -77,3 +77,9 @@ def pyscard() -> None:
     """The Python package that reaches readers."""
     if importlib.util.find_spec("smartcard") is None:
         missing("pyscard", "pip install 'hsm-signer[pcsc]' (needs gcc, swig, libpcsclite-dev)")
+
+
+def root() -> None:
+    """Only root can start processes as other users."""
+    if os.geteuid() != 0:
+        missing("root", "run the tests as root, or as the fake root of a container")

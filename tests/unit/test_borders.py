@@ -33,7 +33,7 @@ TABLE = """\
 | clients | roles, store, token | |
 | wire | evidence (anchor.py) | |
 | worker | wire, settings, logs, roles, clients, certificates, content, installation, server, signing, schemes, store, token | |
-| front | wire, settings, logs, forms, oids, algorithms, content, evidence (anchor.py) | fastapi, starlette, uvicorn, uvloop, pydantic, pydantic_core, prometheus_client, swagger_ui_bundle |
+| front | wire, settings, logs, roles, forms, oids, algorithms, content, evidence (anchor.py) | fastapi, starlette, uvicorn, uvloop, pydantic, pydantic_core, prometheus_client, swagger_ui_bundle |
 | supervisor | settings, logs, wire, worker (sockets.py) | |
 | workstation | card, pins, content, algorithms, owners, pkcs10 | |
 | channel | forms | httpx |
