@@ -26,17 +26,27 @@ from typing import Any
 
 import sqlalchemy
 
-from hsm_signer import workstation
 from hsm_signer.card.address import create_card, open_card
-from hsm_signer.card.session import authorise_content
-from hsm_signer.content import BytesSource, measure
-from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
-from hsm_signer.pins import CardPin, generate_puk
-from hsm_signer.server import Server
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.card.pins import CardPin, generate_puk
+from hsm_signer.core.content import BytesSource, measure
+from hsm_signer.server.initialise import (
+    NewInstallation,
+    initialise,
+)
+from hsm_signer.server.installation import (
+    Installation,
+    no_prompt,
+)
+from hsm_signer.server.server import Server
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import TokenSession
 from hsm_signer.types import Content, Digest, DigestList, KeySpec, Message, Scheme, SigningRequest
-from hsm_signer.workstation import Enrolment, enrol
+from hsm_signer.workstation import signing as workstation
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
 
 from . import startup
 from .bare import BareToken

@@ -14,7 +14,7 @@ from typing import Any
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
-from hsm_signer import algorithms
+from hsm_signer.core import algorithms
 from hsm_signer.types import Algorithm, KeySpec
 
 CKF_RW_SESSION, CKF_SERIAL_SESSION = 2, 4

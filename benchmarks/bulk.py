@@ -20,9 +20,9 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from hsm_signer.encoding import entry_hash
+from hsm_signer.core.canonical import entry_hash
 from hsm_signer.evidence.chain import START, next_entry
-from hsm_signer.installation import Installation
+from hsm_signer.server.installation import Installation
 from hsm_signer.store.database import is_sqlite
 from hsm_signer.store.rows import beside_record_row, entry_row, record_row
 from hsm_signer.store.schema import credential, evidence

@@ -15,8 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
-from hsm_signer.server import Server
+from hsm_signer.server.initialise import (
+    NewInstallation,
+    initialise,
+)
+from hsm_signer.server.installation import (
+    Installation,
+    no_prompt,
+)
+from hsm_signer.server.server import Server
 from hsm_signer.types import KeySpec
 
 from . import bulk

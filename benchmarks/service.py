@@ -28,14 +28,21 @@ from typing import Any
 
 import httpx
 
-from hsm_signer import clients, forms
 from hsm_signer.card.address import create_card, open_card
-from hsm_signer.card.session import authorise_content
-from hsm_signer.installation import Installation
-from hsm_signer.roles import Role
-from hsm_signer.server import Server
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.core import forms
+from hsm_signer.server.installation import Installation
+from hsm_signer.server.server import Server
+from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
 from hsm_signer.types import Challenge, Digest, DigestList, KeySpec, Scheme, SigningRequest
-from hsm_signer.workstation import Enrolment, card_credential, enrol
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
+from hsm_signer.workstation.signing import (
+    card_credential,
+)
 
 from . import charts, million
 from .__main__ import PIN, installation, say

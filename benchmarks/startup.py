@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsm_signer.config import CARD_PIN_VARIABLE, HOME_VARIABLE
-from hsm_signer.pins import CardPin
+from hsm_signer.card.pins import CardPin
+from hsm_signer.config.installation import CARD_PIN_VARIABLE, HOME_VARIABLE
 
 ROUNDS = 7
 PYTHON = ("-c", "pass")

@@ -9,8 +9,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hsm_signer import config as configuration
-from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
+from hsm_signer.config import installation as configuration
+from hsm_signer.server.initialise import (
+    NewInstallation,
+    initialise,
+)
+from hsm_signer.server.installation import (
+    Installation,
+    no_prompt,
+)
 from hsm_signer.token.uri import TokenUri
 from hsm_signer.types import KeySpec, Scheme
 

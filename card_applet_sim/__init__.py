@@ -1,15 +1,7 @@
 """A simulated card: the applet of docs/apdu.md over a file. It shares no code with the host side."""
 
-from card_applet_sim.card import SimulatedCard
-from card_applet_sim.memory import (
-    CardBusy,
-    CardError,
-    CardExists,
-    CardMissing,
-    CardTorn,
-    MemoryDamaged,
-    WriteStage,
-)
+from .card import SimulatedCard
+from .memory import CardBusy, CardError, CardExists, CardMissing, CardTorn, MemoryDamaged, WriteStage
 
 __all__ = [
     "CardBusy",

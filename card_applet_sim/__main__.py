@@ -10,9 +10,9 @@ from typing import NoReturn, TextIO
 
 import click
 
-from card_applet_sim import CardError, SimulatedCard, vpcd
-from card_applet_sim import constants as c
-from card_applet_sim.content import parse_tlvs
+from . import CardError, SimulatedCard, vpcd
+from . import constants as c
+from .command_data import parse_tlvs
 
 _SELECT = bytes([c.SELECT.cla, c.SELECT.ins, c.SELECT.p1, c.SELECT.p2, len(c.AID)]) + c.AID + b"\x00"
 _PATH = click.Path(dir_okay=False, path_type=Path)

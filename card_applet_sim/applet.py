@@ -7,23 +7,13 @@ import hmac
 from collections.abc import Callable
 from dataclasses import replace
 
-from card_applet_sim import constants as c
-from card_applet_sim import content, keys
-from card_applet_sim.constants import (
-    Feature,
-    Mode,
-    PinCheck,
-    PinPolicy,
-    Role,
-    Scheme,
-    State,
-    Sw,
-    Tag,
-)
-from card_applet_sim.content import Refused, refuse
-from card_applet_sim.memory import Guard, Image, MemoryFailure, PersistentMemory, Personality
-from card_applet_sim.reader import Apdu
-from card_applet_sim.transient import LoadedHash, PartialHash, TransientMemory
+from . import command_data, keys
+from . import constants as c
+from .command_data import Refused, refuse
+from .constants import Feature, Mode, PinCheck, PinPolicy, Role, Scheme, State, Sw, Tag
+from .memory import Guard, Image, MemoryFailure, PersistentMemory, Personality
+from .reader import Apdu
+from .transient import LoadedHash, PartialHash, TransientMemory
 
 _COMMANDS = {(command.cla, command.ins): command for command in c.COMMANDS.values()}
 _PIN_COMMANDS = (c.VERIFY, c.CHANGE_REFERENCE_DATA, c.RESET_RETRY_COUNTER)
@@ -131,8 +121,8 @@ class Applet:
         if self._memory.image.wiping:
             self._wipe()
         self._transient.selected = True
-        inner = content.tlv(c.AID_TAG, c.AID) + content.tlv(Tag.PROPRIETARY, self._get_status(apdu))
-        return content.tlv(Tag.FCI, inner)
+        inner = command_data.tlv(c.AID_TAG, c.AID) + command_data.tlv(Tag.PROPRIETARY, self._get_status(apdu))
+        return command_data.tlv(Tag.FCI, inner)
 
     def _get_status(self, _: Apdu) -> bytes:
         """Section "Status TLVs"."""
@@ -154,7 +144,7 @@ class Applet:
                 values[Tag.PIN_CHECK] = bytes([p.pin_check])
             if p.puk is not None:
                 values[Tag.PUK_LEFT] = bytes([p.puk.left])
-        return b"".join(content.tlv(tag, values[tag]) for tag in sorted(values))
+        return b"".join(command_data.tlv(tag, values[tag]) for tag in sorted(values))
 
     # PIN and PUK
 
@@ -202,7 +192,7 @@ class Applet:
             if not self._transient.verified:
                 refuse(Sw.WRONG_SECRET | guard.left if guard.left else Sw.BLOCKED)
             return b""
-        kek = self._spend_try(Role.PIN, guard, content.pin(apdu.data))
+        kek = self._spend_try(Role.PIN, guard, command_data.pin(apdu.data))
         self._write(replace(self._personality, pin=replace(guard, left=guard.maximum)))
         self._transient.verify(kek)
         return b""
@@ -211,9 +201,9 @@ class Applet:
         """CHANGE REFERENCE DATA: unblind with the old PIN, blind with the new, in one write."""
         guard = self._personality.pin
         assert guard is not None
-        old, new = content.split(apdu.data)
-        content.pin(old)
-        content.pin(new)
+        old, new = command_data.split(apdu.data)
+        command_data.pin(old)
+        command_data.pin(new)
         kek = self._spend_try(Role.PIN, guard, old)
         self._write(replace(self._personality, pin=self._new_pin(guard, new, kek)))
         self._transient.forget_kek()
@@ -224,9 +214,9 @@ class Applet:
         personality = self._personality
         assert personality.pin is not None
         assert personality.puk is not None
-        puk, new = content.split(apdu.data)
-        content.puk(puk)
-        content.pin(new)
+        puk, new = command_data.split(apdu.data)
+        command_data.puk(puk)
+        command_data.pin(new)
         kek = self._spend_try(Role.PUK, personality.puk, puk)
         whole = replace(personality.puk, left=personality.puk.maximum)
         self._write(replace(self._personality, pin=self._new_pin(personality.pin, new, kek), puk=whole))
@@ -239,11 +229,12 @@ class Applet:
         """BEGIN PERSONALISATION: a new ephemeral pair; an older one is gone."""
         key = keys.EphemeralKey(self._random)
         self._transient.personalisation = key
-        return content.tlv(Tag.POINT, key.point) + content.tlv(Tag.SERIAL, self._memory.image.serial)
+        serial = command_data.tlv(Tag.SERIAL, self._memory.image.serial)
+        return command_data.tlv(Tag.POINT, key.point) + serial
 
     def _install(self, apdu: Apdu, key: keys.EphemeralKey) -> bytes:
         """INSTALL: section "INSTALL TLVs"; ``key`` is already out of transient memory."""
-        given = content.parse_install(apdu.data)
+        given = command_data.parse_install(apdu.data)
         basic = given.scheme is Scheme.BASIC
         points = key.point + given.token_point
         try:

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from card_applet_sim import memory
-from card_applet_sim.applet import Applet
-from card_applet_sim.constants import SERIAL_LENGTH, Sw
-from card_applet_sim.content import Refused
-from card_applet_sim.keys import random_bytes
-from card_applet_sim.memory import CardError, Image, PersistentMemory, WriteStage
-from card_applet_sim.reader import AnswerBuffer, MalformedApdu, parse, status
+from . import memory
+from .applet import Applet
+from .command_data import Refused
+from .constants import SERIAL_LENGTH, Sw
+from .keys import random_bytes
+from .memory import CardError, Image, PersistentMemory, WriteStage
+from .reader import AnswerBuffer, MalformedApdu, parse, status
 
 _GET_RESPONSE = (0x00, 0xC0, 0x00, 0x00)
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from card_applet_sim.constants import (
+from .constants import (
     LABEL_AUTHORISE,
     LABEL_BLIND,
     LABEL_PERSONALISE,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from card_applet_sim.constants import (
+from .constants import (
     CREDENTIAL_ID_LENGTH,
     KEY_LENGTH,
     SALT_LENGTH,

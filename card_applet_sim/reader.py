@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from card_applet_sim.constants import ANSWER_MAX, CHAINING, EXTENDED_DATA_MAX, SHORT_DATA_MAX, Sw
+from .constants import ANSWER_MAX, CHAINING, EXTENDED_DATA_MAX, SHORT_DATA_MAX, Sw
 
 _EXTENDED_NE = 65536
 

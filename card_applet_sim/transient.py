@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from card_applet_sim.constants import Command, Mode
+from .constants import Command, Mode
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-    from card_applet_sim.keys import EphemeralKey
+    from .keys import EphemeralKey
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from card_applet_sim import constants as c
-from card_applet_sim.memory import CardError
-from card_applet_sim.reader import MalformedApdu, parse
+from . import constants as c
+from .memory import CardError
+from .reader import MalformedApdu, parse
 
 HOST, PORT = "127.0.0.1", 35963
 """Where Debian's vpcd waits for the card in its first slot; the second slot's port is one higher."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hsm_signer import config as configuration
-from hsm_signer.server import Server
+from hsm_signer.config import installation as configuration
+from hsm_signer.server.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.types import KeySpec, Scheme

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from hsm_signer.errors import InputError
+
+from .commands import CardSession
 from .connection import CardConnection
-from .session import CardSession
 
 
 @dataclass(frozen=True, slots=True)

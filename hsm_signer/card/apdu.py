@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import TypeVar
 
-from ..errors import (
+from hsm_signer.errors import (
     CardAnswerMalformed,
     CardError,
     CardMemoryDamaged,
@@ -26,6 +26,7 @@ from ..errors import (
     CardRefused,
     SignerError,
 )
+
 from .connection import CardConnection
 
 AID = bytes.fromhex("F048534D5349474E01")

@@ -12,9 +12,10 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
-from ..errors import CardAnswerMalformed, InputError, PinMalformed, PinMissing
-from ..pins import PIN_MAX, PIN_MIN
+from hsm_signer.errors import CardAnswerMalformed, InputError, PinMalformed, PinMissing
+
 from .apdu import CHANGE_REFERENCE_DATA, VERIFY, Command
+from .pins import PIN_MAX, PIN_MIN
 
 GET_FEATURE_REQUEST = 3400
 """Function code of CM_IOCTL_GET_FEATURE_REQUEST; how it becomes a control code is the platform's."""

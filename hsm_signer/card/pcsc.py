@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import (
+from hsm_signer.errors import (
     CardAnswerMalformed,
     CardError,
     CardInUse,
@@ -28,9 +28,10 @@ from ..errors import (
     InputError,
     SignerError,
 )
+
 from . import atr, keypad
 from .apdu import EXTENDED_BLOCK
-from .session import CardSession, CardStatus
+from .commands import CardSession, CardStatus
 
 ANSWER_TIMEOUT = 20.0
 """Seconds after which a card has stopped answering. Real cards make a P-256 key in 0.2 to 2.2 s."""

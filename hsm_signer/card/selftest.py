@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ..errors import CardError, CardRemoved
+from hsm_signer.errors import CardError, CardRemoved
+
 from .apdu import CardState, Feature
+from .commands import CardSession, CardStatus
 from .connection import CardConnection
-from .session import CardSession, CardStatus
 
 T = TypeVar("T")
 

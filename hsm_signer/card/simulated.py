@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import card_applet_sim
-
-from ..errors import CardInUse, CardMemoryDamaged, CardNotFound, CardRemoved, FileError
+from hsm_signer.errors import CardInUse, CardMemoryDamaged, CardNotFound, CardRemoved, FileError
 
 
 class SimulatedConnection:

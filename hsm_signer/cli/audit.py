@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import AuditFailed, StoreDamaged
+from hsm_signer.errors import AuditFailed, StoreDamaged
+
 from . import files, output
-from .context import PATH, TEXT, App, json_option, pass_app
-from .people import credential_ids
+from .context import (
+    App,
+    pass_app,
+)
+from .options import (
+    PATH,
+    TEXT,
+    json_option,
+)
+from .user_argument import credential_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..evidence.audit import AuditReport
-    from ..evidence.findings import Finding
-    from ..store.store import Store
-    from ..types import CredentialId, EvidenceEntry
+    from hsm_signer.evidence.audit import AuditReport
+    from hsm_signer.evidence.findings import Finding
+    from hsm_signer.store.store import Store
+    from hsm_signer.types import CredentialId, EvidenceEntry
 
 MAX_ANCHOR = 4096
 NEWEST = 100
@@ -94,7 +103,7 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
     Exit status 7 if something does not agree. Old rows put back together with their old evidence are found
     by an anchor only.
     """
-    from ..evidence.anchor import decode_anchor
+    from hsm_signer.evidence.anchor import decode_anchor
 
     held = None
     if anchor is not None:
@@ -137,12 +146,12 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
     """
     del as_json
     if out is not None:
-        from .kept import kept
+        from .protected_files import kept
 
         files.check_outputs([out], force=force, kept=kept(app))
 
-    from ..evidence.anchor import encode_anchor, make_anchor
-    from ..signing import system_clock
+    from hsm_signer.evidence.anchor import encode_anchor, make_anchor
+    from hsm_signer.server.signing import system_clock
 
     with app.installation().open_store() as store:
         last = store.last_entry()
@@ -155,7 +164,7 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
 
 def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialId, str]:
     """Names as the records have them; an enrolment that was given up has none."""
-    from ..errors import CredentialUnknown, StoreError
+    from hsm_signer.errors import CredentialUnknown, StoreError
 
     owners = {}
     for credential_id in credential_ids:
@@ -167,7 +176,7 @@ def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialI
 
 
 def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -> dict[str, Any]:
-    from ..encoding import entry_hash
+    from hsm_signer.core.canonical import entry_hash
 
     def hexed(value: bytes | None) -> str | None:
         return None if value is None else value.hex()

@@ -8,17 +8,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import AlgorithmUnsuitable, CardMismatch
+from hsm_signer.errors import AlgorithmUnsuitable, CardMismatch
+
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import PATH, App, card_option, json_option, pass_app
+from .context import (
+    App,
+    card_option,
+    pass_app,
+)
 from .files import Input
+from .options import (
+    PATH,
+    json_option,
+)
 from .progress import WORTH_SHOWING_ON_CARD, Progress
 from .secret_input import card_pin, pin_file_option
-from .sign import prepare
+from .signing import prepare
 
 if TYPE_CHECKING:
-    from ..types import Algorithm, Authorisation, Content
+    from hsm_signer.types import Algorithm, Authorisation, Content
 
 MAX_PEM = 65536
 
@@ -78,8 +87,9 @@ def command(
     if (algorithm is None) == (public_key is None):
         raise click.UsageError("Give either --algorithm or --public-key.")
 
-    from .. import offline
-    from .kept import kept
+    from hsm_signer.workstation import offline
+
+    from .protected_files import kept
 
     inputs = files.look_at_all(file)
     read = kept(app, card, the_file_of_the_PIN=pin_file, the_public_key=public_key)
@@ -108,8 +118,8 @@ def command(
 
 
 def _algorithm(name: str | None, public_key: Path | None) -> Algorithm:
-    from ..algorithms import key_spec_of, load_public_pem
-    from ..types import Algorithm
+    from hsm_signer.core.algorithms import key_spec_of, load_public_pem
+    from hsm_signer.types import Algorithm
 
     if name is not None:
         return Algorithm[member(name)]
@@ -122,9 +132,9 @@ def _content(
     app: App, inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, progress: Progress
 ) -> Content:
     """Read once, and small enough where it goes into the request whole."""
-    from ..content import BytesSource
-    from ..offline import MAX_MESSAGE
-    from ..types import Message
+    from hsm_signer.core.content import BytesSource
+    from hsm_signer.types import Message
+    from hsm_signer.workstation.offline import MAX_MESSAGE
 
     if algorithm.hash is None and (len(inputs) > 1 or hash_on == "host"):
         raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
@@ -140,9 +150,9 @@ def _content(
 def _authorise(
     app: App, card: str, content: Content, algorithm: Algorithm, pin_file: Path | None, progress: Progress
 ) -> Authorisation:
-    from ..card.session import authorise_content
-    from ..types import Challenge, DigestList, Scheme, SpkiDer
-    from ..workstation import card_credential
+    from hsm_signer.card.commands import authorise_content
+    from hsm_signer.types import Challenge, DigestList, Scheme, SpkiDer
+    from hsm_signer.workstation.signing import card_credential
 
     pin = card_pin(pin_file, before_prompt=progress.done)
     with app.card_opener(card)() as session:

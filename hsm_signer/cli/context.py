@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import ConfigError, InputError, SignerError
+from hsm_signer.errors import ConfigError, InputError, SignerError
+
+from .options import PATH, TEXT, F
 
 if TYPE_CHECKING:
-    from ..card.session import CardSession
-    from ..config import CardConfig, WorkstationConfig
-    from ..installation import Installation
-    from ..server import Server
-    from ..workstation import CredentialServer
+    from hsm_signer.card.commands import CardSession
+    from hsm_signer.config.installation import CardConfig, WorkstationConfig
+    from hsm_signer.server.installation import Installation
+    from hsm_signer.server.server import Server
+    from hsm_signer.workstation.servers import (
+        CredentialServer,
+    )
 
 OpenCard = Callable[[], "AbstractContextManager[CardSession]"]
 T = TypeVar("T")
@@ -29,43 +33,12 @@ CARD_WAIT = 10.0
 """Seconds to wait for a card that another program holds, where no configuration says otherwise."""
 
 
-class PathOption(click.Path):
-    """A path as it was typed; whether it can be used is said by whoever uses it, as an error of ours."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Any name but none at all. click would look whether it can be read, and not say so in our way."""
-        if not str(value):
-            raise InputError(f"{named(param)}: expected the name of a file or folder, found nothing")
-        return Path(value)
 
 
-class TextOption(click.types.StringParamType):
-    """Text in UTF-8: what goes into a database or onto a token cannot be other bytes."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Raises InputError."""
-        try:
-            str(value).encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError(f"{named(param)}: expected text in UTF-8") from None
-        return str(value)
 
 
-def named(param: click.Parameter | None) -> str:
-    """An option or argument as the command line shows it."""
-    if isinstance(param, click.Option):
-        return max(param.opts, key=len)
-    return "argument" if param is None else param.human_readable_name.strip("[].")
 
 
-PATH = PathOption()
-TEXT = TextOption()
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _set_wait(context: click.Context, _: click.Parameter, seconds: float) -> None:
@@ -165,8 +138,8 @@ class App:
 
     def installation(self) -> Installation:
         """Raises NotInitialised, ConfigError."""
-        from ..home import resolve_home
-        from ..installation import Installation
+        from hsm_signer.config.home import resolve_home
+        from hsm_signer.server.installation import Installation
 
         return Installation.open(resolve_home(self.home))
 
@@ -176,7 +149,7 @@ class App:
         What [server] says besides its URL counts for that URL alone: no token goes elsewhere. Raises
         ConfigError, and click's UsageError for options that go with --server and are without.
         """
-        from ..config import SERVER_VARIABLE
+        from hsm_signer.config.installation import SERVER_VARIABLE
 
         options = self.options
         url = options.server or os.environ.get(SERVER_VARIABLE)
@@ -189,7 +162,7 @@ class App:
         if known is None or url not in (None, known.url):
             assert url is not None
             return Service(url, options.ca, options.client_certificate, options.client_key, None, None)
-        from ..home import refuse_open_to_others, resolve_home
+        from hsm_signer.config.home import refuse_open_to_others, resolve_home
 
         home = resolve_home(self.home)
         refuse_open_to_others(home)
@@ -208,8 +181,8 @@ class App:
         )
 
     def _workstation(self) -> WorkstationConfig:
-        from ..config import load_workstation
-        from ..home import resolve_home
+        from hsm_signer.config.home import resolve_home
+        from hsm_signer.config.installation import load_workstation
 
         return load_workstation(resolve_home(self.home))
 
@@ -231,8 +204,8 @@ class App:
             with self.local_server(installation) as local:
                 yield local
             return
-        from ..channel import TIMEOUT
-        from ..remote import RemoteServer
+        from hsm_signer.workstation.channel import TIMEOUT
+        from hsm_signer.workstation.remote import RemoteServer
 
         with RemoteServer(
             service.url,
@@ -254,7 +227,7 @@ class App:
 
     def card_settings(self, installation: Installation | None = None) -> CardConfig:
         """Section [card], an installation's or a workstation's. Raises NotInitialised, ConfigError."""
-        from ..config import CardConfig
+        from hsm_signer.config.installation import CardConfig
 
         found = installation or self.here()
         if found is not None:
@@ -264,7 +237,7 @@ class App:
 
     def card_settings_or_default(self) -> CardConfig:
         """The same for what works anywhere: the defaults where there is no configuration."""
-        from ..config import CardConfig
+        from hsm_signer.config.installation import CardConfig
 
         with suppress(ConfigError):
             return self.card_settings()
@@ -272,7 +245,7 @@ class App:
 
     def card_opener(self, address: str, installation: Installation | None = None) -> OpenCard:
         """Opens the card at ``address``; works without an installation, too."""
-        from ..card.address import open_card
+        from hsm_signer.card.address import open_card
 
         wait = CARD_WAIT
         with suppress(ConfigError):  # a card can be looked at, and its PIN changed, anywhere
@@ -295,20 +268,25 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def _bearer(service: Service) -> str | None:
     """The token, from the environment or a file; None without one. Raises FileError, InputError."""
-    from ..config import SERVER_TOKEN_VARIABLE
+    from hsm_signer.config.installation import SERVER_TOKEN_VARIABLE
 
     if token := os.environ.get(SERVER_TOKEN_VARIABLE):
         return token
     if service.token_file is None:
         return None
-    from ..home import read_secret_file
+    from hsm_signer.config.home import read_secret_file
 
     return read_secret_file(service.token_file, "server.token_file")
 
 
 def retrying(action: Callable[[], T]) -> T:
     """Carry out ``action`` again while it raises something that may pass; the last such error otherwise."""
-    from ..workstation import RESUBMISSIONS, Pauses
+    from hsm_signer.workstation.retry import (
+        Pauses,
+    )
+    from hsm_signer.workstation.signing import (
+        RESUBMISSIONS,
+    )
 
     for attempt in range(RESUBMISSIONS - 1):
         try:

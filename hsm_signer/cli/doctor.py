@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import VerificationFailed
+from hsm_signer.errors import VerificationFailed
+
 from . import output
-from .context import App, json_option, pass_app, wait_option
+from .context import (
+    App,
+    pass_app,
+    wait_option,
+)
+from .options import (
+    json_option,
+)
 from .secret_input import ask_token_pin
 
 if TYPE_CHECKING:
-    from .checks import Check
+    from .doctor_checks import Check
 
 
 @click.command("doctor")
@@ -27,8 +35,9 @@ def command(app: App, card: str | None, slow: bool, as_json: bool) -> None:
     That last part uses the real token, but a temporary store and temporary simulated cards. "not possible"
     says what this token lacks, and is no failure. Exit status 0 if nothing FAILED, else 7.
     """
-    from ..home import resolve_home
-    from .checks import Result, examine
+    from hsm_signer.config.home import resolve_home
+
+    from .doctor_checks import Result, examine
 
     opener = None if card is None else (card, lambda installation: app.card_opener(card, installation))
     done: list[Check] = []

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FileError, InputError
+from hsm_signer.errors import FileError, InputError
 
 PUBLIC, PRIVATE = 0o666, 0o600
 """File modes before the umask."""

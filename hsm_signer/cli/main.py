@@ -9,11 +9,18 @@ from typing import NoReturn
 
 import click
 
-from .. import __version__
-from ..errors import SignerError
+from hsm_signer import __version__
+from hsm_signer.errors import SignerError
+
 from . import output
-from .context import PATH, App, pass_app
+from .context import (
+    App,
+    pass_app,
+)
 from .lazy import Entry, LazyGroup
+from .options import (
+    PATH,
+)
 
 PROGRAM = "hsm-signer"
 GARBAGE_THRESHOLD = 50_000
@@ -26,16 +33,16 @@ USAGE = 2
 COMMANDS = {
     "init": Entry("init", "Make an installation: token, keys, store, configuration."),
     "doctor": Entry("doctor", "Check the installation and what its token can do."),
-    "enrol": Entry("enrol", "Make a key for a user and give its control to a card."),
-    "sign": Entry("sign", "Sign files: the card authorises, the token signs."),
+    "enrol": Entry("enrolment", "Make a key for a user and give its control to a card."),
+    "sign": Entry("signing", "Sign files: the card authorises, the token signs."),
     "verify": Entry("verify", "Verify a file's signature."),
-    "credential": Entry("credential", "List, show, suspend, resume, unlock, revoke."),
+    "credential": Entry("credentials", "List, show, suspend, resume, unlock, revoke."),
     "card": Entry("card", "List, look at, test and reset cards; make a simulated one."),
     "pin": Entry("pin", "Change or unblock a card's PIN, show the tries left."),
     "audit": Entry("audit", "List and verify the evidence; print an anchor."),
     "store": Entry("store", "Upgrade the store after an upgrade of the program."),
     "serve": Entry("serve", "Run the signing service: figure 1's server on a network."),
-    "client": Entry("client", "Add, list and remove who may use the service."),
+    "client": Entry("clients", "Add, list and remove who may use the service."),
     "authorise": Entry("authorise", "Have the card authorise files now, to be submitted later."),
     "submit": Entry("submit", "Have an authorisation made earlier carried out."),
 }

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from ..errors import FileError, SignerError
+from hsm_signer.errors import FileError, SignerError
 
 NOT_SHOWN = "the command was carried out; only its answer could not be written"
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import CardBlank, CardError, CardMismatch, CardPinBlocked, CardPukBlocked, InputError
+from hsm_signer.errors import CardBlank, CardError, CardMismatch, CardPinBlocked, CardPukBlocked, InputError
+
 from . import output
-from .context import App, OpenCard, card_option, json_option, pass_app
+from .context import (
+    App,
+    OpenCard,
+    card_option,
+    pass_app,
+)
+from .options import (
+    json_option,
+)
 from .secret_input import (
     card_pin,
     card_puk,
@@ -20,7 +29,7 @@ from .secret_input import (
 )
 
 if TYPE_CHECKING:
-    from ..card.session import CardSession, CardStatus
+    from hsm_signer.card.commands import CardSession, CardStatus
 
 
 @click.group("pin")

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
 
-from ..errors import CardPinWrong, InputError, PinMalformed, PinMissing, WrongKey
+from hsm_signer.errors import CardPinWrong, InputError, PinMalformed, PinMissing, WrongKey
+
 from . import output
-from .context import PATH
+from .options import (
+    PATH,
+)
 
 if TYPE_CHECKING:
-    from ..pins import CardPin, CardPuk
+    from hsm_signer.card.pins import CardPin, CardPuk
 
 # The first two are also in config.py, whose import takes longer than all of `--help`.
 CARD_PIN_VARIABLE = "HSM_SIGNER_CARD_PIN"
@@ -136,7 +139,7 @@ class Secret(Generic[S]):
 def _read(file: Path, option: str) -> str:
     """The first line of a file, or the next one of standard input."""
     if file != STDIN:
-        from ..home import read_secret_file
+        from hsm_signer.config.home import read_secret_file
 
         return read_secret_file(file, option)
     if sys.stdin.isatty():
@@ -163,7 +166,7 @@ def card_pin(
     before_prompt: Callable[[], None] = lambda: None,
 ) -> Secret[CardPin]:
     """The card's present PIN, or with ``confirm`` the one that it is enrolled with."""
-    from ..pins import CardPin
+    from hsm_signer.card.pins import CardPin
 
     return Secret(
         CardPin,
@@ -179,7 +182,7 @@ def card_pin(
 
 def new_card_pin(file: Path | None) -> Secret[CardPin]:
     """The PIN that `pin change` and `pin unblock` set."""
-    from ..pins import CardPin
+    from hsm_signer.card.pins import CardPin
 
     return Secret(
         CardPin,
@@ -194,7 +197,7 @@ def new_card_pin(file: Path | None) -> Secret[CardPin]:
 
 def card_puk(file: Path | None) -> Secret[CardPuk]:
     """The card's PUK."""
-    from ..pins import CardPuk
+    from hsm_signer.card.pins import CardPuk
 
     return Secret(
         CardPuk, "PUK", file=file, option="--puk-file", variable=PUK_VARIABLE, prompt="PUK of the card"
@@ -202,7 +205,7 @@ def card_puk(file: Path | None) -> Secret[CardPuk]:
 
 
 def ask_token_pin(what: str) -> str:
-    """The token's PIN from a person (:data:`hsm_signer.installation.AskSecret`). Raises PinMissing."""
+    """The token's PIN from a person (:data:`hsm_signer.server.installation.AskSecret`). Raises PinMissing."""
     if not has_terminal():
         raise PinMissing(
             f"{what}: not given, and there is no terminal to ask at",

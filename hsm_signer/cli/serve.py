@@ -8,8 +8,16 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, InputError
-from .context import PATH, TEXT, App, pass_app
+from hsm_signer.errors import ConfigError, InputError
+
+from .context import (
+    App,
+    pass_app,
+)
+from .options import (
+    PATH,
+    TEXT,
+)
 
 PARTS = ("all", "front", "workers")
 MAX_PORT = 65535
@@ -37,8 +45,9 @@ def command(app: App, bind: str | None, workers: int | None, part: str, settings
     """
     import msgspec
 
-    from .. import settings, supervisor
-    from ..home import resolve_home
+    from hsm_signer.config import service as settings
+    from hsm_signer.config.home import resolve_home
+    from hsm_signer.service import supervisor
 
     home = None
     if part != "front" or settings_file is None:
@@ -65,8 +74,8 @@ def _check_home(app: App, user: str | None) -> None:
     """What can be said before anything starts. Raises NotInitialised, ConfigError."""
     import os
 
-    from .. import config
-    from ..home import resolve_home
+    from hsm_signer.config import installation as config
+    from hsm_signer.config.home import resolve_home
 
     if user is not None and os.geteuid() == 0:
         config.load(resolve_home(app.home))  # another user's: the workers look whether others can write there

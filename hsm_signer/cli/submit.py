@@ -7,8 +7,16 @@ from pathlib import Path
 import click
 
 from . import files, output
-from .context import PATH, App, json_option, pass_app, service_options
-from .sign import hand_over
+from .context import (
+    App,
+    pass_app,
+    service_options,
+)
+from .options import (
+    PATH,
+    json_option,
+)
+from .signing import hand_over
 
 
 @click.command("submit")
@@ -30,10 +38,11 @@ def command(app: App, request: Path, out: Path | None, force: bool, as_json: boo
 
     Once more gives the same signatures again: nothing is signed twice.
     """
-    from .. import offline
-    from ..errors import FileError
-    from ..workstation import submit
-    from .kept import kept
+    from hsm_signer.errors import FileError
+    from hsm_signer.workstation import offline
+    from hsm_signer.workstation.signing import submit
+
+    from .protected_files import kept
 
     prepared = offline.decode(files.read_bounded(request, offline.MAX_FILE, "request"))
     folder = request.parent if out is None else out

@@ -10,17 +10,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import AlgorithmUnsuitable, InputError, SignatureInvalid
+from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
+
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import PATH, TEXT, App, json_option, pass_app
-from .people import records_of
+from .context import (
+    App,
+    pass_app,
+)
+from .options import (
+    PATH,
+    TEXT,
+    json_option,
+)
 from .progress import Progress
+from .user_argument import records_of
 
 if TYPE_CHECKING:
-    from ..algorithms import Verify
-    from ..types import Algorithm, HashName, SpkiDer
-    from ..workstation import AnyCredential
+    from hsm_signer.core.algorithms import Verify
+    from hsm_signer.types import Algorithm, HashName, SpkiDer
+    from hsm_signer.workstation.servers import (
+        AnyCredential,
+    )
 
 MAX_SIGNATURE = 4096
 """Bytes; RSA of 16384 bits has 2048."""
@@ -86,7 +97,7 @@ def command(
     if (user is None) == (public_key is None):
         raise click.UsageError("Give either --user or --public-key.")
 
-    from ..types import Algorithm
+    from hsm_signer.types import Algorithm
 
     message = files.look_at(file)
     signed = files.read_bounded(signature, MAX_SIGNATURE, "signature")
@@ -111,7 +122,7 @@ def command(
 
 
 def _from_file(public_key: Path) -> list[_Candidate]:
-    from ..algorithms import load_public_pem
+    from hsm_signer.core.algorithms import load_public_pem
 
     content = files.read_bounded(public_key, MAX_PEM, "public key")
     try:
@@ -131,7 +142,7 @@ def _of_user(app: App, user: str) -> list[_Candidate]:
 
 
 def _verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify | None:
-    from ..algorithms import verifier
+    from hsm_signer.core.algorithms import verifier
 
     try:
         return verifier(spki, algorithm)
@@ -145,7 +156,7 @@ def _read(
     """Every digest that is needed from one reading; under None the message itself, for Ed25519."""
     import hashlib
 
-    from ..content import MAX_ED25519_MESSAGE, FileSource
+    from hsm_signer.core.content import MAX_ED25519_MESSAGE, FileSource
 
     running = {each: hashlib.new(each.hashlib_name) for each in hashes if each is not None}
     whole: Sequence[bytes] = ()

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ..errors import InputError, StoreDamaged
+from hsm_signer.errors import InputError, StoreDamaged
+
 from .chain import Head
 from .findings import ANCHOR_CREDENTIALS, ANCHOR_ENTRIES, ANCHOR_ROOT, Finding
 from .merkle import merkle_root

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..content import digest_list_hash
-from ..errors import InputError, SignerError, StoreDamaged
-from ..types import (
+from hsm_signer.core.content import digest_list_hash
+from hsm_signer.errors import InputError, SignerError, StoreDamaged
+from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
     CredentialId,
@@ -24,6 +24,7 @@ from ..types import (
     SealedRecord,
     SpkiDer,
 )
+
 from .chain import ChainCheck
 from .findings import (
     ENTRY_HASH,

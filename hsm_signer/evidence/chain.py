@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..encoding import NO_PREVIOUS, entry_hash
-from ..types import ACCEPTED, Algorithm, CredentialId, Digest, Event, EvidenceEntry, Mode
+from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
+from hsm_signer.types import ACCEPTED, Algorithm, CredentialId, Digest, Event, EvidenceEntry, Mode
+
 from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, Finding
 
 

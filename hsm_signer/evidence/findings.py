@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..types import CredentialId
+from hsm_signer.types import CredentialId
 
 RECORD_DAMAGED = "record.damaged"
 """A row cannot be turned into a record at all."""

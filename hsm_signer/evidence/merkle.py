@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from ..types import Digest
+from hsm_signer.types import Digest
 
 LEAF_PREFIX = b"\x00"
 NODE_PREFIX = b"\x01"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..types import Scheme
+from hsm_signer.types import Scheme
+
 from .basic import BasicScheme
 from .pin import PinScheme
 from .rolling import RollingScheme

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from ..types import (
+from hsm_signer.types import (
     Algorithm,
     Authorisation,
     Combine,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+
+from .key_operations import KekUse, Key, KeyPair, Workspace
 from .steps import Created, Recovered
-from .workspace import KekUse, Key, KeyPair, Workspace
 
 
 class BasicScheme:

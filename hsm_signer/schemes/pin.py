@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import WrongKey
-from ..types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+from hsm_signer.errors import WrongKey
+from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+
+from .key_operations import KekUse, Key, KeyPair, Workspace
 from .steps import Created, Recovered, need
-from .workspace import KekUse, Key, KeyPair, Workspace
 
 
 class PinScheme:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..types import (
+from hsm_signer.types import (
     ROLLING_VALUE_LENGTH,
     Combine,
     CredentialRecord,
@@ -18,8 +18,9 @@ from ..types import (
     RollingValue,
     Scheme,
 )
+
+from .key_operations import KekUse, Key, KeyPair, Workspace
 from .steps import Created, Recovered, Rolled, need
-from .workspace import KekUse, Key, KeyPair, Workspace
 
 
 class RollingScheme:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ..types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme, WrappedKey
-from .workspace import Key, KeyPair, Workspace
+from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme, WrappedKey
+
+from .key_operations import Key, KeyPair, Workspace
 
 _T = TypeVar("_T")
 

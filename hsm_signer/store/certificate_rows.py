@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import delete, insert, select
 
-from ..encoding import sequence
-from ..errors import CredentialUnknown, StoreDamaged
-from ..types import CredentialId
-from .connected import Connected
+from hsm_signer.core.canonical import sequence
+from hsm_signer.errors import CredentialUnknown, StoreDamaged
+from hsm_signer.types import CredentialId
+
 from .fields import MAX_BLOB, BadValue, items, written
 from .rows import who
 from .schema import certificate
 from .statements import LOCK, raw
+from .transactions import Connected
 
 _CHECKS = {"chain": items(range(1, MAX_BLOB + 1).__contains__)}
 

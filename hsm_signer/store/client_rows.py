@@ -8,24 +8,15 @@ from typing import Any
 
 from sqlalchemy import LargeBinary, bindparam, delete, insert, select, text
 
-from ..errors import ClientExists, ClientUnknown, RecordConflict, StoreDamaged
-from ..types import MAC_LENGTH
-from .connected import Connected
-from .fields import (
-    HASH_LENGTH,
-    BadValue,
-    Check,
-    exactly,
-    integer,
-    or_none,
-    read_fields,
-    upto,
-    written,
-)
+from hsm_signer.errors import ClientExists, ClientUnknown, RecordConflict, StoreDamaged
+from hsm_signer.types import MAC_LENGTH
+
+from .fields import HASH_LENGTH, BadValue, Check, exactly, integer, or_none, read_fields, upto, written
 from .fields import text as words
 from .pages import unspeakable
 from .schema import MAX_INTEGER, client, revoked_access
 from .statements import Row, raw
+from .transactions import Connected
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 
-from ..errors import (
+from hsm_signer.errors import (
     ConfigError,
     StoreBusy,
     StoreDamaged,

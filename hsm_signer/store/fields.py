@@ -7,8 +7,9 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Any
 
-from ..errors import StoreDamaged, StoreError
-from ..types import MAX_DIGESTS, Algorithm
+from hsm_signer.errors import StoreDamaged, StoreError
+from hsm_signer.types import MAX_DIGESTS, Algorithm
+
 from .schema import MAX_INTEGER
 
 MAX_TEXT = 1024
@@ -114,7 +115,7 @@ def algorithms(value: Any) -> tuple[Algorithm, ...]:
 
 
 def items(allowed: Callable[[int], bool]) -> Check:
-    """u32 count, then u32 length || item, as :func:`hsm_signer.encoding.sequence` writes it.
+    """u32 count, then u32 length || item, as :func:`hsm_signer.core.canonical.sequence` writes it.
 
     ``allowed``: which lengths an item may have.
     """

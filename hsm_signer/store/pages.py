@@ -7,14 +7,15 @@ from itertools import pairwise
 from sqlalchemy import Connection, Select, func, select, text, type_coerce
 from sqlalchemy.types import NullType
 
-from ..errors import StoreDamaged
-from ..types import CredentialId, EvidenceEntry, SealedRecord
-from .connected import Connected
+from hsm_signer.errors import StoreDamaged
+from hsm_signer.types import CredentialId, EvidenceEntry, SealedRecord
+
 from .database import is_sqlite, translated
 from .fields import checked_integer
 from .rows import entry_from_row, sealed_from_row, who
 from .schema import credential, evidence
 from .statements import ENTRY, RECORD, Row, raw
+from .transactions import Connected
 
 NUMBER = "the number of an entry"
 

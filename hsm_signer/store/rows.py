@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..encoding import entry_hash, sequence
-from ..errors import RecordDamaged, StoreDamaged
-from ..types import (
+from hsm_signer.core.canonical import entry_hash, sequence
+from hsm_signer.errors import RecordDamaged, StoreDamaged
+from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
     KW_LENGTH,
     MAC_LENGTH,
@@ -33,6 +33,7 @@ from ..types import (
     SealedRecord,
     Status,
 )
+
 from .fields import (
     HASH_LENGTH,
     MAX_BLOB,

@@ -20,7 +20,7 @@ from sqlalchemy import (
     event,
 )
 
-from ..types import Status
+from hsm_signer.types import Status
 
 REVISIONS = ("0001", "0002")
 """Every revision of the schema, oldest first. Kept here because asking Alembic takes too long on opening."""

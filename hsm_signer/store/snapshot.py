@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, and_, func, select
 from sqlalchemy.engine import URL
 
-from ..encoding import entry_hash
-from ..errors import RecordDamaged, StoreDamaged, StoreError
-from ..evidence.chain import Head
-from ..evidence.findings import ENTRY_DAMAGED, RECORD_DAMAGED, Finding
-from ..types import CredentialId, EvidenceEntry, SealedRecord
+from hsm_signer.core.canonical import entry_hash
+from hsm_signer.errors import RecordDamaged, StoreDamaged, StoreError
+from hsm_signer.evidence.chain import Head
+from hsm_signer.evidence.findings import ENTRY_DAMAGED, RECORD_DAMAGED, Finding
+from hsm_signer.types import CredentialId, EvidenceEntry, SealedRecord
+
 from .database import translated
 from .rows import ENTRY_COLUMNS, RECORD_COLUMNS, credential_id_of, entry_from_row, sealed_from_row
 from .schema import credential, evidence

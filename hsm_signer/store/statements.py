@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Table, bindparam, delete, func, insert, select, type_coerce, update
 from sqlalchemy.types import NullType
 
-from ..errors import WrongKey
-from ..types import ACCEPTED
+from hsm_signer.errors import WrongKey
+from hsm_signer.types import ACCEPTED
+
 from .rows import ENTRY_COLUMNS, RECORD_COLUMNS
 from .schema import credential, evidence
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, delete, select, text
 from sqlalchemy.engine import URL
 
-from ..encoding import entry_hash
-from ..errors import (
+from hsm_signer.core.canonical import entry_hash
+from hsm_signer.errors import (
     CredentialExists,
     CredentialUnknown,
     EvidenceMissing,
@@ -29,8 +29,9 @@ from ..errors import (
     StoreReadOnly,
     StoreTooOld,
 )
-from ..evidence.chain import START, ChainPosition, Head
-from ..types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+from hsm_signer.evidence.chain import START, ChainPosition, Head
+from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+
 from . import schema
 from .certificate_rows import CertificateRows
 from .client_rows import ClientRows

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, column, inspect, select, table, type_coerce
 from sqlalchemy.engine import URL
 from sqlalchemy.types import NullType
 
-from ..errors import StoreDamaged, StoreError, StoreMissing, StoreReadOnly, StoreTooNew, StoreTooOld
+from hsm_signer.errors import StoreDamaged, StoreError, StoreMissing, StoreReadOnly, StoreTooNew, StoreTooOld
+
 from . import schema
 from .database import (
     BEGIN,

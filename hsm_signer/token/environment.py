@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import msgspec
 from pkcs11 import Mechanism
 
-from .. import algorithms
-from ..content import Measured, digest_list_hash
-from ..encoding import record_bytes
-from ..errors import (
+from hsm_signer.core import algorithms
+from hsm_signer.core.canonical import record_bytes
+from hsm_signer.core.content import Measured, digest_list_hash
+from hsm_signer.errors import (
     AuthorisationMismatch,
     InputError,
     RecordDamaged,
@@ -29,10 +29,10 @@ from ..errors import (
     TokenUnsuitable,
     WrongKey,
 )
-from ..schemes import Created, Rolled, steps_of
-from ..schemes.authorise import d_of, personalisation_digest, position_digests
-from ..schemes.workspace import Key
-from ..types import (
+from hsm_signer.schemes import Created, Rolled, steps_of
+from hsm_signer.schemes.authorise import d_of, personalisation_digest, position_digests
+from hsm_signer.schemes.key_operations import Key
+from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
     NONCE_LENGTH,
     Algorithm,
@@ -54,6 +54,7 @@ from ..types import (
     Status,
     WrappedKey,
 )
+
 from .faults import token_call
 from .primitives import GeneratedPair
 from .profile import TokenProfile

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pkcs11.exceptions as p11
 
-from ..errors import TokenUnavailable, TokenUnsuitable
+from hsm_signer.errors import TokenUnavailable, TokenUnsuitable
 
 SAYS_WRONG_KEY = (
     # These say it by themselves (PKCS#11 v2.40, 5.1.6).

@@ -15,19 +15,13 @@ import pkcs11.exceptions as p11
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.mechanisms import KDF
 
-from .. import algorithms
-from ..errors import RecordDamaged, SignerError, TokenUnavailable, TokenUnsuitable, WrongKey
-from ..schemes.workspace import Key
-from ..types import KEY_LENGTH, Combine, KeySpec, SpkiDer
+from hsm_signer.core import algorithms
+from hsm_signer.errors import RecordDamaged, SignerError, TokenUnavailable, TokenUnsuitable, WrongKey
+from hsm_signer.schemes.key_operations import Key
+from hsm_signer.types import KEY_LENGTH, Combine, KeySpec, SpkiDer
+
 from . import templates
-from .binding import (
-    Handle,
-    PrivateKeyObject,
-    PublicKeyObject,
-    SecretKeyObject,
-    mechanism,
-    xor_parameter,
-)
+from .binding import Handle, PrivateKeyObject, PublicKeyObject, SecretKeyObject, mechanism, xor_parameter
 from .faults import MAY_SAY_WRONG_KEY, SAYS_WRONG_KEY, reason, token_call
 from .profile import TokenProfile
 

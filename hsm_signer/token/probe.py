@@ -13,18 +13,11 @@ import msgspec
 import pkcs11.exceptions as p11
 from pkcs11 import Attribute, Mechanism
 
-from .. import algorithms
-from ..errors import SignerError
-from ..schemes.workspace import KekUse, Key
-from ..types import (
-    KEY_LENGTH,
-    Algorithm,
-    Combine,
-    Digest,
-    KeySpec,
-    Quantity,
-    WrappedKey,
-)
+from hsm_signer.core import algorithms
+from hsm_signer.errors import SignerError
+from hsm_signer.schemes.key_operations import KekUse, Key
+from hsm_signer.types import KEY_LENGTH, Algorithm, Combine, Digest, KeySpec, Quantity, WrappedKey
+
 from . import templates
 from .binding import SecretKeyObject, mechanism
 from .faults import MAY_SAY_WRONG_KEY, reason

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..types import Combine, KeySpec, Scheme
+from hsm_signer.types import Combine, KeySpec, Scheme
 
 PROFILE_FORMAT = 3
 

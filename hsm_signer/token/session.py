@@ -17,7 +17,7 @@ import pkcs11
 import pkcs11.exceptions as p11
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
-from ..errors import (
+from hsm_signer.errors import (
     TokenError,
     TokenKeyMissing,
     TokenNotFound,
@@ -25,6 +25,7 @@ from ..errors import (
     TokenSessionLost,
     TokenUnavailable,
 )
+
 from . import templates
 from .binding import AttributeMapper, SecretKeyObject
 from .faults import reason, token_call

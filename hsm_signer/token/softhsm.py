@@ -13,7 +13,8 @@ from pathlib import Path
 import pkcs11
 import pkcs11.exceptions as p11
 
-from ..errors import ConfigError, TokenError, TokenNotFound
+from hsm_signer.errors import ConfigError, TokenError, TokenNotFound
+
 from .faults import reason
 from .session import load_library
 from .uri import TokenUri

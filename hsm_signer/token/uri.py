@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from ..errors import ConfigError
+from hsm_signer.errors import ConfigError
 
 _PATH_ATTRIBUTES = ("token", "serial", "manufacturer", "model")
 _QUERY_ATTRIBUTES = ("module-path", "pin-source")

@@ -1,8 +1,8 @@
 """The keys of one operation: made here, used here, destroyed here, counted.
 
-Implements :class:`hsm_signer.schemes.workspace.Workspace` over PKCS#11. Every key is a session object with
-exactly the attributes of docs/protocol.md, section 6. No method reads CKA_VALUE, none decrypts, and the only
-bytes imported are scheme basic's public D_1.
+Implements :class:`hsm_signer.schemes.key_operations.Workspace` over PKCS#11. Every key is a session object
+with exactly the attributes of docs/protocol.md, section 6. No method reads CKA_VALUE, none decrypts, and the
+only bytes imported are scheme basic's public D_1.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Final
 
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 
-from .. import algorithms
-from ..errors import AuthorisationMismatch, TokenError, WrongKey
-from ..schemes.workspace import KekUse, Key, KeyPair
-from ..types import (
+from hsm_signer.core import algorithms
+from hsm_signer.errors import AuthorisationMismatch, TokenError, WrongKey
+from hsm_signer.schemes.key_operations import KekUse, Key, KeyPair
+from hsm_signer.types import (
     KW_LENGTH,
     Algorithm,
     Combine,
@@ -26,6 +26,7 @@ from ..types import (
     RollingValue,
     WrappedKey,
 )
+
 from . import templates
 from .binding import PrivateKeyObject, SecretKeyObject, mechanism
 from .faults import token_call

@@ -6,8 +6,8 @@ from enum import IntEnum
 
 import pytest
 
-from hsm_signer import pins, types
-from hsm_signer.card import apdu
+from hsm_signer import types
+from hsm_signer.card import apdu, pins
 
 from . import contract
 

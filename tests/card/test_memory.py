@@ -13,15 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from card_applet_sim import (
-    CardBusy,
-    CardError,
-    CardExists,
-    CardMissing,
-    MemoryDamaged,
-    SimulatedCard,
-    memory,
-)
+from card_applet_sim import CardBusy, CardError, CardExists, CardMissing, MemoryDamaged, SimulatedCard, memory
 
 from .conftest import MakeCard
 from .host import OK, PROFILES, Host, Profile, expected_keys, stream

@@ -9,10 +9,10 @@ from pathlib import Path
 from hypothesis.stateful import invariant, rule
 
 from card_applet_sim import SimulatedCard, memory
+from tests.conformance import machine
+from tests.conformance.machine import PROFILES, RNS
+from tests.conformance.targets import SimulatorTarget
 
-from ..conformance import machine
-from ..conformance.machine import PROFILES, RNS
-from ..conformance.targets import SimulatorTarget
 from .host import BASIC, Profile
 
 

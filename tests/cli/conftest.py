@@ -19,11 +19,10 @@ from typing import Any
 
 import pytest
 
-from hsm_signer import config
 from hsm_signer.cli import secret_input
 from hsm_signer.cli.main import entry
-
-from ..support.people import PIN, PUK, WRONG_PIN, Home
+from hsm_signer.config import installation as config
+from tests.support.people import PIN, PUK, WRONG_PIN, Home
 
 SECRETS = (PIN, PUK, WRONG_PIN)
 VARIABLES = (

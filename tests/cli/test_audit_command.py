@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ..support.people import PIN, Home
+from tests.support.people import PIN, Home
+
 from .conftest import Cli, changed, tree
 
 

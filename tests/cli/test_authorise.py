@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.installation import Installation
+from hsm_signer.server.installation import Installation
 from hsm_signer.types import KeySpec, Scheme
+from tests.support.people import PIN, WRONG_PIN, Home, Person, make_person
 
-from ..support.people import PIN, WRONG_PIN, Home, Person, make_person
 from .conftest import Cli
 
 
@@ -196,7 +196,7 @@ def test_a_request_leads_to_no_other_folder(
 
 
 def test_signatures_are_named_as_those_of_sign() -> None:
-    from hsm_signer import offline
-    from hsm_signer.cli import sign
+    from hsm_signer.cli import signing
+    from hsm_signer.workstation import offline
 
-    assert offline.ENDING == sign.SUFFIX
+    assert offline.ENDING == signing.SUFFIX

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hsm_signer.card.session import CardSession
+from hsm_signer.card.commands import CardSession
+from tests.support.people import PIN, PUK, WRONG_PIN, Home
 
-from ..support.people import PIN, PUK, WRONG_PIN, Home
 from .conftest import Cli, changed, tree
 
 NEW_PIN = "606162"

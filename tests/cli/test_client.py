@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import clients
-from hsm_signer.cli.client import ROLES
+from hsm_signer.cli.clients import ROLES
 from hsm_signer.errors import NotAuthenticated
-from hsm_signer.roles import Role
-from hsm_signer.signing import system_clock
+from hsm_signer.server.signing import system_clock
+from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
+from tests.support.authority import Authority
+from tests.support.people import Home
 
-from ..support.authority import Authority
-from ..support.people import Home
 from .conftest import Cli
 
 
@@ -46,7 +46,7 @@ def test_a_client_comes_and_goes(run: Cli, home: Home) -> None:
 
 
 def test_one_with_a_certificate_gets_no_token(run: Cli, home: Home, tmp_path: Path) -> None:
-    from hsm_signer.certificates import to_pem
+    from hsm_signer.core.certificates import to_pem
 
     certificate = Authority("desk").certificate
     pem = tmp_path / "desk.pem"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.algorithms import load_public_pem
+from hsm_signer.core.algorithms import load_public_pem
 from hsm_signer.errors import RecordConflict
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import KeySpec, Scheme
+from tests.support.needs import program
+from tests.support.people import PIN, Home, Person
+from tests.support.scenes import passing_wrong_pins
 
-from ..support.needs import program
-from ..support.people import PIN, Home, Person
-from ..support.scenes import passing_wrong_pins
 from .conftest import Cli, changed, tree
 
 
@@ -168,9 +168,8 @@ def test_five_wrong_pins_that_only_the_server_sees_lock_and_unlock_helps(run: Cl
 
 
 def test_certificates_are_kept_beside_the_key(run: Cli, tmp_path: Path) -> None:
-    from hsm_signer.certificates import from_pem, to_pem
-
-    from ..support.authority import Authority
+    from hsm_signer.core.certificates import from_pem, to_pem
+    from tests.support.authority import Authority
 
     assert run("credential", "certificate", "alice", status=2).code == "certificate.unsuitable"
     chain = Authority().chain(run("credential", "request", "alice").out)

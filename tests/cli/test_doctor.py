@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from hsm_signer.cli import checks
-from hsm_signer.config import CONFIG_FILE
+from hsm_signer.cli import doctor_checks
+from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import StoreReadOnly, WrongKey
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.store.store import Store
 from hsm_signer.types import KeySpec, Scheme
+from tests.support.people import PIN, Home
 
-from ..support.people import PIN, Home
 from .conftest import Cli, as_nobody, changed, tree
 
 CYCLE = frozenset({"ok", "not-possible"})
@@ -28,7 +28,7 @@ def _fewer_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "every_key" not in request.fixturenames:
         slow = {key: tuple(Scheme) for key in KeySpec if key is not KeySpec.ED25519}
         slow[KeySpec.P256] = (Scheme.PIN, Scheme.BASIC)
-        monkeypatch.setattr(checks, "SLOW_KEYS", slow)
+        monkeypatch.setattr(doctor_checks, "SLOW_KEYS", slow)
 
 
 @pytest.fixture
@@ -180,12 +180,12 @@ def test_a_store_that_the_system_closed(home: Home) -> None:
         folder = Path(name)
         shutil.copy(home.path / "store.db", folder / "store.db")
         with Store.open(f"sqlite:///{folder}/store.db") as owned:
-            assert checks._Store._writable(owned).result is checks.Result.OK
+            assert doctor_checks._Store._writable(owned).result is doctor_checks.Result.OK
             for file in folder.iterdir():
                 file.chmod(0o644 if os.geteuid() == 0 else 0o444)
             folder.chmod(0o755 if os.geteuid() == 0 else 0o555)
             with as_nobody(), Store.open(f"sqlite:///{folder}/store.db") as store:
-                check = checks._Store._writable(store)
+                check = doctor_checks._Store._writable(store)
             folder.chmod(0o755)
-    assert check.result is checks.Result.FAILED
+    assert check.result is doctor_checks.Result.FAILED
     assert "store.read-only" in check.words

@@ -10,13 +10,14 @@ from typing import get_args
 import msgspec
 import pytest
 
-from hsm_signer import config, settings
 from hsm_signer.cli.main import INTERRUPTED
+from hsm_signer.config import installation as config
+from hsm_signer.config import service as settings
 from hsm_signer.errors import all_errors
-from hsm_signer.roles import PERMITTED, Role
+from hsm_signer.service.roles import PERMITTED, Role
+from tests.support import needs
+from tests.support.people import ROOT
 
-from ..support import needs
-from ..support.people import ROOT
 from . import console
 from .conftest import VARIABLES
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
-from hsm_signer import config
 from hsm_signer.cli import choices, secret_input
 from hsm_signer.cli.context import App
 from hsm_signer.cli.main import ALIASES, COMMANDS, main
+from hsm_signer.config import installation as config
 from hsm_signer.types import Algorithm, KeySpec, PinCheck, PinPolicy, Scheme
+from tests.support.people import PIN, Home
 
-from ..support.people import PIN, Home
 from .conftest import Cli, Process
 
 HEAVY = ("sqlalchemy", "alembic", "cryptography", "pkcs11", "asn1crypto", "msgspec", "card_applet_sim")
@@ -24,7 +24,7 @@ NOT_FOR_SIGNING = {
     "alembic",
     "asn1crypto.csr",  # the rest of it python-pkcs11 imports itself
     "smartcard",
-    "hsm_signer.pkcs10",
+    "hsm_signer.core.certificate_requests",
     "hsm_signer.card.pcsc",
     "hsm_signer.token.probe",
     "hsm_signer.evidence.audit",
@@ -108,7 +108,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     loaded = {name.partition(".")[0] for name in ran.stderr.split()}
     assert "click" in loaded
     assert not loaded & set(HEAVY)
-    assert not {"hsm_signer.types", "hsm_signer.config"} & set(ran.stderr.split())
+    assert not {"hsm_signer.types", "hsm_signer.config.installation"} & set(ran.stderr.split())
 
 
 @pytest.mark.parametrize("group", [name for name, subs in CONTRACT.items() if subs])

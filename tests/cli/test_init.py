@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.config import CONFIG_FILE
-from hsm_signer.installation import PIN_FILE, SO_PIN_FILE
+from hsm_signer.config.installation import CONFIG_FILE
+from hsm_signer.server.initialise import (
+    PIN_FILE,
+    SO_PIN_FILE,
+)
+from tests.support import needs
+from tests.support.people import SOFTHSM_CONF, Home
 
-from ..support import needs
-from ..support.people import SOFTHSM_CONF, Home
 from .conftest import Cli, tree
 
 

@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from hsm_signer import config, installation
-from hsm_signer.cli import kept
+from hsm_signer.cli import protected_files
+from hsm_signer.config import installation as config
+from hsm_signer.server import initialise, installation
+from tests.support import needs
+from tests.support.people import PIN, WRONG_PIN, Home
 
-from ..support import needs
-from ..support.people import PIN, WRONG_PIN, Home
 from .conftest import Cli, as_nobody, changed, tree
 
 NO_TEXT = os.fsdecode(b"b\xff")
@@ -115,11 +116,11 @@ def test_the_files_of_a_home_are_all_known(home: Home) -> None:
     made = {
         path.name for path in home.path.iterdir() if path.is_file() and not path.name.startswith("store.db-")
     }
-    assert made - {"cards"} <= set(kept.HOME_FILES)
+    assert made - {"cards"} <= set(protected_files.HOME_FILES)
     named = {config.CONFIG_FILE, installation.PROFILE_FILE, installation.SOFTHSM_FILE}
-    named |= {installation.PIN_FILE, installation.SO_PIN_FILE}
-    assert named | {"store.db"} == set(kept.HOME_FILES)
-    assert (installation.TOKEN_FOLDER,) == kept.HOME_FOLDERS
+    named |= {initialise.PIN_FILE, initialise.SO_PIN_FILE}
+    assert named | {"store.db"} == set(protected_files.HOME_FILES)
+    assert (initialise.TOKEN_FOLDER,) == protected_files.HOME_FOLDERS
 
 
 OWN = (

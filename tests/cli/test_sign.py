@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from hsm_signer.card.session import CardSession
+from hsm_signer.card.commands import CardSession
 from hsm_signer.cli import files
 from hsm_signer.errors import RecordConflict
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import PinCheck
+from tests.support import needs
+from tests.support.people import PIN, WRONG_PIN, Home, make_person
+from tests.support.scenes import passing_wrong_pins
 
-from ..support import needs
-from ..support.people import PIN, WRONG_PIN, Home, make_person
-from ..support.scenes import passing_wrong_pins
 from .conftest import Cli, changed, tree
 
 
@@ -345,7 +345,7 @@ def test_what_never_gets_better_is_told_with_status_8(
         raise RecordConflict("the record is written all the time")
 
     monkeypatch.setattr(Server, "sign", never)
-    monkeypatch.setattr("hsm_signer.workstation.PAUSE", 0.0)
+    monkeypatch.setattr("hsm_signer.workstation.signing.PAUSE", 0.0)
     ran = run("sign", note, "--card", home["alice"].address, pin=PIN, status=8)
     assert ran.code == "record.conflict"
     assert not Path(f"{note}.sig").exists()
@@ -382,18 +382,18 @@ def test_debug_shows_where_and_no_secret(run: Cli, home: Home, note: Path) -> No
 
 def test_ed25519_is_always_hashed_by_the_card(note: Path) -> None:
     """No token here can wrap such a key; what would go to the card is decided all the same."""
-    from hsm_signer.cli import sign
+    from hsm_signer.cli import signing
     from hsm_signer.cli.progress import Progress
     from hsm_signer.errors import AlgorithmUnsuitable
     from hsm_signer.types import Algorithm, Message
 
     found = files.look_at(note)
     for hash_on in ("auto", "card"):
-        prepared = sign.prepare([found], Algorithm.ED25519, hash_on, 0, Progress())
+        prepared = signing.prepare([found], Algorithm.ED25519, hash_on, 0, Progress())
         assert isinstance(prepared.content, Message)
     for inputs, hash_on in (([found], "host"), ([found, found], "auto")):
         with pytest.raises(AlgorithmUnsuitable, match="one whole FILE"):
-            sign.prepare(inputs, Algorithm.ED25519, hash_on, 4096, Progress())
+            signing.prepare(inputs, Algorithm.ED25519, hash_on, 4096, Progress())
 
 
 def test_wrong_pins_that_slipped_past_the_card_are_told(run: Cli, home: Home, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from hsm_signer import workstation
 from hsm_signer.cli import output
 from hsm_signer.errors import FileError
+from hsm_signer.workstation import enrolment as workstation
+from tests.support.people import PIN, Home
 
-from ..support.people import PIN, Home
 from .conftest import Cli, Process, Ran, changed, tree
 
 PUK_LINE = re.compile(r"^PUK: (?:[A-Z2-9]{4}-){5}[A-Z2-9]{4}$", re.MULTILINE)
@@ -199,13 +199,13 @@ def test_no_end_loses_them(
 def test_another_control_c_while_the_card_is_asked_loses_nothing(
     run: Cli, card: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hsm_signer.cli import enrol
+    from hsm_signer.cli import enrolment
 
     def stops(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workstation, "enrol", stops)
-    monkeypatch.setattr(enrol, "_is_blank", stops)
+    monkeypatch.setattr(enrolment, "_is_blank", stops)
     ran = run("enrol", "carol", "--card", card, "--generate-pin", status=130)
     assert PIN_LINE.search(ran.err)
 

@@ -8,7 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ..support.people import PIN, Home
+from tests.support.people import PIN, Home
+
 from .conftest import Cli, changed, tree
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ..support import needs
-from ..support.people import ROOT
+from tests.support import needs
+from tests.support.people import ROOT
 
 PACKAGES = ("hsm_signer", "card_applet_sim")
 

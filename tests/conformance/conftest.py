@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import SimulatedCard
+from tests.card.host import stream
+from tests.support import pcscd as service
 
-from ..card.host import stream
-from ..support import pcscd as service
 from . import targets
 from .targets import CARD_VARIABLE, JavaTarget, ReaderTarget, SimulatorTarget, Target
 

@@ -14,11 +14,10 @@ import pytest
 
 from card_applet_sim import SimulatedCard
 from hsm_signer.card import pcsc
-
-from ..card.host import OK, Host, stream
-from ..card.model import parse
-from ..support import needs
-from ..support.jcardsim import JavaCard
+from tests.card.host import OK, Host, stream
+from tests.card.model import parse
+from tests.support import needs
+from tests.support.jcardsim import JavaCard
 
 CARD_VARIABLE = "CARD"
 CONSENT_VARIABLE = "CARD_MAY_BE_ERASED"

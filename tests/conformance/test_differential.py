@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ..card import contract, host
-from ..card.host import OK, Profile
-from ..card.model import COMMANDS, parse
+from tests.card import contract, host
+from tests.card.host import OK, Profile
+from tests.card.model import COMMANDS, parse
+
 from . import machine
 from .targets import JavaTarget, SimulatorTarget, Target, make_blank
 

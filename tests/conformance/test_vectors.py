@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ..card import contract
-from ..card.host import token_point
+from tests.card import contract
+from tests.card.host import token_point
+
 from .targets import Target, make_blank
 from .vectors import FILES, FOLDER, Runner, load
 

@@ -11,7 +11,8 @@ from typing import Any
 from cryptography.hazmat.primitives import keywrap
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ..card.host import cbc
+from tests.card.host import cbc
+
 from .targets import Target
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "apdu"

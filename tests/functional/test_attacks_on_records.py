@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hsm_signer.encoding import entry_hash
+from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import (
     CredentialUnknown,
     EvidenceDamaged,
@@ -25,12 +25,11 @@ from hsm_signer.errors import (
 )
 from hsm_signer.evidence import findings
 from hsm_signer.evidence.chain import ChainPosition, next_entry
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.store.rows import entry_row
 from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, Status
-
-from ..support.people import Home
-from ..support.scenes import (
+from tests.support.people import Home
+from tests.support.scenes import (
     authorise,
     chain,
     columns,

@@ -23,7 +23,7 @@ from hsm_signer.errors import (
     SignerError,
     WrongKey,
 )
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -37,9 +37,8 @@ from hsm_signer.types import (
     Scheme,
     SigningRequest,
 )
-
-from ..support.people import PIN, Home, Person, digests, make_person
-from ..support.scenes import (
+from tests.support.people import PIN, Home, Person, digests, make_person
+from tests.support.scenes import (
     altered,
     authorise,
     chain,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.config import CONFIG_FILE
+from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import (
     ConfigError,
     NotInitialised,
@@ -21,13 +21,27 @@ from hsm_signer.errors import (
     StoreReadOnly,
     StoreTooNew,
 )
-from hsm_signer.installation import SOFTHSM_FILE, TOKEN_FOLDER, Installation
+from hsm_signer.server.initialise import (
+    TOKEN_FOLDER,
+)
+from hsm_signer.server.installation import (
+    SOFTHSM_FILE,
+    Installation,
+)
 from hsm_signer.token import softhsm
 from hsm_signer.types import SigningRequest
-
-from ..support import processes, victim
-from ..support.people import Home
-from ..support.scenes import authorise, chain, credential_row, database, message, sql, still_signs, verifies
+from tests.support import processes, victim
+from tests.support.people import Home
+from tests.support.scenes import (
+    authorise,
+    chain,
+    credential_row,
+    database,
+    message,
+    sql,
+    still_signs,
+    verifies,
+)
 
 
 def refuses(home: Home, error: type[SignerError], match: str) -> SignerError:

@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 
 from hsm_signer.card.address import create_card
-from hsm_signer.card.session import CardSession
+from hsm_signer.card.commands import CardSession
+from hsm_signer.card.pins import CardPin
 from hsm_signer.errors import CardMismatch, ChallengeStale, SignerError
-from hsm_signer.pins import CardPin
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import KeySpec, Scheme, SigningRequest, Status
-from hsm_signer.workstation import enrol, sign_content
-
-from ..support import victim
-from ..support.people import PIN, Home, Person, make_person
-from ..support.scenes import chain, message, still_signs
+from hsm_signer.workstation.enrolment import (
+    enrol,
+)
+from hsm_signer.workstation.signing import (
+    sign_content,
+)
+from tests.support import victim
+from tests.support.people import PIN, Home, Person, make_person
+from tests.support.scenes import chain, message, still_signs
 
 
 class Reader:

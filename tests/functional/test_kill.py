@@ -19,29 +19,14 @@ import pytest
 from hsm_signer.card.address import create_card
 from hsm_signer.errors import CredentialExists, CredentialPending, CredentialUnknown, WrongKey
 from hsm_signer.store.database import sqlite_url
-from hsm_signer.types import (
-    ACCEPTED,
-    FAILURES_BEFORE_LOCK,
-    Content,
-    Event,
-    KeySpec,
-    PinCheck,
-    Scheme,
-    Status,
+from hsm_signer.types import ACCEPTED, FAILURES_BEFORE_LOCK, Content, Event, KeySpec, PinCheck, Scheme, Status
+from hsm_signer.workstation.enrolment import (
+    enrol,
 )
-from hsm_signer.workstation import enrol
-
-from ..conftest import use_store
-from ..support import needs, processes, victim
-from ..support.people import PIN, Home, Person, digests, make_person
-from ..support.scenes import (
-    authorise,
-    chain,
-    message,
-    passing_wrong_pins,
-    still_signs,
-    verifies,
-)
+from tests.conftest import use_store
+from tests.support import needs, processes, victim
+from tests.support.people import PIN, Home, Person, digests, make_person
+from tests.support.scenes import authorise, chain, message, passing_wrong_pins, still_signs, verifies
 
 CONTENT = message(b"signed while the power fails")
 BATCH = digests(b"one", b"two", b"three")
@@ -249,7 +234,7 @@ def test_the_database_server_is_killed_while_two_sign(
 ) -> None:
     """And started again. The two processes live on, and what they have released is in evidence."""
     needs.postgresql()
-    from ..support.postgresql import copy_store, running
+    from tests.support.postgresql import copy_store, running
 
     people = [home["alice"], home["paula"]]
     stop, reports = tmp_path / "stop", [tmp_path / f"report{i}" for i in range(2)]

@@ -14,17 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import algorithms
 from hsm_signer.card.address import create_card
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.core import algorithms
 from hsm_signer.errors import SignatureInvalid
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
-from hsm_signer.workstation import Enrolled, Enrolment, enrol
-
-from ..support import needs
-from ..support.people import PIN, PUK, Person
-from ..support.scenes import flip
+from hsm_signer.workstation.enrolment import (
+    Enrolled,
+    Enrolment,
+    enrol,
+)
+from tests.support import needs
+from tests.support.people import PIN, PUK, Person
+from tests.support.scenes import flip
 
 KEYS = (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.RSA2048, KeySpec.RSA3072)
 # Generating RSA-4096 takes seconds: once for signing, once because P and KOWF are of the key's length, too.

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm_signer import algorithms
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.core import algorithms
 from hsm_signer.errors import (
     AuthorisationMismatch,
     CardPinWrong,
@@ -25,9 +26,8 @@ from hsm_signer.errors import (
     WrongKey,
     WrongKeyBefore,
 )
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.schemes.workspace import KekUse
-from hsm_signer.server import Server
+from hsm_signer.schemes.key_operations import KekUse
+from hsm_signer.server.server import Server
 from hsm_signer.store.store import Store
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
@@ -44,9 +44,8 @@ from hsm_signer.types import (
     Status,
     WrappedKey,
 )
-
-from ..support.people import PIN, PUK, Home, Person, make_person
-from ..support.scenes import (
+from tests.support.people import PIN, PUK, Home, Person, make_person
+from tests.support.scenes import (
     altered,
     authorise,
     caught_wrong_pin,
@@ -59,6 +58,7 @@ from ..support.scenes import (
     still_signs,
     verifies,
 )
+
 from .test_status import pending
 
 

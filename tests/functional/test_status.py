@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import algorithms
 from hsm_signer.card.address import create_card
-from hsm_signer.content import BytesSource
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.core import algorithms
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
     ChallengeStale,
     CredentialExists,
@@ -23,8 +24,7 @@ from hsm_signer.errors import (
     StatusUnsuitable,
     TokenError,
 )
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.token.workspace import TokenWorkspace
@@ -44,10 +44,14 @@ from hsm_signer.types import (
     SignOutcome,
     Status,
 )
-from hsm_signer.workstation import Pauses, submit
-
-from ..support.people import PIN, PUK, Home, Person, digests, make_person
-from ..support.scenes import (
+from hsm_signer.workstation.retry import (
+    Pauses,
+)
+from hsm_signer.workstation.signing import (
+    submit,
+)
+from tests.support.people import PIN, PUK, Home, Person, digests, make_person
+from tests.support.scenes import (
     altered,
     authorise,
     chain,

@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives import keywrap
 
 from hsm_signer.token import probe
 from hsm_signer.types import KeySpec, Scheme
-
-from ..support import needs, spy
-from ..support.people import ROOT
-from ..support.spy import Call, Unseen, Value
+from tests.support import needs, spy
+from tests.support.people import ROOT
+from tests.support.spy import Call, Unseen, Value
 
 PEOPLE = tuple(
     (f"{scheme.name.lower()}-{key.name.lower()}", scheme, key)

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import algorithms
-from hsm_signer.config import CARD_PIN_VARIABLE, HOME_VARIABLE
+from hsm_signer.config.installation import CARD_PIN_VARIABLE, HOME_VARIABLE
+from hsm_signer.core import algorithms
 from hsm_signer.errors import AlreadyInitialised
 from hsm_signer.types import ACCEPTED, Algorithm, Event, Scheme
-
-from ..support import processes, victim
-from ..support.people import PIN, ROOT, SOFTHSM_CONF, Home, make_person
-from ..support.scenes import chain, still_signs
+from tests.support import processes, victim
+from tests.support.people import PIN, ROOT, SOFTHSM_CONF, Home, make_person
+from tests.support.scenes import chain, still_signs
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import SimulatedCard, vpcd
-
-from ..support.pcscd import SLOTS, Inserted, Pcscd, inserted
+from tests.support.pcscd import SLOTS, Inserted, Pcscd, inserted
 
 
 @dataclass(frozen=True)

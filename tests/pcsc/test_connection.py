@@ -17,13 +17,13 @@ import pytest
 from card_applet_sim import SimulatedCard
 from hsm_signer.card import pcsc
 from hsm_signer.card.address import connect_card, create_card, open_card
+from hsm_signer.card.commands import CardSession, CardState
 from hsm_signer.card.pcsc import PcscConnection, list_cards, open_reader
-from hsm_signer.card.session import CardSession, CardState
+from hsm_signer.card.pins import CardPin
 from hsm_signer.errors import CardInUse, CardNotFound, CardRemoved, InputError, SignerError
-from hsm_signer.pins import CardPin
+from tests.card.host import OK, Host, Profile
+from tests.support.pcscd import SLOTS, Pcscd, states, until
 
-from ..card.host import OK, Host, Profile
-from ..support.pcscd import SLOTS, Pcscd, states, until
 from .conftest import MakeCard, Reader, Wrapped
 
 SELECT = bytes.fromhex("00A4040009F048534D5349474E0100")

@@ -10,18 +10,24 @@ import pytest
 
 from card_applet_sim import SimulatedCard, vpcd
 from hsm_signer.card.address import open_card
-from hsm_signer.card.session import CardState
-from hsm_signer.content import BytesSource
+from hsm_signer.card.commands import CardState
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import CardPinWrong
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import Algorithm, Content, KeySpec, Message, PinCheck, PinPolicy, Scheme
-from hsm_signer.workstation import Enrolment, enrol, sign_content
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
+from hsm_signer.workstation.signing import (
+    sign_content,
+)
+from tests.conftest import CommandLine
+from tests.support import needs
+from tests.support.jcardsim import JavaCard, command
+from tests.support.people import PIN, PUK, WRONG_PIN, digests
 
-from ..conftest import CommandLine
-from ..support import needs
-from ..support.jcardsim import JavaCard, command
-from ..support.people import PIN, PUK, WRONG_PIN, digests
 from .conftest import Reader
 
 SELECT = "00A4040009F048534D5349474E01"

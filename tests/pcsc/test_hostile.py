@@ -8,9 +8,10 @@ import pytest
 
 from card_applet_sim import SimulatedCard, vpcd
 from hsm_signer.card.address import connect_card, open_card
+from hsm_signer.card.commands import CardSession
+from hsm_signer.card.pins import CardPin
 from hsm_signer.card.selftest import probe
-from hsm_signer.card.session import CardSession
-from hsm_signer.content import BytesSource
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
     CardAnswerMalformed,
     CardError,
@@ -19,12 +20,17 @@ from hsm_signer.errors import (
     InputError,
     SignerError,
 )
-from hsm_signer.pins import CardPin
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import KeySpec, Message, PinCheck, Scheme
-from hsm_signer.workstation import Enrolment, enrol, sign_content
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
+from hsm_signer.workstation.signing import (
+    sign_content,
+)
+from tests.support.people import PIN, Home
 
-from ..support.people import PIN, Home
 from .conftest import Reader, Wrapped
 
 SELECT, VERIFY, BEGIN, HASH, AUTHORISE = 0xA4, 0x20, 0x60, 0x2A, 0x64

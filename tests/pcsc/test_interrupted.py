@@ -9,17 +9,17 @@ import pytest
 
 from card_applet_sim import SimulatedCard, vpcd
 from hsm_signer.card.address import open_card
+from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pcsc import PcscConnection
-from hsm_signer.card.session import CardSession
-from hsm_signer.content import BytesSource
+from hsm_signer.card.pins import CardPin
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import CardNotFound, CardRemoved, SignerError
-from hsm_signer.pins import CardPin
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import Message, SignOutcome
-from hsm_signer.workstation import sign_content
+from hsm_signer.workstation.signing import sign_content
+from tests.support.pcscd import Inserted, until
+from tests.support.people import PIN, Home
 
-from ..support.pcscd import Inserted, until
-from ..support.people import PIN, Home
 from .conftest import Reader, Wrapped
 
 CONTENT = Message(BytesSource(b"a message" * 1000))
@@ -191,7 +191,7 @@ def test_a_card_that_never_answers_to_reset(reader: Reader) -> None:
         def reset(self) -> None:
             """Nothing to forget."""
 
-    from ..support.pcscd import inserted
+    from tests.support.pcscd import inserted
 
     with inserted(Mute(), reader.port):
         time.sleep(1)

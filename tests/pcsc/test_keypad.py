@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from card_applet_sim import SimulatedCard
 from hsm_signer.card import address, keypad, pcsc
+from hsm_signer.card.commands import CardSession, authorise_content
 from hsm_signer.card.keypad import (
     FEATURE_GET_TLV_PROPERTIES,
     FEATURE_MODIFY_PIN_DIRECT,
@@ -22,10 +23,9 @@ from hsm_signer.card.keypad import (
     pin_modify,
     pin_verify,
 )
-from hsm_signer.card.session import CardSession, authorise_content
 from hsm_signer.cli.context import App
 from hsm_signer.cli.main import main
-from hsm_signer.content import BytesSource
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
     CardAnswerMalformed,
     CardPinBlocked,
@@ -36,10 +36,9 @@ from hsm_signer.errors import (
     SignerError,
 )
 from hsm_signer.types import Algorithm, Challenge, CredentialId, Message, RollingValue, Scheme, SpkiDer
-
-from ..card.host import OK, Host, Profile, expected_keys, open_answer, sha256
-from ..support import people
-from ..support.people import Home
+from tests.card.host import OK, Host, Profile, expected_keys, open_answer, sha256
+from tests.support import people
+from tests.support.people import Home
 
 PROFILE = Profile()
 FEATURES = bytes.fromhex("0604420000DB 0704420000DC".replace(" ", ""))

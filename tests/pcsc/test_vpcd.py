@@ -16,8 +16,8 @@ import pytest
 
 from card_applet_sim import CardError, SimulatedCard, vpcd
 from card_applet_sim.vpcd import Redactor, Slot
+from tests.card.host import OK, Host, Profile
 
-from ..card.host import OK, Host, Profile
 from .conftest import Wrapped
 
 ROOT = Path(__file__).parents[2]

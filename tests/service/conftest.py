@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from hsm_signer import clients
-from hsm_signer.roles import Role
-from hsm_signer.signing import system_clock
+from hsm_signer.server.signing import system_clock
+from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
 from tests.support import needs
 from tests.support.authority import Authority
 from tests.support.people import Home

@@ -15,12 +15,13 @@ import httpx
 import pytest
 from cryptography import x509
 
-from hsm_signer import clients, forms
 from hsm_signer.card.address import create_card
-from hsm_signer.front import models
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.roles import Role
-from hsm_signer.signing import system_clock
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.core import forms
+from hsm_signer.server.signing import system_clock
+from hsm_signer.service import clients
+from hsm_signer.service.front.native import models
+from hsm_signer.service.roles import Role
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
@@ -30,7 +31,10 @@ from hsm_signer.types import (
     Scheme,
     SignOutcome,
 )
-from hsm_signer.workstation import Enrolment, enrol
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
 from tests.support.authority import Authority
 from tests.support.front import (
     PROBLEM,

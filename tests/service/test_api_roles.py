@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hsm_signer import forms
-from hsm_signer.roles import PERMITTED, Role
+from hsm_signer.core import forms
+from hsm_signer.service.roles import PERMITTED, Role
 from hsm_signer.types import SigningRequest
 from tests.support.front import api, body_of, problem
 from tests.support.people import digests

@@ -20,21 +20,33 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import algorithms
 from hsm_signer.card.address import create_card
+from hsm_signer.card.pins import CardPin
+from hsm_signer.core import algorithms
 from hsm_signer.errors import SignerError
-from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
-from hsm_signer.pins import CardPin
-from hsm_signer.remote import RemoteServer
-from hsm_signer.roles import Role
-from hsm_signer.server import Server
+from hsm_signer.server.initialise import (
+    NewInstallation,
+    initialise,
+)
+from hsm_signer.server.installation import (
+    Installation,
+    no_prompt,
+)
+from hsm_signer.server.server import Server
+from hsm_signer.service.roles import Role
 from hsm_signer.types import ACCEPTED, Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
-from hsm_signer.workstation import Enrolment, enrol, sign_content
-
-from ..support import processes
-from ..support.people import PIN, SOFTHSM_CONF, Home, Person
-from ..support.postgresql import Postgresql
-from ..support.service import Service, add_client, serving
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
+from hsm_signer.workstation.remote import RemoteServer
+from hsm_signer.workstation.signing import (
+    sign_content,
+)
+from tests.support import processes
+from tests.support.people import PIN, SOFTHSM_CONF, Home, Person
+from tests.support.postgresql import Postgresql
+from tests.support.service import Service, add_client, serving
 
 # A connection that a killed process broke in its handshake is left to the garbage collector by the HTTP
 # client: its complaint is about nothing here, and must not fall upon another file's test.

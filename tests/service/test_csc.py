@@ -17,10 +17,11 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from hsm_signer import algorithms, forms, oids
-from hsm_signer.card.session import authorise_content
-from hsm_signer.pins import CardPin
-from hsm_signer.roles import Role
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.card.pins import CardPin
+from hsm_signer.core import algorithms, forms, oids
+from hsm_signer.service.roles import Role
+from hsm_signer.service.wire import operations as wire
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
@@ -34,13 +35,12 @@ from hsm_signer.types import (
     KeySpec,
     PinCheck,
 )
-from hsm_signer.wire import operations as wire
+from tests.support.authority import DAY, Authority
+from tests.support.front import make_identity, pem, trusting
+from tests.support.people import PIN, Home, Person, make_person
+from tests.support.scenes import flipped_quantity, passing_wrong_pins
+from tests.support.service import WorkerClient, add_client, serving
 
-from ..support.authority import DAY, Authority
-from ..support.front import make_identity, pem, trusting
-from ..support.people import PIN, Home, Person, make_person
-from ..support.scenes import flipped_quantity, passing_wrong_pins
-from ..support.service import WorkerClient, add_client, serving
 from .conftest import Tenants
 
 MOST = 5

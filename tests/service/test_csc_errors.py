@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from hsm_signer import errors
-from hsm_signer.front.csc_errors import error_response
-from hsm_signer.front.csc_models import (
+from hsm_signer.service.front.csc.errors import error_response
+from hsm_signer.service.front.csc.models import (
     Asked,
     AuthorizeAsked,
     AuthorizeAsked1,

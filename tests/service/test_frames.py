@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm_signer.errors import ConfigError, FrameMalformed
-from hsm_signer.wire.frames import (
+from hsm_signer.service.wire.frames import (
     MAX_FRAME,
     MAX_PAYLOAD,
     Frame,

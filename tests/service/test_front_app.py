@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from hsm_signer.front import health
-from hsm_signer.front.app import make_app
-from hsm_signer.settings import LimitSettings, Settings, WorkerSettings
-from hsm_signer.types import CredentialId, Digest, Event, EvidenceEntry
-from hsm_signer.wire.operations import (
+from hsm_signer.config.service import LimitSettings, Settings, WorkerSettings
+from hsm_signer.service.front import health
+from hsm_signer.service.front.app import make_app
+from hsm_signer.service.wire.operations import (
     Call,
     ClientView,
     EvidencePage,
@@ -26,6 +25,7 @@ from hsm_signer.wire.operations import (
     decode,
     encode,
 )
+from hsm_signer.types import CredentialId, Digest, Event, EvidenceEntry
 
 from .test_front_pool import FakeWorker, pool_on, run, until
 
@@ -160,7 +160,7 @@ def test_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(_: object) -> None:
             raise ZeroDivisionError("with a secret in its words")
 
-        monkeypatch.setattr("hsm_signer.front.api.Json", broken)
+        monkeypatch.setattr("hsm_signer.service.front.native.endpoints.Json", broken)
         task = await ask(client, "GET", "/v1/credentials/" + "0" * 32 + "/certification-request")
         await until(lambda: worker.calls)
         worker.reply(1, "PEM")

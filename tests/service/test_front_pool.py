@@ -29,10 +29,9 @@ from hsm_signer.errors import (
     WorkerLost,
     WorkerUnavailable,
 )
-from hsm_signer.front.pool import DEPTH, Pool
-from hsm_signer.types import Algorithm, Authorisation, CredentialId, Digest, Quantity
-from hsm_signer.wire.frames import MAX_CHUNK, Frame, Kind, frame_bytes, read_frame, socket_path
-from hsm_signer.wire.operations import (
+from hsm_signer.service.front.pool import DEPTH, Pool
+from hsm_signer.service.wire.frames import MAX_CHUNK, Frame, Kind, frame_bytes, read_frame, socket_path
+from hsm_signer.service.wire.operations import (
     VERSION,
     Call,
     Caller,
@@ -45,8 +44,8 @@ from hsm_signer.wire.operations import (
     decode,
     encode,
 )
-
-from ..support import needs
+from hsm_signer.types import Algorithm, Authorisation, CredentialId, Digest, Quantity
+from tests.support import needs
 
 TIMEOUT = 20.0
 """Seconds for anything that has to happen."""

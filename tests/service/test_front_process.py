@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hsm_signer import logs
 from hsm_signer.errors import ConfigError
-from hsm_signer.front.server import parse_bind
+from hsm_signer.service import logs
+from hsm_signer.service.front.listener import parse_bind
 
 FORBIDDEN = (
     "pkcs11",
@@ -30,23 +30,22 @@ FORBIDDEN = (
     "hsm_signer.token",
     "hsm_signer.store",
     "hsm_signer.server",
-    "hsm_signer.signing",
-    "hsm_signer.installation",
-    "hsm_signer.config",
+    "hsm_signer.config.installation",
     "hsm_signer.cli",
 )
 
 
 def test_front_has_no_way_to_token_or_store() -> None:
     code = (
-        "import sys, json; import hsm_signer.front.server, hsm_signer.front.app, hsm_signer.front.__main__;"
+        "import sys, json; import hsm_signer.service.front.listener, hsm_signer.service.front.app;"
+        "import hsm_signer.service.front.__main__;"
         "print(json.dumps(sorted(sys.modules)))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     loaded = json.loads(ran.stdout)
-    assert "hsm_signer.front.pool" in loaded
+    assert "hsm_signer.service.front.pool" in loaded
     assert [each for each in loaded if each.startswith(FORBIDDEN)] == []
 
 
@@ -55,7 +54,7 @@ def front(
     settings: Path, *arguments: str, stdin: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "hsm_signer.front", "--settings", str(settings), *arguments],
+        [sys.executable, "-m", "hsm_signer.service.front", "--settings", str(settings), *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,7 +140,7 @@ def test_input_that_is_no_pipe_ends_nothing(tmp_path: Path) -> None:
 
 def refused(settings: Path, *arguments: str) -> str:
     ran = subprocess.run(
-        [sys.executable, "-m", "hsm_signer.front", "--settings", str(settings), *arguments],
+        [sys.executable, "-m", "hsm_signer.service.front", "--settings", str(settings), *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hsm_signer.front.limits import MAX_BUCKETS, Buckets
+from hsm_signer.service.front.http.limits import MAX_BUCKETS, Buckets
 from tests.support.front import Wire, api, problem
 from tests.support.people import Home
 from tests.support.service import Service, serving

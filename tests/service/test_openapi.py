@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from hsm_signer.errors import all_errors
-from hsm_signer.front import spec
+from hsm_signer.service.front import openapi
 from tests.support.front import PROBLEM, api
 from tests.support.service import Service, serving
 
@@ -124,12 +124,12 @@ def test_every_refusal_is_declared(scene: Scene) -> None:
     for method, path, operation in operations(scene.document):
         where = f"{method} {path}"
         declared = set(operation["responses"])
-        assert {str(each) for each in spec.EVERYWHERE} <= declared, where
+        assert {str(each) for each in openapi.EVERYWHERE} <= declared, where
         assert sum(status.startswith("2") for status in declared) == 1, where
         for status, answer in operation["responses"].items():
             if not status.startswith("2"):
-                assert answer["content"] == {PROBLEM: {"schema": spec.REFERENCE}}, where
-        assert operation["security"] == spec.SECURITY["security"], where
+                assert answer["content"] == {PROBLEM: {"schema": openapi.REFERENCE}}, where
+        assert operation["security"] == openapi.SECURITY["security"], where
         assert operation["summary"], where
         assert len(operation["tags"]) == 1, where
 
@@ -158,7 +158,7 @@ def test_no_reference_leads_nowhere(scene: Scene) -> None:
         inner: Any = scene.document
         for name in reference.removeprefix("#/").split("/"):
             inner = inner[name]
-    assert scene.document["openapi"] == spec.OPENAPI
+    assert scene.document["openapi"] == openapi.OPENAPI
     text = json.dumps(scene.document)
     for newer in ('"const"', '{"type": "null"}', "HTTPValidationError"):
         assert newer not in text

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from hsm_signer.config import CONFIG_FILE
+from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import (
     ChallengeStale,
     ServiceBusy,
@@ -39,19 +39,21 @@ from hsm_signer.errors import (
     TokenUnavailable,
     WorkerUnavailable,
 )
-from hsm_signer.installation import TOKEN_FOLDER
-from hsm_signer.remote import RemoteServer
-from hsm_signer.server import Server
+from hsm_signer.server.initialise import (
+    TOKEN_FOLDER,
+)
+from hsm_signer.server.server import Server
+from hsm_signer.service.wire import operations as wire
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.types import ACCEPTED, DigestList, Event, SignOutcome
-from hsm_signer.wire import operations as wire
+from hsm_signer.workstation.remote import RemoteServer
+from tests.conftest import use_store
+from tests.support.front import api, problem, send
+from tests.support.people import Home, Person, digests
+from tests.support.postgresql import Postgresql, copy_store
+from tests.support.scenes import authorise, database, verifies
+from tests.support.service import WAIT, Service, User, give, reachable, serving
 
-from ..conftest import use_store
-from ..support.front import api, problem, send
-from ..support.people import Home, Person, digests
-from ..support.postgresql import Postgresql, copy_store
-from ..support.scenes import authorise, database, verifies
-from ..support.service import WAIT, Service, User, give, reachable, serving
 from .conftest import Tenants
 from .test_chaos import check_evidence, free_port
 from .test_front_pool import FakeWorker, ask, pool_on, run, until

@@ -42,14 +42,14 @@ from pyhanko.sign.signers.csc_signer import (
 from pyhanko.sign.validation import PdfSignatureStatus, async_validate_pdf_signature
 from pyhanko_certvalidator import ValidationContext
 
-from hsm_signer import forms, oids
-from hsm_signer.card.session import authorise_content
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.core import forms, oids
 from hsm_signer.types import Algorithm, Digest, DigestList, HashName
+from tests.support.authority import Authority
+from tests.support.front import trusting
+from tests.support.people import Home, Person
+from tests.support.service import serving
 
-from ..support.authority import Authority
-from ..support.front import trusting
-from ..support.people import Home, Person
-from ..support.service import serving
 from .conftest import Tenants
 
 AUTHORITY = Authority()

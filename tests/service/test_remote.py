@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import algorithms, offline
-from hsm_signer.content import FileSource
+from hsm_signer.card.pins import CardPin
+from hsm_signer.core import algorithms
+from hsm_signer.core.content import FileSource
 from hsm_signer.errors import (
     CertificateUnsuitable,
     ChannelUnsuitable,
@@ -29,8 +30,6 @@ from hsm_signer.errors import (
     TokenUnsuitable,
     WrongKey,
 )
-from hsm_signer.pins import CardPin
-from hsm_signer.remote import RemoteServer
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -46,12 +45,13 @@ from hsm_signer.types import (
     SpkiDer,
     Status,
 )
-from hsm_signer.workstation import submit
-
-from ..support.authority import Authority
-from ..support.far import MAX_MESSAGE, Far, far_service
-from ..support.people import Home, Person, digests, make_person
-from ..support.scenes import authorise, message, passing_wrong_pins, verifies
+from hsm_signer.workstation import offline
+from hsm_signer.workstation.remote import RemoteServer
+from hsm_signer.workstation.signing import submit
+from tests.support.authority import Authority
+from tests.support.far import MAX_MESSAGE, Far, far_service
+from tests.support.people import Home, Person, digests, make_person
+from tests.support.scenes import authorise, message, passing_wrong_pins, verifies
 
 NOBODY = CredentialId(bytes(16))
 
@@ -225,10 +225,12 @@ def test_an_enrolment_that_was_given_up(far: Far, app: RemoteServer) -> None:
 def test_users_of_any_name(far: Far, app: RemoteServer, name: str) -> None:
     made = Person(name, Scheme.ROLLING, KeySpec.P256, far.folder / f"{name.encode().hex()}.card")
     from hsm_signer.card.address import create_card
-    from hsm_signer.pins import CardPuk
-    from hsm_signer.workstation import Enrolment, enrol
-
-    from ..support.people import PUK
+    from hsm_signer.card.pins import CardPuk
+    from hsm_signer.workstation.enrolment import (
+        Enrolment,
+        enrol,
+    )
+    from tests.support.people import PUK
 
     create_card(made.address)
     wanted = Enrolment(name, made.scheme, made.key, made.pin(), CardPuk(PUK, source="test"))
@@ -248,7 +250,7 @@ def test_credentials_page_by_page(app: RemoteServer, monkeypatch: pytest.MonkeyP
     whole = list(app.records())
     assert [each.owner for each in app.all_of("alice")] == ["alice"]
     assert {"alice", "bob", "paula"} <= {each.owner for each in whole}
-    monkeypatch.setattr("hsm_signer.remote.PAGE", 2)
+    monkeypatch.setattr("hsm_signer.workstation.remote.PAGE", 2)
     assert list(app.records()) == whole
 
 
@@ -256,7 +258,7 @@ def test_evidence_page_by_page(far: Far, app: RemoteServer, monkeypatch: pytest.
     person = far.enrolled(app, "eva")
     person.sign(app)
     credential_id = app.live("eva").credential_id
-    monkeypatch.setattr("hsm_signer.remote.PAGE", 2)
+    monkeypatch.setattr("hsm_signer.workstation.remote.PAGE", 2)
     with far.as_client("auditor") as auditor:
         found = list(auditor.entries(credential_id))
         assert [(entry.event, entry.outcome) for _, entry in found] == [
@@ -319,7 +321,7 @@ def test_who_is_nobodys_client(far: Far, token: str | None) -> None:
 
 @pytest.mark.parametrize("scheme", [Scheme.PIN, Scheme.BASIC])
 def test_authorised_without_a_connection_and_submitted_later(far: Far, scheme: Scheme) -> None:
-    from hsm_signer.card.session import authorise_content
+    from hsm_signer.card.commands import authorise_content
 
     with far.with_certificate() as server:
         person = far.enrolled(server, f"later-{scheme.name.lower()}", scheme=scheme)

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import config
-from hsm_signer.certificates import from_pem, to_pem
-
-from ..cli.conftest import Ran
-from ..support.authority import Authority
-from ..support.far import Far, far_service
-from ..support.people import PIN, PUK, WRONG_PIN, Home
+from hsm_signer.config import installation as config
+from hsm_signer.core.certificates import from_pem, to_pem
+from tests.cli.conftest import Ran
+from tests.support.authority import Authority
+from tests.support.far import Far, far_service
+from tests.support.people import PIN, PUK, WRONG_PIN, Home
 
 
 @pytest.fixture(scope="module")

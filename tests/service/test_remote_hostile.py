@@ -15,9 +15,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hsm_signer import forms
-from hsm_signer.algorithms import spki_of
-from hsm_signer.content import BytesSource
+from hsm_signer.core import forms
+from hsm_signer.core.algorithms import spki_of
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
     CredentialRevoked,
     RateLimited,
@@ -28,7 +28,6 @@ from hsm_signer.errors import (
     SignerError,
     WorkerLost,
 )
-from hsm_signer.remote import RemoteServer
 from hsm_signer.types import (
     Algorithm,
     Authorisation,
@@ -51,9 +50,14 @@ from hsm_signer.types import (
     SpkiDer,
     Status,
 )
-from hsm_signer.workstation import Pauses, submit
-
-from ..support.tls import make_certificate
+from hsm_signer.workstation.remote import RemoteServer
+from hsm_signer.workstation.retry import (
+    Pauses,
+)
+from hsm_signer.workstation.signing import (
+    submit,
+)
+from tests.support.tls import make_certificate
 
 ID = CredentialId(bytes(range(16)))
 KEY = ec.generate_private_key(ec.SECP256R1())

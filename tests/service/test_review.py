@@ -19,11 +19,11 @@ from hsm_signer.errors import (
     TokenNotFound,
     TokenUnsuitable,
 )
-from hsm_signer.front.bodies import strict_json
-from hsm_signer.front.csc_models import SignAsked
+from hsm_signer.service.front.csc.models import SignAsked
+from hsm_signer.service.front.http.bodies import strict_json
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.service.wire.operations import Call, Caller
 from hsm_signer.types import Event, Message, Scheme, SigningRequest, SignOutcome
-from hsm_signer.wire import operations as wire
-from hsm_signer.wire.operations import Call, Caller
 from tests.support.front import Wire, api, problem
 from tests.support.people import Home
 from tests.support.scenes import authorise, verifies

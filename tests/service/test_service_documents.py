@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hsm_signer.front.app import make_app
-from hsm_signer.front.metrics import Metrics
-from hsm_signer.front.pool import Pool
-from hsm_signer.roles import PERMITTED
-from hsm_signer.settings import Settings
-from hsm_signer.wire.frames import MAX_CHUNK, MAX_FRAME, Kind
-
-from ..cli.test_documents import SERVICE, table
-from ..support.people import ROOT
+from hsm_signer.config.service import Settings
+from hsm_signer.service.front.app import make_app
+from hsm_signer.service.front.metrics import Metrics
+from hsm_signer.service.front.pool import Pool
+from hsm_signer.service.roles import PERMITTED
+from hsm_signer.service.wire.frames import MAX_CHUNK, MAX_FRAME, Kind
+from tests.cli.test_documents import SERVICE, table
+from tests.support.people import ROOT
 
 
 def pool(folder: Path) -> Pool:

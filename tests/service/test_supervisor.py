@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from hsm_signer import settings as service_settings
-from hsm_signer import supervisor
-from hsm_signer.config import CONFIG_FILE
+from hsm_signer.config import service as service_settings
+from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import ConfigError
+from hsm_signer.service import supervisor
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.service.wire.frames import socket_path
 from hsm_signer.types import Algorithm
-from hsm_signer.wire import operations as wire
-from hsm_signer.wire.frames import socket_path
 from tests.support import needs
 from tests.support.people import digests
 from tests.support.scenes import authorise, verifies
@@ -272,13 +272,13 @@ def with_another_front(
     """The real supervisor and workers; in the front's place a module that tells what it got."""
     hsm_signer = folder / "modules" / "sitecustomize.py"
     hsm_signer.parent.mkdir()
-    # The supervisor runs "-m hsm_signer.front": the name leads to the file above.
+    # The supervisor runs "-m hsm_signer.service.front": the name leads to the file above.
     (hsm_signer.parent / "front_here.py").write_text(FRONT)
     hsm_signer.write_text(
         "import os, sys\n"
-        "if '-m' in sys.orig_argv and 'hsm_signer.front' in sys.orig_argv:\n"
+        "if '-m' in sys.orig_argv and 'hsm_signer.service.front' in sys.orig_argv:\n"
         "    import runpy\n"
-        "    at = sys.orig_argv.index('hsm_signer.front')\n"
+        "    at = sys.orig_argv.index('hsm_signer.service.front')\n"
         "    sys.argv = ['front', *sys.orig_argv[at + 1:]]\n"
         f"    runpy.run_path({str(hsm_signer.parent / 'front_here.py')!r}, run_name='__main__')\n"
         "    os._exit(0)\n"

@@ -16,17 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.config import CONFIG_FILE
-from hsm_signer.installation import PIN_FILE, SO_PIN_FILE
-from hsm_signer.remote import RemoteServer
-from hsm_signer.settings import SETTINGS_FILE
+from hsm_signer.config.installation import CONFIG_FILE
+from hsm_signer.config.service import SETTINGS_FILE
+from hsm_signer.server.initialise import (
+    PIN_FILE,
+    SO_PIN_FILE,
+)
+from hsm_signer.service.wire.frames import socket_path
 from hsm_signer.types import Scheme
-from hsm_signer.wire.frames import socket_path
+from hsm_signer.workstation.remote import RemoteServer
+from tests.support import processes
+from tests.support.people import digests, make_person
+from tests.support.scenes import database, verifies
+from tests.support.service import Service, User, give, reachable, serving
 
-from ..support import processes
-from ..support.people import digests, make_person
-from ..support.scenes import database, verifies
-from ..support.service import Service, User, give, reachable, serving
 from .conftest import Tenants
 from .test_supervisor import environment_of, python_for_others
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hsm_signer.errors import CredentialUnknown, FrameMalformed
-from hsm_signer.wire import operations as wire
-from hsm_signer.wire.frames import MAX_CHUNK, MAX_FRAME, Kind, frame_bytes
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.service.wire.frames import MAX_CHUNK, MAX_FRAME, Kind, frame_bytes
 from tests.support.scenes import authorise, sql
 from tests.support.service import WorkerClient, error_in
 

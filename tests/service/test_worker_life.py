@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.config import CONFIG_FILE
+from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import InputError, ServiceStopping, WorkerUnavailable
-from hsm_signer.installation import PIN_FILE, TOKEN_FOLDER
+from hsm_signer.server.initialise import (
+    PIN_FILE,
+    TOKEN_FOLDER,
+)
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.service.wire.frames import Kind, socket_path
 from hsm_signer.types import Algorithm, Authorisation, DigestList
-from hsm_signer.wire import operations as wire
-from hsm_signer.wire.frames import Kind, socket_path
 from tests.support import processes
 from tests.support.people import digests
 from tests.support.scenes import authorise, database, verifies
@@ -345,7 +348,7 @@ def test_it_ends_when_its_standard_input_does(tenants: Tenants) -> None:
     home = tenants.home.path
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "hsm_signer.worker"),
+            *(sys.executable, "-m", "hsm_signer.service.worker"),
             *("--home", str(home), "--settings", str(home / "service.toml")),
             *("--slot", "3", "--generation", "7"),
         ],
@@ -378,7 +381,7 @@ def test_settings_that_are_wrong_end_it_at_once(tenants: Tenants) -> None:
     (home / "service.toml").write_text("[worker]\ncount = 0\n")
     ran = subprocess.run(
         [
-            *(sys.executable, "-m", "hsm_signer.worker"),
+            *(sys.executable, "-m", "hsm_signer.service.worker"),
             *("--home", str(home), "--settings", str(home / "service.toml")),
             *("--slot", "0", "--generation", "1"),
         ],
@@ -396,11 +399,11 @@ def test_no_session_objects_are_left(tenants: Tenants) -> None:
 
 def _count_objects(home: str, token: str) -> None:
     """In a process of its own: the worker's own threads, over the token as they have it."""
+    from hsm_signer.config.service import LimitSettings
     from hsm_signer.errors import Refused
-    from hsm_signer.settings import LimitSettings
+    from hsm_signer.service.worker import access, handlers
+    from hsm_signer.service.worker.threads import TokenThread
     from hsm_signer.types import KeySpec, Scheme
-    from hsm_signer.worker import access, handlers
-    from hsm_signer.worker.threads import TokenThread
     from tests.support.people import Person
 
     from .test_worker_operations import wanted

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from hsm_signer import clients
 from hsm_signer.card.address import create_card
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.config.service import LimitSettings
 from hsm_signer.errors import (
     CertificateUnsuitable,
     ChallengeStale,
@@ -25,9 +26,11 @@ from hsm_signer.errors import (
     ServiceError,
     StatusUnsuitable,
 )
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.roles import Role
-from hsm_signer.settings import LimitSettings
+from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.service.wire.frames import Kind, frame_bytes
+from hsm_signer.service.worker import access, handlers
 from hsm_signer.types import (
     ACCEPTED,
     Combine,
@@ -42,10 +45,10 @@ from hsm_signer.types import (
     Scheme,
     Status,
 )
-from hsm_signer.wire import operations as wire
-from hsm_signer.wire.frames import Kind, frame_bytes
-from hsm_signer.worker import access, handlers
-from hsm_signer.workstation import Enrolment, enrol
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
 from tests.support.authority import Authority
 from tests.support.people import PIN, PUK, Person, digests
 from tests.support.scenes import authorise, message, verifies

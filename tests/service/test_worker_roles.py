@@ -9,14 +9,10 @@ from typing import Any
 
 import pytest
 
-from hsm_signer.errors import (
-    ChannelUnsuitable,
-    CredentialUnknown,
-    NotPermitted,
-    SignerError,
-)
+from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, NotPermitted, SignerError
 from hsm_signer.evidence.anchor import Anchor
-from hsm_signer.roles import PERMITTED, Role
+from hsm_signer.service.roles import PERMITTED, Role
+from hsm_signer.service.wire import operations as wire
 from hsm_signer.types import (
     Algorithm,
     Authorisation,
@@ -31,7 +27,6 @@ from hsm_signer.types import (
     Scheme,
     Status,
 )
-from hsm_signer.wire import operations as wire
 from tests.support.people import digests
 from tests.support.scenes import authorise, verifies
 from tests.support.service import in_process, sign_call
@@ -120,7 +115,7 @@ def test_a_refused_operation_changes_nothing(running: Running) -> None:
 
 
 def test_a_registrar_uses_credentials_in_enrolment_only(running: Running, tmp_path: Path) -> None:
-    from tests.service.test_worker_operations import enrolled
+    from .test_worker_operations import enrolled
 
     with running.as_client("registrar") as registrar, running.as_client("app") as client:
         person = enrolled(registrar, tmp_path, Scheme.ROLLING, "by-registrar")
@@ -253,7 +248,7 @@ def test_a_removed_client_is_refused_soon(running: Running) -> None:
 
 
 def _remove(server: Any, name: str) -> None:
-    from hsm_signer import clients
+    from hsm_signer.service import clients
 
     clients.remove(server.store, name)
 

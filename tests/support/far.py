@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hsm_signer.certificates import to_pem
-from hsm_signer.remote import RemoteServer
-from hsm_signer.roles import Role
+from hsm_signer.core.certificates import to_pem
+from hsm_signer.service.roles import Role
+from hsm_signer.workstation.remote import RemoteServer
 
 from .authority import Authority
 from .front import Identity, make_identity

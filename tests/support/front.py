@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from hsm_signer import forms
+from hsm_signer.core import forms
 from hsm_signer.types import DigestList, SigningRequest
 
 from .authority import Authority

@@ -19,12 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm_signer.errors import AuthorisationMismatch, WrongKey
 from hsm_signer.schemes import Created, steps_of
-from hsm_signer.schemes.authorise import (
-    authorisation_digest,
-    personalisation_digest,
-    position_digests,
-)
-from hsm_signer.schemes.workspace import KekUse, Key, KeyPair
+from hsm_signer.schemes.authorise import authorisation_digest, personalisation_digest, position_digests
+from hsm_signer.schemes.key_operations import KekUse, Key, KeyPair
 from hsm_signer.types import (
     Algorithm,
     CardPersonalisation,
@@ -79,7 +75,7 @@ class ModelPair:
 
 
 class ModelWorkspace:
-    """Implements hsm_signer.schemes.workspace.Workspace."""
+    """Implements hsm_signer.schemes.key_operations.Workspace."""
 
     def __init__(self, master_key: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
         self.master_key = master_key

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsm_signer.card.address import create_card, open_card
-from hsm_signer.card.session import CardSession
-from hsm_signer.config import Config
-from hsm_signer.content import BytesSource
-from hsm_signer.installation import (
-    SOFTHSM_FILE,
+from hsm_signer.card.commands import CardSession
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.config.installation import Config
+from hsm_signer.core.content import BytesSource
+from hsm_signer.server.initialise import (
     TOKEN_FOLDER,
-    Installation,
     NewInstallation,
     initialise,
+)
+from hsm_signer.server.installation import (
+    SOFTHSM_FILE,
+    Installation,
     no_prompt,
 )
-from hsm_signer.pins import CardPin, CardPuk
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.token import softhsm
 from hsm_signer.types import (
     Algorithm,
@@ -34,7 +36,17 @@ from hsm_signer.types import (
     Scheme,
     SignOutcome,
 )
-from hsm_signer.workstation import Enrolment, EnrolmentServer, SigningServer, enrol, sign_content
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
+from hsm_signer.workstation.servers import (
+    EnrolmentServer,
+    SigningServer,
+)
+from hsm_signer.workstation.signing import (
+    sign_content,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SOFTHSM_CONF = ROOT / "softhsm.conf"

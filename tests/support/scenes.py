@@ -14,14 +14,14 @@ import pytest
 
 from card_applet_sim import keys, memory
 from card_applet_sim.constants import Role
-from hsm_signer import algorithms
-from hsm_signer.card.session import authorise_content
-from hsm_signer.content import BytesSource, measure
-from hsm_signer.encoding import entry_hash
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.card.pins import CardPin
+from hsm_signer.core import algorithms
+from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.content import BytesSource, measure
 from hsm_signer.errors import CardPinWrong, SignerError
 from hsm_signer.evidence.chain import ChainPosition, next_entry
-from hsm_signer.pins import CardPin
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -38,7 +38,9 @@ from hsm_signer.types import (
     SigningRequest,
     SignOutcome,
 )
-from hsm_signer.workstation import SigningServer
+from hsm_signer.workstation.servers import (
+    SigningServer,
+)
 
 from .people import PIN, Home, Person
 

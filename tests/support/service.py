@@ -24,13 +24,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hsm_signer import clients
-from hsm_signer.config import HOME_VARIABLE
+from hsm_signer.config.installation import HOME_VARIABLE
+from hsm_signer.config.service import SETTINGS_FILE
 from hsm_signer.errors import SignerError
-from hsm_signer.installation import Installation
-from hsm_signer.roles import Role
-from hsm_signer.settings import SETTINGS_FILE
-from hsm_signer.signing import system_clock
+from hsm_signer.server.installation import Installation
+from hsm_signer.server.signing import system_clock
+from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.service.wire.frames import MAX_CHUNK, Frame, Kind, frame_bytes, socket_path
 from hsm_signer.types import (
     Challenge,
     Content,
@@ -42,8 +44,6 @@ from hsm_signer.types import (
     SigningRequest,
     SignOutcome,
 )
-from hsm_signer.wire import operations as wire
-from hsm_signer.wire.frames import MAX_CHUNK, Frame, Kind, frame_bytes, socket_path
 
 from . import processes
 from .people import Home

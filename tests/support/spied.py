@@ -18,10 +18,17 @@ from typing import Any
 
 from card_applet_sim.constants import Combine
 from card_applet_sim.keys import combine
-from hsm_signer.card.session import authorise_content
-from hsm_signer.encoding import entry_bytes, record_bytes
-from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.core.canonical import entry_bytes, record_bytes
 from hsm_signer.schemes.authorise import position_digests
+from hsm_signer.server.initialise import (
+    NewInstallation,
+    initialise,
+)
+from hsm_signer.server.installation import (
+    Installation,
+    no_prompt,
+)
 from hsm_signer.token import softhsm
 from hsm_signer.types import (
     Authorisation,

@@ -14,14 +14,24 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Engine, event
 
-from hsm_signer.card.session import CardSession
+from hsm_signer.card.commands import CardSession
+from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.errors import SignerError
-from hsm_signer.installation import Installation, NewInstallation, initialise, no_prompt
-from hsm_signer.pins import CardPin, CardPuk
+from hsm_signer.server.initialise import (
+    NewInstallation,
+    initialise,
+)
+from hsm_signer.server.installation import (
+    Installation,
+    no_prompt,
+)
 from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
 from hsm_signer.types import KeySpec, PinCheck, Scheme, SigningRequest
-from hsm_signer.workstation import Enrolment, enrol
+from hsm_signer.workstation.enrolment import (
+    Enrolment,
+    enrol,
+)
 
 from .people import PIN, PUK, Person
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pkcs11
 import pytest
 
-from hsm_signer.config import CONFIG_FILE, TOKEN_PIN_VARIABLE
+from hsm_signer.config.installation import CONFIG_FILE, TOKEN_PIN_VARIABLE
 from hsm_signer.errors import (
     ConfigError,
     FileError,
@@ -25,14 +25,22 @@ from hsm_signer.errors import (
     TokenPinWrong,
     TokenUnsuitable,
 )
-from hsm_signer.installation import PIN_FILE, SOFTHSM_FILE, TOKEN_FOLDER, Installation, no_prompt
+from hsm_signer.server.initialise import (
+    PIN_FILE,
+    TOKEN_FOLDER,
+)
+from hsm_signer.server.installation import (
+    SOFTHSM_FILE,
+    Installation,
+    no_prompt,
+)
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession, load_library
 from hsm_signer.token.uri import TokenUri
 from hsm_signer.types import Combine, KeySpec, Scheme
+from tests.support.people import Home, make_person
+from tests.support.scenes import sql, still_signs
 
-from ..support.people import Home, make_person
-from ..support.scenes import sql, still_signs
 from .test_workspace import objects, wanted
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer import algorithms
+from hsm_signer.core import algorithms
 from hsm_signer.errors import AuthorisationMismatch, TokenError, TokenUnavailable, WrongKey
-from hsm_signer.server import Server
+from hsm_signer.server.server import Server
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Scheme
+from tests.support.people import Home, make_person
 
-from ..support.people import Home, make_person
 from .test_workspace import objects
 
 MESSAGE = b"the quick brown fox"

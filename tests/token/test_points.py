@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm_signer import algorithms
+from hsm_signer.core import algorithms
 from hsm_signer.types import KeySpec
 
 

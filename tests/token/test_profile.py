@@ -10,14 +10,19 @@ import msgspec
 import pytest
 
 from hsm_signer.errors import TokenUnsuitable
-from hsm_signer.installation import PROFILE_FILE, _refuse_unfit
-from hsm_signer.server import Server
+from hsm_signer.server.initialise import (
+    _refuse_unfit,
+)
+from hsm_signer.server.installation import (
+    PROFILE_FILE,
+)
+from hsm_signer.server.server import Server
 from hsm_signer.token import probe as probing
 from hsm_signer.token.profile import PROFILE_FORMAT, TokenProfile
 from hsm_signer.types import Combine, KeySpec, Scheme
+from tests.support.people import Home
+from tests.support.scenes import still_signs
 
-from ..support.people import Home
-from ..support.scenes import still_signs
 from .test_workspace import objects, wanted
 
 

@@ -26,8 +26,8 @@ from hsm_signer.errors import (
     TokenUnavailable,
     TokenUnsuitable,
 )
-from hsm_signer.schemes.workspace import KekUse
-from hsm_signer.server import Server
+from hsm_signer.schemes.key_operations import KekUse
+from hsm_signer.server.server import Server
 from hsm_signer.token import primitives
 from hsm_signer.token import workspace as workspaces
 from hsm_signer.token.binding import AttributeMapper, CkKeyDerivationStringData, SecretKeyObject
@@ -50,9 +50,8 @@ from hsm_signer.types import (
     Scheme,
     WrappedKey,
 )
-
-from ..support.people import Home
-from ..support.scenes import authorise, message, still_signs, verifies
+from tests.support.people import Home
+from tests.support.scenes import authorise, message, still_signs, verifies
 
 
 def objects(server: Server) -> set[int]:

@@ -1,0 +1,336 @@
+"""`hsm-signer enrol`: a key for a user, and its control for a card."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from hsm_signer.errors import CardError, FileError, InputError
+
+from . import files, output
+from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice, member
+from .context import (
+    App,
+    OpenCard,
+    card_option,
+    pass_app,
+    service_options,
+)
+from .options import (
+    PATH,
+    TEXT,
+    json_option,
+)
+from .secret_input import Secret, card_pin, pin_file_option
+from .user_argument import user_argument
+
+if TYPE_CHECKING:
+    from hsm_signer.card.pins import CardPin, CardPuk
+    from hsm_signer.workstation.enrolment import (
+        Enrolled,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """What the card is given, and which of it somebody has to be told."""
+
+    pin: CardPin | None
+    puk: CardPuk | None
+    tell_pin: bool
+    puk_file: Path | None
+
+    @property
+    def tell_puk(self) -> bool:
+        return self.puk is not None and self.puk_file is None
+
+
+@click.command("enrol")
+@user_argument
+@card_option
+@click.option(
+    "--scheme",
+    type=choice(SCHEMES),
+    default="rolling",
+    show_default=True,
+    help="How card and key are tied together.",
+)
+@click.option("--key", type=choice(KEYS), default="p256", show_default=True, help="Type of the user's key.")
+@pin_file_option
+@click.option("--generate-pin", is_flag=True, help="Draw a PIN of six digits and print it once.")
+@click.option("--puk-file", type=PATH, metavar="OUT", help="Write the PUK to OUT instead of printing it.")
+@click.option("--no-puk", is_flag=True, help="Without a PUK a blocked PIN is final.")
+@click.option(
+    "--pin-check",
+    type=choice(PIN_CHECKS),
+    help="Who tells a wrong PIN. server (default): a stolen card's memory alone tells next to nothing; "
+    "card: the card itself, every time.",
+)
+@click.option(
+    "--pin-policy", type=choice(PIN_POLICIES), help="PIN for every authorisation (default), or until reset."
+)
+@click.option("--csr", type=PATH, metavar="OUT", help="Write the certificate request (PKCS#10, PEM) to OUT.")
+@click.option(
+    "--subject", type=TEXT, metavar="DN", help="Its subject, such as CN=Alice,O=Example. Default: CN=USER."
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite the files of --csr and --puk-file.")
+@service_options
+@json_option
+@pass_app
+def command(
+    app: App,
+    user: str,
+    card: str,
+    scheme: str,
+    key: str,
+    pin_file: Path | None,
+    generate_pin: bool,
+    puk_file: Path | None,
+    no_puk: bool,
+    pin_check: str | None,
+    pin_policy: str | None,
+    csr: Path | None,
+    subject: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a private key for USER on the token and give its control to a blank CARD.
+
+    PIN and PUK go to the card alone; they are printed only if they were made here, and only once. An
+    enrolment that was interrupted is finished by the same command with the same card and PIN.
+    """
+    basic = scheme == "basic"
+    _check_options(basic, pin_file, generate_pin, puk_file, no_puk, pin_check, pin_policy)
+    from .protected_files import kept
+
+    files.check_outputs(
+        [path for path in (csr, puk_file) if path is not None],
+        force=force,
+        kept=kept(app, card, the_file_of_the_PIN=pin_file),
+        what="both --csr and --puk-file",
+    )
+
+    from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
+    from hsm_signer.workstation.enrolment import (
+        Enrolment,
+        enrol,
+        examine,
+    )
+
+    installation = app.here()
+    settings = app.card_settings(installation)
+    open_card = app.card_opener(card, installation)
+    given = None if basic or generate_pin else card_pin(pin_file, prompt="PIN for the card", confirm=True)
+
+    def wanted(secrets: _Secrets) -> Enrolment:
+        return Enrolment(
+            owner=user,
+            scheme=Scheme[member(scheme)],
+            key=KeySpec[member(key)],
+            pin=secrets.pin,
+            puk=secrets.puk,
+            pin_policy=PinPolicy[member(pin_policy or "always")],
+            pin_check=PinCheck[member(pin_check or "server")],
+            pin_tries=settings.pin_tries,
+            puk_tries=settings.puk_tries,
+            subject=subject,
+        )
+
+    with app.server(installation) as server:
+        pending = examine(server, open_card, wanted(_Secrets(None, None, False, None)))
+        if pending is not None:
+            _check_resumed(pending.scheme.name, scheme, generate_pin=generate_pin, puk_file=puk_file)
+            output.say("An enrolment with this card was begun before; it is finished with the card's PIN.")
+            given = None if basic else card_pin(pin_file)
+        wants_puk = not (basic or no_puk or pending)
+        if generate_pin or (wants_puk and puk_file is None):
+            output.check_stdout(read=True)  # before the card gets what could not be shown
+        secrets = _secrets(given, generate_pin, puk_file, wants_puk=wants_puk)
+        with _not_lost(secrets, open_card, force=force) as told:
+            if given is None:
+                enrolled = enrol(server, open_card, wanted(secrets))
+            else:
+                with given.blamed():
+                    enrolled = enrol(server, open_card, wanted(secrets))
+            told.enrolled = True
+            try:
+                if csr is not None:
+                    request = enrolled.certification_request.encode("ascii")
+                    files.write_all([(csr, request)], force=force)
+            finally:
+                # Whatever became of the file, the card has this PIN now.
+                _show(enrolled, secrets, csr, as_json=as_json)
+                told.done = True
+    _explain(enrolled, secrets, as_json=as_json)
+
+
+def _check_options(
+    basic: bool,
+    pin_file: Path | None,
+    generate_pin: bool,
+    puk_file: Path | None,
+    no_puk: bool,
+    pin_check: str | None,
+    pin_policy: str | None,
+) -> None:
+    if basic and (pin_file or generate_pin or puk_file or no_puk or pin_check or pin_policy):
+        raise click.UsageError("A card of scheme basic has neither PIN nor PUK.")
+    if pin_file is not None and generate_pin:
+        raise click.UsageError("Give either --pin-file or --generate-pin.")
+    if puk_file is not None and no_puk:
+        raise click.UsageError("Give either --puk-file or --no-puk.")
+
+
+def _check_resumed(pending: str, scheme: str, *, generate_pin: bool, puk_file: Path | None) -> None:
+    if member(scheme) != pending:
+        raise InputError(
+            f"the enrolment begun before is of scheme {pending.lower()}, not {scheme}",
+            hint=f"finish it with --scheme {pending.lower()}, or reset the card and begin again",
+        )
+    if generate_pin or puk_file is not None:
+        raise InputError(
+            "the card has got its PIN and PUK already, in the enrolment begun before",
+            hint="finish it with that PIN, without --generate-pin and --puk-file; or reset the card",
+        )
+
+
+def _secrets(
+    given: Secret[CardPin] | None, generate: bool, puk_file: Path | None, *, wants_puk: bool
+) -> _Secrets:
+    from hsm_signer.card.pins import generate_pin, generate_puk
+
+    pin = generate_pin() if generate else None if given is None else given()
+    return _Secrets(pin, generate_puk() if wants_puk else None, generate, puk_file)
+
+
+@dataclass
+class _Told:
+    """How far it came."""
+
+    enrolled: bool = False
+    done: bool = False
+    """What had to be told has been."""
+
+
+@contextmanager
+def _not_lost(secrets: _Secrets, open_card: OpenCard, *, force: bool) -> Iterator[_Told]:
+    """PIN and PUK that were made here reach somebody, whatever happens after the card has them."""
+    if secrets.puk is not None and secrets.puk_file is not None:
+        line = secrets.puk.grouped().encode("ascii") + b"\n"
+        files.write_all([(secrets.puk_file, line)], force=force, mode=files.PRIVATE)
+    told = _Told()
+    try:
+        with _termination_raises():
+            yield told
+    except BaseException as error:
+        if not told.done:
+            _rescue(secrets, open_card, enrolled=told.enrolled)
+        if told.enrolled and isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise FileError("standard output: nobody reads it", hint="the enrolment is done") from error
+        if told.enrolled and isinstance(error, FileError):
+            output.add_hint(error, "the enrolment is done")
+        raise
+
+
+def _rescue(secrets: _Secrets, open_card: OpenCard, *, enrolled: bool) -> None:
+    blank = False
+    try:
+        blank = not enrolled and _is_blank(open_card)
+    finally:
+        # Also after one more Control-C while a card did not answer.
+        if blank:
+            if secrets.puk is not None and secrets.puk_file is not None:
+                secrets.puk_file.unlink(missing_ok=True)
+        elif told := _told(secrets):
+            lines = [
+                "Standard output did not take these, and the card has them; keep them:"
+                if enrolled
+                else "The enrolment is not finished, but the card may have these already; keep them:",
+                *(f"{name}: {value}" for name, value in told),
+            ]
+            try:
+                output.say("\n".join(lines))
+            except OSError:
+                output.data("\n".join(lines))
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM is an exception meanwhile, so that it finds its way to those who clean up."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_blank(open_card: OpenCard) -> bool:
+    """Whether the card surely has no PIN; a card that cannot be asked may have one."""
+    from hsm_signer.card.apdu import CardState
+
+    with suppress(CardError), open_card() as session:
+        return session.status().state is CardState.BLANK
+    return False
+
+
+def _told(secrets: _Secrets) -> list[tuple[str, str]]:
+    told = []
+    if secrets.tell_pin and secrets.pin is not None:
+        told.append(("PIN", secrets.pin.reveal().decode("ascii")))
+    if secrets.tell_puk and secrets.puk is not None:
+        told.append(("PUK", secrets.puk.grouped()))
+    return told
+
+
+def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: bool) -> None:
+    from hsm_signer.core.algorithms import key_spec_of
+
+    record, told = enrolled.record, _told(secrets)
+    key = key_spec_of(record.spki).cli_name
+    if as_json:
+        described: dict[str, Any] = {
+            "user": record.owner,
+            "credential_id": record.credential_id.hex(),
+            "key": key,
+            "scheme": record.scheme.name.lower(),
+            "card_serial": record.card_serial.hex(),
+            "resumed": enrolled.resumed,
+        }
+        described |= {name.lower(): value for name, value in told}
+        for name, path in (("puk_file", secrets.puk_file), ("csr", csr)):
+            if path is not None:
+                described[name] = str(path)
+        output.json_data(described)
+        return
+    with suppress(OSError):  # the secrets come first, even where standard error is of no use
+        output.say(
+            f"{output.printable(record.owner)} is enrolled: key {key}, scheme {record.scheme.name.lower()}, "
+            f"credential {record.credential_id.hex()}"
+        )
+    if told:
+        output.data("\n".join(f"{name}: {value}" for name, value in told))
+
+
+def _explain(enrolled: Enrolled, secrets: _Secrets, *, as_json: bool) -> None:
+    """What to do with what was shown."""
+    if as_json:
+        return
+    if secrets.tell_puk:
+        output.say("The PUK unblocks the card when its PIN is blocked. It is not shown again.")
+    if secrets.puk is None and secrets.pin is not None and not enrolled.resumed:
+        output.say("The card has no PUK: if its PIN is blocked, it can only be reset and enrolled anew.")

@@ -1,0 +1,262 @@
+"""`hsm-signer sign`: files in, signatures out; one file or a batch under one authorisation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hsm_signer.errors import FileError, InputError, SignerError
+
+from . import files, output
+from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .context import (
+    App,
+    card_option,
+    pass_app,
+    service_options,
+)
+from .files import Input
+from .options import (
+    PATH,
+    json_option,
+)
+from .progress import WORTH_SHOWING_ON_CARD, Progress
+from .secret_input import card_pin, pin_file_option
+
+if TYPE_CHECKING:
+    from hsm_signer.types import Algorithm, Content, SignOutcome
+
+SUFFIX = ".sig"
+STDOUT = Path("-")
+
+
+@click.command("sign")
+@click.argument("file", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@card_option
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=PATH,
+    metavar="OUT",
+    help="The signature's file, or a folder; - is standard output. Default: FILE.sig beside each FILE.",
+)
+@click.option(
+    "--algorithm",
+    type=choice(ALGORITHMS),
+    metavar="NAME",
+    help=f"Default: the one that suits the key. {ALGORITHMS_IN_SHORT}.",
+)
+@click.option(
+    "--hash-on",
+    type=choice(("card", "host", "auto")),
+    default="auto",
+    show_default=True,
+    help="card: every byte goes through the card. host: the card authorises the digest. auto: card for one "
+    "short file.",
+)
+@pin_file_option
+@click.option("-f", "--force", is_flag=True, help="Overwrite signatures that are there.")
+@service_options
+@json_option
+@pass_app
+def command(
+    app: App,
+    file: tuple[Path, ...],
+    card: str,
+    out: Path | None,
+    algorithm: str | None,
+    hash_on: str,
+    pin_file: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Sign files with the key that CARD controls.
+
+    A reader with a keypad asks for the PIN itself, unless --pin-file or the variable gives it.
+    Several FILEs are one batch: one PIN, one authorisation over the list of their digests. The signatures'
+    paths go to standard output, one a line. ECDSA signatures are DER, as openssl verifies them.
+    """
+    if hash_on == "card" and len(file) > 1:
+        raise click.UsageError("--hash-on card hashes one FILE; a batch is authorised by its digests.")
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and -o - both want standard output.")
+
+    inputs = files.look_at_all(file)
+    outputs = _outputs(file, out)
+    from .protected_files import kept
+
+    files.check_outputs(
+        [path for path in outputs if path != STDOUT],
+        force=force,
+        inputs=inputs,
+        kept=kept(app, card, the_file_of_the_PIN=pin_file),
+        what="two signatures",
+    )
+    output.check_stdout(read=outputs == [STDOUT])
+    with Progress() as progress:
+        outcome = _sign(app, inputs, card, algorithm, hash_on, pin_file, progress)
+    hand_over(outcome, [str(each.path) for each in inputs], outputs, force=force, as_json=as_json)
+
+
+def hand_over(
+    outcome: SignOutcome, names: Sequence[str], outputs: Sequence[Path], *, force: bool, as_json: bool
+) -> None:
+    """Write the signatures and say where they are. ``names``: what was signed, in the same order."""
+    if outcome.failures_before:
+        guesses = output.count(outcome.failures_before, "wrong PIN")
+        output.warn(
+            f"since the signature before this one the server counted {guesses} that the card could not tell; "
+            "if they were not yours, somebody may have a copy of the card: have the credential suspended"
+        )
+
+    done = f"the signing itself is done and in the evidence: {outcome.d.hex()}"
+    if list(outputs) == [STDOUT]:
+        try:
+            output.binary(outcome.signatures[0])
+        except FileError as error:
+            error.hint = f"{done}\nthe signature was not written"
+            raise
+        return
+    try:
+        files.write_all(list(zip(outputs, outcome.signatures, strict=True)), force=force)
+    except SignerError as error:
+        output.add_hint(error, done)
+        raise
+    try:
+        _show(names, outputs, outcome, as_json=as_json)
+    except FileError as error:
+        raise FileError(f"{error.message}; written was: {', '.join(map(str, outputs))}", hint=done) from error
+
+
+def _show(names: Sequence[str], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool) -> None:
+    if as_json:
+        output.json_data(
+            [
+                {
+                    "file": name,
+                    "signature": str(path),
+                    "algorithm": outcome.algorithm.cli_name,
+                    "user": outcome.owner,
+                    "credential_id": outcome.credential_id.hex(),
+                    "d": outcome.d.hex(),
+                    "evidence": outcome.evidence_hash.hex(),
+                    "repeated": outcome.repeated,
+                }
+                for name, path in zip(names, outputs, strict=True)
+            ]
+        )
+    else:
+        output.data("\n".join(map(str, outputs)))
+
+
+def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
+    """Where each signature goes."""
+    beside = [path.with_name(path.name + SUFFIX) for path in paths]
+    if out is None:
+        return beside
+    if out == STDOUT:
+        if len(paths) > 1:
+            raise click.UsageError("-o - takes the signature of one FILE.")
+        if sys.stdout is not None and sys.stdout.isatty():
+            raise InputError(
+                "a signature is binary and would garble the terminal", hint="-o FILE, or pipe it: -o - | ..."
+            )
+        return [STDOUT]
+    if out.is_dir():
+        return [out / path.name for path in beside]
+    if len(paths) > 1:
+        raise InputError(f"{out}: for several files -o names a folder that is there")
+    return [out]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the card is asked to authorise."""
+
+    content: Content
+    on_card: int
+    """Bytes that go to the card."""
+
+
+def _sign(
+    app: App,
+    inputs: Sequence[Input],
+    card: str,
+    algorithm_name: str | None,
+    hash_on: str,
+    pin_file: Path | None,
+    progress: Progress,
+) -> SignOutcome:
+    from hsm_signer.core.algorithms import key_spec_of
+    from hsm_signer.types import Algorithm
+    from hsm_signer.workstation.signing import card_credential, sign_content
+
+    installation = app.here()
+    open_card = app.card_opener(card, installation)
+    pin = card_pin(pin_file, before_prompt=progress.done)
+    with open_card() as session:
+        credential_id = card_credential(session)
+        at_keypad = not pin.given and session.keypad is not None
+    with app.server(installation) as server:
+        # The card is not held while the host hashes: that may take long.
+        challenge = server.challenge(credential_id)
+        algorithm = (
+            key_spec_of(challenge.spki).default_algorithm
+            if algorithm_name is None
+            else Algorithm[member(algorithm_name)]
+        )
+        _refuse_other_key(algorithm, challenge.algorithms)
+        on_card_up_to = app.card_settings(installation).hash_on_card_up_to
+        prepared = prepare(inputs, algorithm, hash_on, on_card_up_to, progress)
+        if at_keypad:
+            output.say("If the reader asks for the card's PIN, type it there.")
+        progress.start("Card", prepared.on_card, worth=WORTH_SHOWING_ON_CARD)
+        with pin.blamed():
+            return sign_content(
+                server,
+                open_card,
+                prepared.content,
+                algorithm=algorithm,
+                ask_pin=pin if pin.available and not at_keypad else None,
+                progress=progress.step,
+            )
+
+
+def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> None:
+    """Before hours of hashing, not after."""
+    if algorithm not in allowed:
+        from hsm_signer.errors import AlgorithmNotAllowed
+
+        names = ", ".join(each.cli_name for each in allowed)
+        raise AlgorithmNotAllowed(
+            f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {names}"
+        )
+
+
+def prepare(
+    inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, on_card_up_to: int, progress: Progress
+) -> Prepared:
+    """The message for the card, or the digests of all files."""
+    from hsm_signer.core.content import BytesSource, FileSource, file_digest
+    from hsm_signer.errors import AlgorithmUnsuitable
+    from hsm_signer.types import DigestList, Message
+
+    first, hash_name = inputs[0], algorithm.hash
+    if hash_name is None and (len(inputs) > 1 or hash_on == "host"):
+        raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
+    if hash_on == "auto" and len(inputs) == 1 and first.size <= on_card_up_to:
+        # Read once: a file that changes between card and server would only be refused.
+        message = files.read_bounded(first.path, on_card_up_to, "the file has grown")
+        return Prepared(Message(BytesSource(message)), len(message))
+    if hash_on == "card" or hash_name is None:
+        return Prepared(Message(FileSource(first.path)), first.size)
+    total = sum(each.size for each in inputs)
+    progress.start("Hashing" if len(inputs) == 1 else f"Hashing {len(inputs)} files", total)
+    digests = tuple(file_digest(each.path, hash_name, progress.step) for each in inputs)
+    return Prepared(DigestList(digests), sum(map(len, digests)))

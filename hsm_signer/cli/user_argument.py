@@ -1,0 +1,80 @@
+"""USER on the command line: a user's name, or a credential id in hexadecimal."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from hsm_signer.errors import CredentialUnknown, InputError
+
+from .options import (
+    TEXT,
+)
+
+if TYPE_CHECKING:
+    from hsm_signer.store.store import Store
+    from hsm_signer.types import CredentialId
+    from hsm_signer.workstation.servers import (
+        AnyCredential,
+        CredentialServer,
+    )
+
+user_argument = click.argument("user", type=TEXT, metavar="USER")
+_ID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def credential_ids(store: Store, user: str) -> list[CredentialId]:
+    """Every credential that ``user`` names, the newest first, believed as the store has it.
+
+    Raises CredentialUnknown; InputError for an id that is also another credential's user name.
+    """
+    from hsm_signer.types import CredentialId
+
+    named = [sealed.record.credential_id for sealed in store.find(user)]
+    if not _ID.fullmatch(user):
+        if not named:
+            raise CredentialUnknown(
+                f"no credential of user {user!r} here", hint="hsm-signer credential list shows the users"
+            )
+        return named
+    own = CredentialId(bytes.fromhex(user))
+    try:
+        store.load(own)
+    except CredentialUnknown:
+        # Evidence outlives the record of an enrolment that was given up.
+        if not named and not list(store.entries(own, limit=1)):
+            raise
+        return named or [own]
+    if named and own not in named:
+        raise InputError(f"{user}: both a user's name and the id of another credential")
+    return [own]
+
+
+def record_of(server: CredentialServer, user: str) -> AnyCredential:
+    """The one that ``user`` names, checked: a user's live one, else the newest revoked one."""
+    return _by_id(server, user) if _ID.fullmatch(user) else server.live(user)
+
+
+def records_of(server: CredentialServer, user: str) -> list[AnyCredential]:
+    """Every one that ``user`` names, checked, the live one first."""
+    if _ID.fullmatch(user):
+        return [_by_id(server, user)]
+    return list(server.all_of(user)) or [server.live(user)]  # which raises
+
+
+def _by_id(server: CredentialServer, user: str) -> AnyCredential:
+    """Raises CredentialUnknown; InputError for an id that is also another credential's user name."""
+    from hsm_signer.types import CredentialId
+
+    named = server.all_of(user)
+    try:
+        found = server.record(CredentialId(bytes.fromhex(user)))
+    except CredentialUnknown:
+        if not named:
+            raise
+        return named[0]
+    if named and found.credential_id not in [each.credential_id for each in named]:
+        raise InputError(f"{user}: both a user's name and the id of another credential")
+    return found

@@ -1,0 +1,181 @@
+"""Configuration: one TOML file in the home folder, frozen once read.
+
+An installation's has ``[token]``; a workstation's, which speaks to a service, has ``[server]`` and no token.
+Relative paths are relative to the home folder. Secrets do not belong here: the token's PIN comes from the
+file that ``pin-source`` of the token's URI names, or from ``HSM_SIGNER_TOKEN_PIN``; the bearer token from the
+file that ``token_file`` names, or from ``HSM_SIGNER_SERVER_TOKEN``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from hsm_signer.errors import ConfigError, NotInitialised
+
+from .toml import read_toml
+
+CONFIG_FILE = "config.toml"
+HOME_VARIABLE = "HSM_SIGNER_HOME"
+TOKEN_PIN_VARIABLE = "HSM_SIGNER_TOKEN_PIN"  # noqa: S105  a name, no PIN
+CARD_PIN_VARIABLE = "HSM_SIGNER_CARD_PIN"
+SERVER_VARIABLE = "HSM_SIGNER_SERVER"
+SERVER_TOKEN_VARIABLE = "HSM_SIGNER_SERVER_TOKEN"  # noqa: S105  a name, no token
+DEFAULT_HOME = Path("~/.hsm-signer")
+
+KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[token]``"""
+
+    uri: str
+    """PKCS#11 URI (RFC 7512): token or serial, ?module-path, &pin-source=file:PATH."""
+    master_key: KeyId
+    """CKA_ID of MK, 16 hexadecimal digits."""
+    record_key: KeyId
+    """CKA_ID of the record MAC key, 16 hexadecimal digits."""
+    softhsm_conf: str | None = None
+    """SoftHSM2's settings file, for tokens of `hsm-signer init` without --module."""
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[store]``"""
+
+    url: str = "sqlite:///store.db"
+    """SQLAlchemy URL."""
+    busy_timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    """Seconds to wait for another process that writes."""
+    connections: Annotated[int, msgspec.Meta(ge=2, le=100)] = 3
+    """To a database server, of one process, at most."""
+
+
+class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[card]``"""
+
+    pin_tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 3
+    """Wrong PINs before a new card blocks."""
+    puk_tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 10
+    """Wrong PUKs before a new card blocks for ever."""
+    wait: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
+    """Seconds to wait for a card that another program holds."""
+    hash_on_card_up_to: Annotated[int, msgspec.Meta(ge=0)] = 4096
+    """Bytes: with --hash-on auto, a longer message is hashed by the host and its digest authorised."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[server]``"""
+
+    url: str
+    """The signing service: https://HOST[:PORT]."""
+    ca: str | None = None
+    """Certificates to trust in place of the system's, PEM: the service's authority, or its own one."""
+    certificate: str | None = None
+    """Our client certificate, PEM, where the service knows us by one."""
+    key: str | None = None
+    """Its private key, PEM, without a passphrase. Default: in the file of the certificate."""
+    token_file: str | None = None
+    """The file whose first line is our bearer token."""
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    """Seconds to wait for an answer."""
+
+
+Format = Annotated[int, msgspec.Meta(ge=1, le=1)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file of an installation."""
+
+    format: Format
+    """1."""
+    token: TokenConfig
+    store: StoreConfig = StoreConfig()
+    card: CardConfig = CardConfig()
+    server: ServerConfig | None = None
+
+
+class WorkstationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file, wherever it is: a workstation's, or an installation's seen from outside."""
+
+    format: Format
+    """1."""
+    token: TokenConfig | None = None
+    """Where this is an installation, too."""
+    store: StoreConfig | None = None
+    card: CardConfig = CardConfig()
+    server: ServerConfig | None = None
+    """The service to speak to where no other is named."""
+
+
+def load(home: Path) -> Config:
+    """Read HOME/config.toml; raises NotInitialised, or ConfigError naming the field and what was expected."""
+    path = home / CONFIG_FILE
+    try:
+        return read_toml(path, Config)
+    except FileNotFoundError as error:
+        raise NotInitialised(
+            f"there is no installation in {home}",
+            hint="hsm-signer init makes one; --home or HSM_SIGNER_HOME names another folder",
+        ) from error
+    except ConfigError:
+        if (url := _service_of(path)) is not None:
+            raise NotInitialised(
+                f"there is no installation in {home}: it is a workstation's, for {url}",
+                hint="this is done where the installation is; --home or HSM_SIGNER_HOME names another folder",
+            ) from None
+        raise
+
+
+def _service_of(path: Path) -> str | None:
+    """The service's URL, where the file is a workstation's without a mistake."""
+    try:
+        found = read_toml(path, WorkstationConfig)
+    except ConfigError:
+        return None
+    return found.server.url if found.token is None and found.server is not None else None
+
+
+def load_workstation(home: Path) -> WorkstationConfig:
+    """Read HOME/config.toml for what speaks to a service; the defaults where there is none.
+
+    Raises ConfigError naming the field and what was expected.
+    """
+    path = home / CONFIG_FILE
+    try:
+        found = read_toml(path, WorkstationConfig)
+    except FileNotFoundError:
+        return WorkstationConfig(format=1)
+    if found.token is None and found.server is None:
+        raise ConfigError(
+            f"{path}: expected [token], or on a workstation [server]",
+            hint="hsm-signer init makes an installation; --home or HSM_SIGNER_HOME names another folder",
+        )
+    return found
+
+
+def dump(config: Config | WorkstationConfig) -> str:
+    """The file's text."""
+    lines = [
+        "# hsm-signer configuration. Relative paths are relative to this folder. Every key is explained in",
+        "# the documentation; a key that is not known is an error.",
+    ]
+    document = msgspec.to_builtins(config)
+    lines.append(f"format = {document.pop('format')}")
+    for section, values in document.items():
+        if values is None:
+            continue
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+# A TOML string holds no control character as it is, and the quote ends it.
+_ESCAPES = {code: f"\\u{code:04X}" for code in (*range(0x20), 0x7F)} | {0x22: '\\"', 0x5C: "\\\\"}
+
+
+def _toml(value: str | float) -> str:
+    if isinstance(value, str):
+        return f'"{value.translate(_ESCAPES)}"'
+    return repr(value)

@@ -1,0 +1,50 @@
+"""TOML files as frozen structs: one reader for every configuration, one form of complaint."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from hsm_signer.errors import ConfigError
+
+MAX_LENGTH = 1 << 20
+_T = TypeVar("_T")
+
+
+def read_toml(path: Path, kind: type[_T]) -> _T:
+    """A file as a ``kind``. Raises FileNotFoundError; ConfigError naming the field and what was expected."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_LENGTH + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_LENGTH:
+        raise ConfigError(f"{path}: longer than {MAX_LENGTH} bytes")
+    try:
+        document = tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    try:
+        return msgspec.convert(document, type=kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {in_words(str(error))}") from error
+
+
+def in_words(message: str) -> str:
+    """msgspec's "Expected `str`, got `int` - at `$.token.uri`" as "token.uri: expected str, got int"."""
+    text, _, where = message.partition(" - at ")
+    field = where.strip("`").removeprefix("$").removeprefix(".")
+    if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        return f"unknown key {'.'.join(filter(None, (field, match[1])))!r}"
+    if match := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return f"missing key {'.'.join(filter(None, (field, match[1])))!r}"
+    plain = text.replace("`", "")
+    return f"{field}: {plain[0].lower()}{plain[1:]}" if field else plain

@@ -1,0 +1,105 @@
+"""Canonical bytes of records and evidence entries: what the record MAC and the chain hashes are over.
+
+Each value is u32 length || bytes, an absent value is the length FFFFFFFF alone, integers have a fixed
+width, lists are u32 count and then each value (docs/protocol.md, section 5). No two different records
+have the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from hsm_signer.types import CredentialRecord, Digest, EvidenceEntry
+
+RECORD_PREFIX = b"hsm-signer/1/record"
+EVIDENCE_PREFIX = b"hsm-signer/1/evidence"
+ABSENT = b"\xff\xff\xff\xff"
+NO_PREVIOUS = Digest(bytes(32))
+
+
+def value(data: bytes | None) -> bytes:
+    """u32 length || data; FFFFFFFF for None."""
+    return ABSENT if data is None else len(data).to_bytes(4, "big") + data
+
+
+def number(n: int | None, width: int) -> bytes:
+    """An integer of ``width`` bytes as a value; raises OverflowError where it does not fit."""
+    return value(None if n is None else int(n).to_bytes(width, "big"))
+
+
+def text(s: str) -> bytes:
+    """UTF-8 as a value."""
+    return value(s.encode("utf-8"))
+
+
+def sequence(items: Iterable[bytes]) -> bytes:
+    """u32 count, then each item as a value."""
+    listed = list(items)
+    return len(listed).to_bytes(4, "big") + b"".join(map(value, listed))
+
+
+def record_bytes(record: CredentialRecord) -> bytes:
+    """What the record MAC covers: every field, in the order of docs/protocol.md, section 5."""
+    return b"".join(
+        (
+            RECORD_PREFIX,
+            number(record.format, 2),
+            value(record.mac_key_id),
+            number(record.version, 8),
+            value(record.credential_id),
+            text(record.owner),
+            number(record.status, 1),
+            number(record.scheme, 1),
+            number(record.combine, 1),
+            number(record.pin_policy, 1),
+            number(record.pin_check, 1),
+            text(record.token_serial),
+            value(record.mk_id),
+            value(record.spki),
+            value(b"".join(a.to_bytes(2, "big") for a in record.algorithms)),
+            value(record.parameter),
+            value(record.wrapped_kcar),
+            number(record.wrap_mechanism, 4),
+            value(record.wrapped_sk),
+            number(record.x, 8),
+            value(record.rn),
+            value(record.rn_next),
+            number(record.failures, 4),
+            value(record.card_serial),
+            number(record.assurance, 1),
+            value(record.request_hash),
+            value(record.evidence_head),
+        )
+    )
+
+
+def entry_bytes(entry: EvidenceEntry) -> bytes:
+    """What an entry's hash covers: every field, in the order of docs/protocol.md, section 5."""
+    return b"".join(
+        (
+            EVIDENCE_PREFIX,
+            number(entry.sequence, 8),
+            number(entry.time, 8),
+            value(entry.credential_id),
+            number(entry.event, 1),
+            text(entry.outcome),
+            number(entry.record_version, 8),
+            text(entry.actor),
+            value(entry.previous),
+            value(entry.d),
+            value(entry.nonce),
+            number(entry.x, 8),
+            number(entry.algorithm, 2),
+            number(entry.mode, 1),
+            value(entry.h),
+            value(entry.quantities_hash),
+            sequence(entry.digests),
+            sequence(entry.signatures),
+        )
+    )
+
+
+def entry_hash(entry: EvidenceEntry) -> Digest:
+    """SHA-256 of the entry's canonical bytes: 32 bytes."""
+    return Digest(hashlib.sha256(entry_bytes(entry)).digest())

@@ -1,0 +1,178 @@
+"""A home folder: configuration, token and store, made together and opened together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsm_signer.config import installation as configuration
+from hsm_signer.config.home import current_actor, read_secret_file, refuse_open_to_others
+from hsm_signer.config.installation import (
+    CONFIG_FILE,
+    TOKEN_PIN_VARIABLE,
+    Config,
+)
+from hsm_signer.errors import (
+    ConfigError,
+    PinMissing,
+)
+from hsm_signer.store.store import Store
+from hsm_signer.token import softhsm
+from hsm_signer.token.environment import Observe, SecureEnvironment
+from hsm_signer.token.profile import TokenProfile
+from hsm_signer.token.session import TokenSession
+from hsm_signer.token.uri import TokenUri
+
+from .server import Server
+
+PROFILE_FILE = "profile.json"
+SOFTHSM_FILE = "softhsm.conf"
+SQLITE = "sqlite:///"
+
+AskSecret = Callable[[str], str]
+"""Prompts a person, without echo; raises PinMissing where nobody is there."""
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A file that only its owner can read, complete or not there, and on the disk when this returns."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def absolute_url(url: str, home: Path) -> str:
+    """A SQLite URL with a relative path made absolute by the home folder; any other URL as it is."""
+    if url.startswith(SQLITE) and not url.startswith(SQLITE + "/"):
+        return f"{SQLITE}{home / url.removeprefix(SQLITE)}"
+    return url
+
+
+def token_pin(uri: TokenUri, home: Path, ask: AskSecret) -> str:
+    """The token's user PIN: HSM_SIGNER_TOKEN_PIN, else pin-source, else a prompt. Raises PinMissing."""
+    if pin := os.environ.get(TOKEN_PIN_VARIABLE):
+        return pin
+    if uri.pin_source is None:
+        return ask(f"PIN of token {uri.token or ''}".rstrip())
+    path = uri.pin_source.removeprefix("file:")
+    if path.startswith("|"):
+        raise ConfigError("token.uri: pin-source: expected file:PATH; commands are not run")
+    return read_secret_file(home / path, "token.uri: pin-source")
+
+
+def no_prompt(what: str) -> str:
+    """For when nobody can be asked."""
+    raise PinMissing(
+        f"{what}: not given, and nobody can be asked",
+        hint=f"set {TOKEN_PIN_VARIABLE} or pin-source in {CONFIG_FILE}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """An existing home folder with its configuration read."""
+
+    home: Path
+    config: Config
+
+    @classmethod
+    def open(cls, home: Path) -> Installation:
+        """Raises NotInitialised, ConfigError."""
+        config = configuration.load(home)
+        for path in (home, home / CONFIG_FILE):
+            refuse_open_to_others(path)
+        return cls(home, config)
+
+    @property
+    def token_uri(self) -> TokenUri:
+        """Raises ConfigError."""
+        return TokenUri.parse(self.config.token.uri)
+
+    def open_store(self) -> Store:
+        """Raises StoreError."""
+        config = self.config.store
+        return Store.open(
+            absolute_url(config.url, self.home),
+            busy_timeout=config.busy_timeout,
+            connections=config.connections,
+        )
+
+    def upgrade_store(self) -> None:
+        """Bring the store to this program's schema version; raises StoreError."""
+        Store.upgrade(
+            absolute_url(self.config.store.url, self.home), busy_timeout=self.config.store.busy_timeout
+        )
+
+    def open_token(self, ask: AskSecret = no_prompt) -> TokenSession:
+        """Log in; raises TokenError, PinMissing, FileError."""
+        if self.config.token.softhsm_conf is not None:
+            path = self.home / self.config.token.softhsm_conf
+            if not path.is_file():
+                raise ConfigError(f"token.softhsm_conf: there is no file {path}")
+            softhsm.use_configuration(path)
+        uri = self.token_uri
+        return TokenSession.open(uri, token_pin(uri, self.home, ask))
+
+    def profile(self, session: TokenSession) -> TokenProfile:
+        """The stored profile, or a new one where the token, its firmware or its library is another."""
+        path = self.home / PROFILE_FILE
+        with suppress(OSError):
+            stored = TokenProfile.from_json(path.read_bytes())
+            if stored is not None and stored.identity == session.identity:
+                return stored
+        # Here and not above: hardly any command needs it.
+        from hsm_signer.token.probe import probe
+
+        profile = probe(session)
+        with suppress(OSError):  # a read-only home costs a probe each time, nothing else
+            _write(path, profile.to_json())
+        return profile
+
+    @contextmanager
+    def server(self, ask: AskSecret = no_prompt, observe: Observe = lambda _: None) -> Iterator[Server]:
+        """Token and store opened; closed at the end."""
+        with self.open_store() as store, self.open_token(ask) as session:
+            environment = SecureEnvironment(
+                session,
+                self.profile(session),
+                mk_id=bytes.fromhex(self.config.token.master_key),
+                record_key_id=bytes.fromhex(self.config.token.record_key),
+            )
+            yield Server(environment, store, actor=current_actor(), observe=observe)
+
+

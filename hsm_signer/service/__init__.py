@@ -1,0 +1,1 @@
+"""The server on a network: front, workers, and what passes between them."""

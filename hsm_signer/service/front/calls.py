@@ -1,0 +1,135 @@
+"""One request's way to a worker: what was seen of the caller goes along, the answer comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from starlette.requests import ClientDisconnect, Request
+
+from hsm_signer.config.service import Settings
+from hsm_signer.errors import NotAuthenticated, SignerError
+from hsm_signer.service.wire.operations import AnyOperation, Call, Caller, Failure, decode_result, error_of
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
+    from .pool import Pool
+
+MAX_SECRET = 4096
+"""Characters of a bearer token, or of a name and secret together: more is not looked at."""
+_HINT = "send Authorization: Bearer TOKEN, or a client certificate; hsm-signer client add makes a client"
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What every endpoint can reach as ``request.app.state.front``."""
+
+    settings: Settings
+    pool: Pool
+    metrics: Metrics
+    uploads: asyncio.Semaphore
+    """Messages being received at once: each may fill a file."""
+
+
+def front_of(request: Request) -> Front:
+    """The front that answers this request."""
+    front: Front = request.app.state.front
+    return front
+
+
+def request_id_of(request: Request) -> str:
+    """As X-Request-Id tells it."""
+    return str(getattr(request.state, "request_id", "-"))
+
+
+def caller_of(request: Request) -> Caller:
+    """What the request says of who asks; nothing is believed here.
+
+    ``Authorization: Bearer`` (RFC 6750, 2.1), ``Basic`` (RFC 7617), and the certificate of the TLS handshake.
+    Raises NotAuthenticated where there is none of them, or one that cannot be read.
+    """
+    certificate: bytes | None = getattr(request.state, "certificate", None)
+    headers = request.headers.getlist("authorization")
+    if not headers:
+        if certificate is None:
+            raise NotAuthenticated("who asks is not said", hint=_HINT)
+        return Caller(certificate=certificate)
+    scheme, _, value = headers[0].partition(" ")
+    value = value.strip()
+    if len(headers) > 1 or not value or len(value) > MAX_SECRET:
+        raise NotAuthenticated("authorization: expected one header, Bearer TOKEN", hint=_HINT)
+    if scheme.lower() == "bearer":
+        return Caller(bearer=value, certificate=certificate)
+    if scheme.lower() == "basic":
+        return Caller(**_name_and_secret(value), certificate=certificate)
+    raise NotAuthenticated("authorization: expected the scheme Bearer", hint=_HINT)
+
+
+def _name_and_secret(value: str) -> dict[str, str]:
+    try:
+        text = base64.b64decode(value, validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        text = ""
+    name, colon, secret = text.partition(":")
+    if not colon or not 1 <= len(name) <= 255:
+        raise NotAuthenticated("authorization: expected Basic and base64 of NAME:SECRET")
+    return {"name": name, "secret": secret}
+
+
+async def call(request: Request, operation: AnyOperation, *, message: BinaryIO | None = None) -> Any:
+    """What a worker answers to ``operation``, decoded (wire/operations.py says what each gives).
+
+    ``message`` holds the bytes that Sign.message counts, from its position on; it is closed once it is not
+    needed, whatever happens. Raises what the worker refuses with, ServiceBusy, ServiceTimeout, WorkerLost,
+    WorkerUnavailable; ClientDisconnect once nobody waits for the answer.
+    """
+    return await _call(request, operation, message, _gone(request))
+
+
+async def call_before_body(request: Request, operation: AnyOperation) -> Any:
+    """As :func:`call`, while the body is still to be read: whether the client goes away is not seen."""
+    return await _call(request, operation, None, asyncio.Event().wait())
+
+
+async def _call(
+    request: Request, operation: AnyOperation, message: BinaryIO | None, until: Coroutine[Any, Any, Any]
+) -> Any:
+    front = front_of(request)
+    gone = asyncio.ensure_future(until)
+    try:
+        sent = Call(caller=caller_of(request), request_id=request_id_of(request), operation=operation)
+    except BaseException:
+        gone.cancel()
+        if message is not None:
+            message.close()
+        raise
+    asked = asyncio.ensure_future(front.pool.call(sent, message))
+    try:
+        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            gone.result()  # raises where a body came that is too long or too slow
+            raise ClientDisconnect
+        answer = asked.result()
+        if answer.client is not None:
+            request.state.client = answer.client
+        if isinstance(answer, Failure):
+            raise error_of(answer.code, answer.message, answer.hint)
+        result = decode_result(operation, answer.result)
+    except SignerError as error:
+        front.metrics.failed(operation, error)
+        raise
+    finally:
+        asked.cancel()
+        gone.cancel()
+    front.metrics.answered(operation, answer)
+    return result
+
+
+async def _gone(request: Request) -> None:
+    """Until the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

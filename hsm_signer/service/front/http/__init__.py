@@ -1,0 +1,1 @@
+"""What every request meets before an interface sees it: TLS, limits, bodies."""

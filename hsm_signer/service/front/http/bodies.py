@@ -1,0 +1,155 @@
+"""How bodies are read: JSON strictly, messages in pieces to disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from email.message import Message as Header
+from typing import Any, BinaryIO
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from hsm_signer.errors import InputError, RequestTooLarge
+from hsm_signer.service.front.calls import call_before_body
+from hsm_signer.service.front.problems import HttpError
+from hsm_signer.service.wire.operations import WhoAmI
+
+AUTHORISATION_LIMIT = 16 << 10
+"""Bytes of the part "authorisation" of a message's request."""
+FREE = 16 << 10
+"""Bytes of JSON that are read for anybody; of what is longer, a worker has to know the sender first."""
+MAX_NAMES = 100
+"""Names in one object."""
+_PARTS = "expected the part authorisation (JSON), then the part message (a file), and no others"
+
+
+class StrictRoute(APIRoute):
+    """A route whose body is one JSON text in UTF-8, sent as application/json, no name twice in an object."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own, given what was read here."""
+        handler = super().get_route_handler()
+        if self.body_field is None:
+            return handler
+
+        async def strict(request: Request) -> Response:
+            require_media_type(request, "application/json")
+            body = await request.body()
+            await require_known_sender(request)
+            return await handler(_Parsed(request, strict_json(body, "body") if body else None))
+
+        return strict
+
+
+class _Parsed(Request):
+    """A request whose JSON has been read."""
+
+    def __init__(self, request: Request, value: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._body = request._body
+        self._value = value
+
+    async def json(self) -> Any:
+        """What strict_json gave."""
+        return self._value
+
+
+async def require_known_sender(request: Request) -> None:
+    """Raises NotAuthenticated, and whatever a worker does, where a long body is a stranger's.
+
+    To check a megabyte of JSON, fault by fault, takes seconds, and nobody else is served meanwhile.
+    """
+    if len(await request.body()) > FREE:
+        await call_before_body(request, WhoAmI())
+
+
+def require_media_type(request: Request, wanted: str) -> None:
+    """Raises HttpError 415."""
+    header = Header()
+    header["content-type"] = request.headers.get("content-type", "")
+    # With a media type it cannot read, Message says text/plain.
+    if header.get_content_type() != wanted:
+        raise HttpError(415, "request.media-type", f"content-type: expected {wanted}")
+
+
+def strict_json(data: bytes, what: str) -> Any:
+    """The value; raises InputError for anything but JSON in UTF-8 with each name once (RFC 8259, 4)."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{what}: expected UTF-8") from None
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MAX_NAMES:
+            raise InputError(f"{what}: expected at most {MAX_NAMES} names in an object, got {len(pairs)}")
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InputError(f"{what}: a name stands twice in one object")
+        return found
+
+    def no_constant(_: str) -> Any:
+        raise InputError(f"{what}: expected JSON, which has no NaN or Infinity")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+    except (ValueError, RecursionError):
+        raise InputError(f"{what}: expected JSON") from None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageParts:
+    """The two parts of a message's request."""
+
+    authorisation: Any
+    """JSON value."""
+    message: BinaryIO
+    size: int
+    """Bytes of the message."""
+
+
+async def message_parts(request: Request, limit: int) -> MessageParts:
+    """multipart/form-data (RFC 7578): the message in memory up to 1 MiB, then in a temporary file.
+
+    Raises HttpError 415, InputError, RequestTooLarge for a message above ``limit`` bytes.
+    """
+    require_media_type(request, "multipart/form-data")
+    try:
+        parser = MultiPartParser(
+            request.headers, request.stream(), max_files=2, max_fields=1, max_part_size=AUTHORISATION_LIMIT
+        )
+        form = await parser.parse()
+    except ClientDisconnect:
+        raise
+    except (MultiPartException, KeyError, UnicodeDecodeError, LookupError) as error:
+        words = error.message if isinstance(error, MultiPartException) else _PARTS
+        raise InputError(f"body: not multipart/form-data: {words.rstrip('.').lower()}", hint=_PARTS) from None
+    try:
+        return await _parts_of(form, limit)
+    except BaseException:
+        await form.close()
+        raise
+
+
+async def _parts_of(form: FormData, limit: int) -> MessageParts:
+    items = form.multi_items()
+    if [name for name, _ in items] != ["authorisation", "message"]:
+        raise InputError(f"body: {_PARTS}")
+    (_, authorisation), (_, message) = items
+    if not isinstance(message, UploadFile):
+        raise InputError("message: expected a file: a part with a filename")
+    if isinstance(authorisation, UploadFile):
+        if (authorisation.size or 0) > AUTHORISATION_LIMIT:
+            raise RequestTooLarge(f"authorisation: expected at most {AUTHORISATION_LIMIT} bytes")
+        text = await authorisation.read()
+        await authorisation.close()
+    else:
+        text = authorisation.encode("utf-8", "surrogatepass")
+    size = message.size or 0
+    if size > limit:
+        raise RequestTooLarge(f"message: expected at most {limit} bytes")
+    return MessageParts(strict_json(text, "authorisation"), message.file, size)

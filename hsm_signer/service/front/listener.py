@@ -1,0 +1,223 @@
+"""The front as a process: listens, serves, reloads its certificate, stops when its work is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import stat
+import sys
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from hsm_signer.config.service import Settings
+from hsm_signer.errors import ConfigError, SignerError
+from hsm_signer.service.logs import log
+
+from .app import make_app
+from .http.slow_clients import Connection
+from .http.tls import load_certificate, make_certificate_for_trying, make_context
+from .pool import Pool
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds for TLS."""
+CLOSING_TIMEOUT = 1.0
+"""Seconds for TLS's own goodbye, and for the last bytes of answers."""
+BACKLOG = 512
+
+
+def run(settings: Settings, folder: Path, sockets: Path) -> None:
+    """Serve until SIGTERM, SIGINT or the end of a pipe on standard input.
+
+    ``folder``: relative paths of the settings are relative to it. Raises ConfigError before anything
+    listens.
+    """
+    _quiet_uvicorn()
+    _many_descriptors()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Front(settings, folder, sockets).serve())
+
+
+class _Front:
+    def __init__(self, settings: Settings, folder: Path, sockets: Path) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._stop = asyncio.Event()
+        limits, worker = settings.limits, settings.worker
+        self._pool = Pool(
+            sockets,
+            workers=worker.count,
+            in_flight=limits.in_flight,
+            timeout=limits.request_timeout,
+            user=worker.user,
+        )
+
+    async def serve(self) -> None:
+        host, port = parse_bind(self._settings.bind)
+        make_certificate_for_trying(self._settings.tls, self._folder, host)
+        context = make_context(self._settings.tls, self._folder)
+        listening = _listen(host, port)
+        limits = self._settings.limits
+        config = Config(
+            make_app(self._settings, self._pool),
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_keep_alive=limits.keep_alive,  # type: ignore[arg-type]
+        )
+        state = ServerState()
+        loop = asyncio.get_running_loop()
+        self._watch_signals(context)
+        _watch_input(self._stop.set)
+        await self._pool.start()
+        clock = asyncio.ensure_future(_keep_date(state))
+        server = await loop.create_server(
+            lambda: Connection(config, state, limits, loop),
+            sock=listening,
+            ssl=context,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+            ssl_shutdown_timeout=CLOSING_TIMEOUT,
+        )
+        log("listening", url=_url(listening))
+        await self._stop.wait()
+        log("stopping")
+        server.close()
+        await self._finish(state)
+        clock.cancel()
+        await self._pool.stop()
+        log("stopped")
+
+    async def _finish(self, state: ServerState) -> None:
+        """Requests in flight get their answers, as long as there is time."""
+        for connection in list(state.connections):
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.limits.stop_timeout
+        while state.tasks and (left := until - loop.time()) > 0:
+            await asyncio.wait(state.tasks, timeout=left)
+        for task in state.tasks:
+            task.cancel()
+        until = loop.time() + CLOSING_TIMEOUT
+        while state.connections and loop.time() < until:
+            await asyncio.sleep(0.02)
+        for connection in list(state.connections):
+            connection.transport.abort()
+
+    def _watch_signals(self, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+        def reload() -> None:
+            try:
+                load_certificate(context, self._settings.tls, self._folder)
+            except SignerError as error:
+                log("certificate-unusable", level="error", code=error.code, detail=error.message)
+            else:
+                log("certificate-reloaded")
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+
+
+def parse_bind(bind: str) -> tuple[str, int]:
+    """HOST:PORT, or [ADDRESS]:PORT for IPv6. Raises ConfigError."""
+    host, colon, port = bind.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ConfigError(f"bind: expected HOST:PORT or [ADDRESS]:PORT, got {bind!r}")
+    return host, int(port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+            listening.bind(address)
+            listening.setblocking(False)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        raise ConfigError(f"bind: {host} port {port}: {words}") from error
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+async def _keep_date(state: ServerState) -> None:
+    """The Date header of every answer (RFC 9110, 6.6.1)."""
+    while True:
+        state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        await asyncio.sleep(1)
+
+
+def _watch_input(ended: Callable[[], None]) -> None:
+    """The end of a pipe on standard input is the end of whoever started this process."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(0).st_mode):
+            return
+    except OSError:
+        return
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            ended()
+
+    loop.add_reader(0, readable)
+
+
+class _IntoOurLog(logging.Handler):
+    """What uvicorn and asyncio have to say, as a line like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        log(
+            "library",
+            level=record.levelname.lower(),
+            source=record.name,
+            text=record.getMessage(),
+            error=error,
+        )
+
+
+def _quiet_uvicorn() -> None:
+    root = logging.getLogger()
+    root.handlers = [_IntoOurLog(logging.WARNING)]
+    root.setLevel(logging.WARNING)
+
+
+def _many_descriptors() -> None:
+    """As many as the system lets us have: connections, messages on disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError) as error:
+        print(f"warning: limit of open files: {error}", file=sys.stderr)

@@ -1,0 +1,428 @@
+"""Operations of the workers' socket, their results, and how a failure is told.
+
+Encoded as MessagePack by msgspec, strictly: an unknown operation, field or enum member, a missing field or a
+value of another type is an error (FrameMalformed). docs/service.md, section "The workers' socket", has the
+frames. VERSION rises with every change that the other side has to know of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from hsm_signer.errors import (
+    EvidenceDamaged,
+    EvidenceMissing,
+    FrameMalformed,
+    RecordConflict,
+    RecordDamaged,
+    RecordOutdated,
+    ServiceError,
+    SignerError,
+    StoreError,
+    TokenError,
+    TokenUnsuitable,
+    all_errors,
+    in_general,
+)
+from hsm_signer.evidence.anchor import Anchor
+from hsm_signer.types import (
+    Authorisation,
+    Begun,
+    Challenge,
+    Combine,
+    CredentialId,
+    CredentialView,
+    Digest,
+    Event,
+    EvidenceEntry,
+    NewCredential,
+    SignOutcome,
+)
+
+VERSION = 1
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+SAID_IN_FULL = (
+    TokenUnsuitable,
+    RecordConflict,
+    RecordDamaged,
+    RecordOutdated,
+    EvidenceMissing,
+    EvidenceDamaged,
+)
+"""Errors of token and store that are about what was asked for, not about this installation."""
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
+    """What a worker can be asked for; the tag is the key of roles.PERMITTED."""
+
+
+class Capabilities(Operation, frozen=True, kw_only=True, tag="capabilities"):
+    """What the token and this service can do. -> CapabilitiesResult"""
+
+
+class WhoAmI(Operation, frozen=True, kw_only=True, tag="who-am-i"):
+    """Who the worker takes the caller for. -> ClientView"""
+
+
+class Login(Operation, frozen=True, kw_only=True, tag="login"):
+    """An access token for the caller, who came with name and secret. -> Access"""
+
+    lifetime: Annotated[int, msgspec.Meta(ge=60, le=86400)]
+    """Seconds."""
+
+
+class Logout(Operation, frozen=True, kw_only=True, tag="logout"):
+    """End an access token; an unknown one is no error (RFC 7009, 2.2). -> None"""
+
+    token: Annotated[str, msgspec.Meta(max_length=4096)]
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return "Logout(...)"
+
+
+class ListCredentials(Operation, frozen=True, kw_only=True, tag="list-credentials"):
+    """Records ascending by credential id, each with its MAC checked. -> CredentialPage
+
+    A client bound to a user sees that user's only.
+    """
+
+    owner: Name | None = None
+    """None: everybody's."""
+    after: CredentialId | None = None
+    limit: PageSize = 100
+
+
+class GetCredential(Operation, frozen=True, kw_only=True, tag="credential"):
+    """One record by id, or a user's live one, or the newest revoked one. -> CredentialView"""
+
+    credential_id: CredentialId | None = None
+    owner: Name | None = None
+    """Exactly one of the two."""
+
+
+class GetCertificates(Operation, frozen=True, kw_only=True, tag="certificates"):
+    """The chain kept for a credential, leaf first; empty without one. -> tuple[bytes, ...]"""
+
+    credential_id: CredentialId
+
+
+class SetCertificates(Operation, frozen=True, kw_only=True, tag="set-certificates"):
+    """Keep a chain (DER, leaf first); the leaf certifies the credential's PK. Empty: remove it. -> None"""
+
+    credential_id: CredentialId
+    certificates: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=10)]
+
+
+class GetCertificationRequest(Operation, frozen=True, kw_only=True, tag="certification-request"):
+    """PKCS#10 as the first authorisation signed it, PEM. -> str"""
+
+    credential_id: CredentialId
+
+
+class GetChallenge(Operation, frozen=True, kw_only=True, tag="challenge"):
+    """Step 880. -> Challenge"""
+
+    credential_id: CredentialId
+
+
+class Sign(Operation, frozen=True, kw_only=True, tag="sign"):
+    """Steps 1 to 10. -> SignOutcome
+
+    Exactly one of ``digests`` and ``message``; a message follows in CHUNK frames of the same id.
+    """
+
+    authorisation: Authorisation
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=65535)] | None = None
+    message: Number | None = None
+    """Bytes of the message."""
+
+
+class Examine(Operation, frozen=True, kw_only=True, tag="examine"):
+    """Steps 1 and 2 alone: would this be carried out, as far as can be said without the token? -> None"""
+
+    authorisation: Authorisation
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=65535)]
+
+
+class BeginEnrolment(Operation, frozen=True, kw_only=True, tag="begin-enrolment"):
+    """Keys in the token and a pending record. -> Begun"""
+
+    wanted: NewCredential
+    subject: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+
+
+class GetRequestInfo(Operation, frozen=True, kw_only=True, tag="request-info"):
+    """DER CertificationRequestInfo of a credential: the message of its first authorisation. -> bytes"""
+
+    credential_id: CredentialId
+
+
+class GiveUpEnrolment(Operation, frozen=True, kw_only=True, tag="give-up-enrolment"):
+    """Delete a pending record whose card never got its keys. -> None"""
+
+    credential_id: CredentialId
+
+
+class ChangeStatus(Operation, frozen=True, kw_only=True, tag="change-status"):
+    """Suspend, resume, unlock or revoke. -> CredentialView
+
+    Its key in roles.PERMITTED is the event's name.
+    """
+
+    credential_id: CredentialId
+    event: Event
+
+
+class GetEvidence(Operation, frozen=True, kw_only=True, tag="evidence"):
+    """Entries in the order of writing, those numbered above ``after``. -> EvidencePage"""
+
+    credential_id: CredentialId | None = None
+    after: Number = 0
+    limit: PageSize = 100
+
+
+class GetAnchor(Operation, frozen=True, kw_only=True, tag="anchor"):
+    """An anchor over all chains, to keep elsewhere. -> Anchor"""
+
+
+class CheckAnchor(Operation, frozen=True, kw_only=True, tag="check-anchor"):
+    """What is no longer as it was when the anchor was made. -> tuple[FindingView, ...]"""
+
+    anchor: Anchor
+
+
+class SelfTest(Operation, frozen=True, kw_only=True, tag="self-test"):
+    """Make a credential in the token, sign with it, forget it; look whether the store can be written.
+
+    Asked by the front itself, for `/readyz`, without a client. -> None
+    """
+
+
+AnyOperation = (
+    Capabilities
+    | WhoAmI
+    | Login
+    | Logout
+    | ListCredentials
+    | GetCredential
+    | GetCertificates
+    | SetCertificates
+    | GetCertificationRequest
+    | GetChallenge
+    | Sign
+    | Examine
+    | BeginEnrolment
+    | GetRequestInfo
+    | GiveUpEnrolment
+    | ChangeStatus
+    | GetEvidence
+    | GetAnchor
+    | CheckAnchor
+    | SelfTest
+)
+
+
+class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the front saw of whoever asks. The worker decides who that is."""
+
+    bearer: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    """A client's token or an access token, as it came."""
+    name: Name | None = None
+    """With ``secret``: HTTP Basic (RFC 7617), for Login alone."""
+    secret: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    certificate: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)] | None = None
+    """SHA-256 of the DER client certificate that the TLS handshake proved."""
+
+    def __repr__(self) -> str:
+        """Without anything secret."""
+        return "Caller(...)"
+
+
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payload of a CALL frame."""
+
+    caller: Caller
+    request_id: Annotated[str, msgspec.Meta(max_length=64)]
+    """For the logs of both sides."""
+    operation: AnyOperation
+
+
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payload of a REPLY frame."""
+
+    result: msgspec.Raw
+    client: str | None = None
+    """The client's name, for the front's log."""
+    steps: tuple[tuple[int, int], ...] = ()
+    """(step of docs/protocol.md, section 5, microseconds since the step before), in order."""
+    queued: int = 0
+    """Microseconds that the call waited in the worker."""
+    took: int = 0
+    """Microseconds from then to the answer."""
+
+
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payload of a FAILURE frame: an error of errors.py, by its code."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    client: str | None = None
+    queued: int = 0
+    took: int = 0
+
+
+class WorkerState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payload of a HELLO frame, the first that a worker sends, and of a STATE frame whenever it changes."""
+
+    version: int
+    """VERSION of the worker."""
+    slot: int
+    """Which of the workers it is, from 0."""
+    generation: int
+    """How often this slot has been started, from 1."""
+    pid: int
+    state: str
+    """``starting``, ``ready``, ``recovering`` (token or store lost; ``reason`` says why) or ``draining``."""
+    reason: str | None = None
+    signatures: int = 0
+    """Signatures made by this process."""
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilitiesResult:
+    """What an enrolling workstation has to know of the token."""
+
+    combines: tuple[Combine, ...]
+    """Those the token has, the default first."""
+    obstacles: dict[str, str]
+    """"SCHEME/KEY" in the names of the command line -> why not, or "" where it can be enrolled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """A client without anything secret."""
+
+    name: str
+    roles: tuple[str, ...]
+    owner: str | None
+    """The only user whose credentials it may see and use; None: any."""
+    certificate: bool
+    """Whether it has been identified by a client certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What Login gives."""
+
+    token: str
+    expires_in: int
+    """Seconds."""
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Access(expires_in={self.expires_in})"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialPage:
+    """Some records; ``more``: there are others after the last."""
+
+    credentials: tuple[CredentialView, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EvidencePage:
+    """Some entries with the store's number of each; ``more``: there are others after the last."""
+
+    entries: tuple[tuple[int, EvidenceEntry], ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FindingView:
+    """One thing that an anchor shows to be wrong."""
+
+    code: str
+    words: str
+
+
+_T = TypeVar("_T")
+_RESULTS: dict[type[Operation], Any] = {
+    Capabilities: CapabilitiesResult,
+    WhoAmI: ClientView,
+    Login: Access,
+    Logout: None,
+    ListCredentials: CredentialPage,
+    GetCredential: CredentialView,
+    GetCertificates: tuple[bytes, ...],
+    SetCertificates: None,
+    GetCertificationRequest: str,
+    GetChallenge: Challenge,
+    Sign: SignOutcome,
+    Examine: None,
+    BeginEnrolment: Begun,
+    GetRequestInfo: bytes,
+    GiveUpEnrolment: None,
+    ChangeStatus: CredentialView,
+    GetEvidence: EvidencePage,
+    GetAnchor: Anchor,
+    CheckAnchor: tuple[FindingView, ...],
+    SelfTest: None,
+}
+_ENCODER = msgspec.msgpack.Encoder()
+_CODES = {error.code: error for error in all_errors()}
+
+
+def encode(message: Any) -> bytes:
+    """MessagePack."""
+    return _ENCODER.encode(message)
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """Strictly, as ``kind``; raises FrameMalformed, without any of the data in its words."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Not "from error": the words may quote what was sent.
+        raise FrameMalformed(f"expected {kind.__name__}: {type(error).__name__}") from None
+
+
+def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
+    """A reply's result as what the operation gives; raises FrameMalformed."""
+    try:
+        return msgspec.msgpack.decode(result, type=_RESULTS[type(operation)])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FrameMalformed(f"the result of {type(operation).__name__}: {type(error).__name__}") from None
+
+
+def failure_of(error: SignerError) -> Failure:
+    """How an error is told over the socket.
+
+    Of token and store only its kind: paths, labels and what to repair are for the worker's log.
+    """
+    if isinstance(error, TokenError | StoreError) and not isinstance(error, SAID_IN_FULL):
+        return Failure(code=error.code, message=in_general(error))
+    return Failure(code=error.code, message=error.message, hint=error.hint)
+
+
+def error_of(code: str, message: str, hint: str | None) -> SignerError:
+    """The error again, of the class that has this code; ServiceError for one that is not known here."""
+    kind = _CODES.get(code)
+    if kind is None:
+        return ServiceError(message, hint=hint)
+    # Some have arguments of their own (tries left, a status word): those come from cards, not from here.
+    error = kind.__new__(kind)
+    SignerError.__init__(error, message, hint=hint)
+    return error

@@ -1,0 +1,143 @@
+"""Who asks, and what that client may see and use: authority, decided behind the socket."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+from hsm_signer.config.service import LimitSettings
+from hsm_signer.core.content import measure
+from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, InputError, NotPermitted
+from hsm_signer.schemes.authorise import d_of
+from hsm_signer.server.server import Server
+from hsm_signer.server.signing import Admit, quantities_hash
+from hsm_signer.service import clients
+from hsm_signer.service.roles import PERMITTED, Role
+from hsm_signer.service.wire import operations as wire
+from hsm_signer.store.rows import who
+from hsm_signer.types import (
+    ACCEPTED,
+    CREDENTIAL_ID_LENGTH,
+    ByteSource,
+    CredentialId,
+    CredentialRecord,
+    Event,
+    Scheme,
+    SigningRequest,
+    Status,
+)
+
+STATUS_EVENTS = ("suspend", "resume", "unlock", "revoke")
+IDENTITY_SECONDS = 1.0
+"""How long who presented something is remembered: a removed client is refused after it, at the latest."""
+MAX_IDENTITIES = 1000
+
+
+class Identities:
+    """Who presented what, for a moment: the token need not be asked for every call of a busy client."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[float, clients.Identity]] = {}
+
+    def find(self, server: Server, caller: wire.Caller) -> clients.Identity:
+        """Who it is. Raises NotAuthenticated."""
+        key, now = _presented(caller), time.monotonic()
+        known = self._known.get(key)
+        if known is not None and now < known[0]:
+            return known[1]
+        identity = clients.identify(
+            server.environment, server.store, caller.bearer, caller.certificate, server.clock
+        )
+        if len(self._known) >= MAX_IDENTITIES:
+            self._known.clear()
+        self._known[key] = (now + IDENTITY_SECONDS, identity)
+        return identity
+
+    def clear(self) -> None:
+        """Remember nobody: somebody's rights may just have ended."""
+        self._known.clear()
+
+
+def _presented(caller: wire.Caller) -> bytes:
+    """32 bytes that name what was presented and do not give it away."""
+    digest = hashlib.sha256(caller.certificate or bytes(32))
+    digest.update(b"\0" if caller.bearer is None else b"\1" + caller.bearer.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One call, with who asks."""
+
+    server: Server
+    """Its actor is the client."""
+    client: clients.Identity
+    limits: LimitSettings
+    message: ByteSource | None
+    """What came in CHUNK frames."""
+
+    def record(self, credential_id: CredentialId) -> CredentialRecord:
+        """A record that this client may know of. Raises CredentialUnknown for any other."""
+        check_id("credential_id", credential_id)
+        record = self.server.record(credential_id)
+        self.refuse_foreign(record)
+        return record
+
+    def refuse_foreign(self, record: CredentialRecord) -> None:
+        """A client bound to a user: nobody else's credential is there. Raises CredentialUnknown."""
+        if self.client.owner not in (None, record.owner):
+            raise CredentialUnknown(f"there is no {who(record.credential_id)} here")
+
+    def admit(self, request: SigningRequest | None = None) -> Admit:
+        """Who may use a credential, for step 1; ``request`` is what it is to be used for."""
+
+        def check(record: CredentialRecord) -> None:
+            self.refuse_foreign(record)
+            if (
+                Role.SIGNER not in self.client.roles
+                and record.status is not Status.PENDING
+                and not (request is not None and self._has_activated(record, request))
+            ):
+                raise NotPermitted(
+                    f"client {self.client.name!r} may use credentials in enrolment only",
+                    hint="role signer may use the others",
+                )
+            if record.scheme is Scheme.BASIC:
+                self.require_certificate()
+
+        return check
+
+    def _has_activated(self, record: CredentialRecord, request: SigningRequest) -> bool:
+        """Whether this very request finished the enrolment: its answer was lost and is asked for again."""
+        authorisation = request.authorisation
+        measured = measure(request.content, authorisation.algorithm)
+        d = d_of(record, authorisation, measured.mode, measured.h)
+        entry = self.server.store.carried_out(record.credential_id, d, quantities_hash(authorisation))
+        return entry is not None and entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED
+
+    def require_certificate(self) -> None:
+        """Scheme basic: Q alone would open it for whoever reads it. Raises ChannelUnsuitable."""
+        if not self.client.certificate:
+            raise ChannelUnsuitable(
+                "scheme basic is accepted from clients with a TLS client certificate only",
+                hint="hsm-signer client add NAME --certificate FILE, and tls.client_ca in service.toml",
+            )
+
+
+def require_role(identity: clients.Identity, operation: wire.Operation) -> None:
+    """Raises NotPermitted for a client with none of the roles for it; InputError for no change of status."""
+    name = str(type(operation).__struct_config__.tag)
+    if isinstance(operation, wire.ChangeStatus):
+        name = operation.event.name.lower()
+        if name not in STATUS_EVENTS:
+            raise InputError(f"event: expected {', '.join(STATUS_EVENTS)}, got {name}")
+    if not PERMITTED[name] & identity.roles:
+        needed = " or ".join(role.cli_name for role in sorted(PERMITTED[name]))
+        raise NotPermitted(f"client {identity.name!r} may not ask for {name}", hint=f"it needs role {needed}")
+
+
+def check_id(field: str, value: bytes) -> None:
+    """A credential id's length. Raises InputError naming the field."""
+    if len(value) != CREDENTIAL_ID_LENGTH:
+        raise InputError(f"{field}: expected {CREDENTIAL_ID_LENGTH} bytes, got {len(value)}")

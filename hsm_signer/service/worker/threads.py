@@ -1,0 +1,232 @@
+"""The threads that do a worker's work, one call after the other: the token's, and the reader's.
+
+The token's thread owns token session and store, opens them, and opens them anew when they are lost. The
+reader's does what needs the store alone and may take long, so that nobody's signature waits for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import queue
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hsm_signer.errors import (
+    SignerError,
+    StoreBusy,
+    StoreError,
+    StoreMissing,
+    StoreReadOnly,
+    StoreUnavailable,
+    TokenError,
+    TokenMismatch,
+    TokenPinWrong,
+    TokenSessionLost,
+    WorkerUnavailable,
+    in_general,
+)
+from hsm_signer.server.installation import Installation, no_prompt, token_pin
+from hsm_signer.server.server import Server
+from hsm_signer.service.logs import log
+from hsm_signer.token.session import PASSING
+
+FIRST_PAUSE = 0.1
+"""Seconds before the second attempt to open; each pause is twice as long as the one before, with jitter."""
+LONGEST_PAUSE = 5.0
+READING_TIMEOUT = 3600.0
+"""Seconds for the reader's thread: an anchor over a million chains takes minutes, and holds nobody up."""
+OPENING_TIMEOUT = 600.0
+"""Seconds for opening token and store: a token that is new to this program is probed first."""
+
+TellState = Callable[[str, str | None], None]
+"""``ready`` or ``recovering``, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call's share of a thread; a job whose future is cancelled before its turn is left out."""
+
+    work: Callable[[Any], Any]
+    """Told the server; None in the reader's thread."""
+    future: Future[Any] = field(default_factory=Future)
+
+    def run(self, server: Server | None) -> BaseException | None:
+        """Do it, unless nobody waits for it any more; the error it ended with."""
+        if not self.future.set_running_or_notify_cancel():
+            return None
+        try:
+            result = self.work(server)
+        except BaseException as error:  # noqa: BLE001  told to whoever waits
+            if not isinstance(error, SignerError):
+                log_internal(error)
+            self.future.set_exception(error)
+            return error
+        self.future.set_result(result)
+        return None
+
+    def refuse(self, error: SignerError) -> None:
+        """Answer without doing it."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+def log_internal(error: BaseException) -> None:
+    """An error of the program: its kind and place. Its words are left out, they may quote anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in reversed(frames)]
+    log("internal-error", level="error", kind=type(error).__name__, at=" < ".join(places))
+
+
+class WorkThread(threading.Thread):
+    """Carries out jobs in order; ``due`` is when the present one must have returned."""
+
+    def __init__(self, name: str, timeout: float) -> None:
+        super().__init__(name=name, daemon=True)
+        self.due: float | None = None
+        """time.monotonic(); None where nothing is being done."""
+        self._timeout = timeout
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+
+    def ask(self, work: Callable[[Any], Any]) -> Future[Any]:
+        """Have it done after everything asked before."""
+        job = Job(work)
+        self._jobs.put(job)
+        return job.future
+
+    def stop(self) -> None:
+        """End once everything asked so far is done."""
+        self._jobs.put(None)
+
+    @contextmanager
+    def _timed(self, timeout: float) -> Iterator[None]:
+        self.due = time.monotonic() + timeout
+        try:
+            yield
+        finally:
+            self.due = None
+
+
+class ReaderThread(WorkThread):
+    """Reads the store, without the token."""
+
+    def __init__(self) -> None:
+        super().__init__("reader", READING_TIMEOUT)
+
+    def run(self) -> None:
+        """Until stopped."""
+        while (job := self._jobs.get()) is not None:
+            with self._timed(self._timeout):
+                job.run(None)
+
+
+class TokenThread(WorkThread):
+    """Everything that needs the token."""
+
+    def __init__(self, home: Path, timeout: float, tell: TellState) -> None:
+        super().__init__("token", timeout)
+        self._home = home
+        self._tell = tell
+        self._refused_pin: bytes | None = None
+        """SHA-256 of the PIN that the token refused. It is not tried again: that could lock the token."""
+
+    def run(self) -> None:
+        """Open, serve, and open anew whenever token or store are lost; until stopped."""
+        pause = FIRST_PAUSE
+        while True:
+            opened = time.monotonic()
+            try:
+                self._open_and_serve()
+            except SignerError as error:
+                # In full for the log; /readyz tells it to anybody.
+                log("lost", level="warning", code=error.code, reason=error.message, hint=error.hint)
+                reason = f"{in_general(error)} [{error.code}]"
+            except Exception as error:  # noqa: BLE001  whatever it is, the next attempt may do
+                log_internal(error)
+                reason = "internal error in the worker"
+            else:
+                return
+            if time.monotonic() - opened > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            self._tell("recovering", reason)
+            if not self._wait(pause * random.uniform(0.5, 1.5), reason):  # noqa: S311  jitter
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _open_and_serve(self) -> None:
+        """Returns when stopped; raises where everything has to be opened anew."""
+        with self._timed(OPENING_TIMEOUT):
+            installation = Installation.open(self._home)
+            pin = hashlib.sha256(
+                token_pin(installation.token_uri, self._home, no_prompt).encode("utf-8", "surrogateescape")
+            ).digest()
+            if self._refused_pin is not None and hmac.compare_digest(pin, self._refused_pin):
+                raise TokenPinWrong("the token has refused this PIN: not tried again until there is another")
+            opening = installation.server(no_prompt)
+            try:
+                server = opening.__enter__()
+            except TokenPinWrong as error:
+                if not isinstance(error.__cause__, PASSING):
+                    self._refused_pin = pin
+                raise
+        try:
+            with self._timed(self._timeout):
+                server.environment.self_test()
+            self._tell("ready", None)
+            self._serve(installation, server)
+        finally:
+            with self._timed(self._timeout):
+                opening.__exit__(None, None, None)
+
+    def _serve(self, installation: Installation, server: Server) -> None:
+        while (job := self._jobs.get()) is not None:
+            with self._timed(self._timeout):
+                if (error := job.run(server)) is not None:
+                    _raise_if_lost(installation, server, error)
+
+    def _wait(self, seconds: float, reason: str) -> bool:
+        """Refuse everything for so long; False when stopped."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                job = self._jobs.get(timeout=left)
+            except queue.Empty:
+                break
+            if job is None:
+                return False
+            job.refuse(unavailable("recovering", reason))
+        return True
+
+
+def unavailable(state: str, reason: str | None) -> WorkerUnavailable:
+    """How a call is refused by a worker that is not ready."""
+    return WorkerUnavailable(f"the worker is {state}", hint=reason)
+
+
+def _raise_if_lost(installation: Installation, server: Server, error: BaseException) -> None:
+    """Raises, in the token's or the store's words, where this error is not of one call alone."""
+    if isinstance(error, TokenSessionLost):
+        raise error
+    if isinstance(error, TokenError) and not isinstance(error, TokenMismatch):
+        server.environment.self_test()
+    elif isinstance(error, StoreMissing | StoreUnavailable) or type(error) is StoreError:
+        try:
+            server.store.probe_write()
+        except (StoreBusy, StoreReadOnly):
+            return
+    elif isinstance(error, StoreReadOnly):
+        # A connection stays as it was when it was made; the database may have become writable since.
+        try:
+            with installation.open_store() as anew:
+                anew.probe_write()
+        except StoreError:
+            return
+        raise StoreUnavailable("the database can be written again: it is opened anew")

@@ -1,0 +1,50 @@
+"""Transactions: what every group of the store's methods stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, exc
+from sqlalchemy.engine import URL
+
+from hsm_signer.errors import RecordConflict
+
+from .database import BEGIN, is_sqlite, is_unique_violation, translated
+
+
+class Connected:
+    """An engine, and how it is read from and written to."""
+
+    def __init__(self, engine: Engine, url: URL) -> None:
+        """Use Store.create or Store.open."""
+        self._engine = engine
+        self._url = url
+        self._writer = engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})
+        self._reader = (
+            engine
+            if is_sqlite(url)
+            # Several statements, one moment; SQLite's readers have that without asking.
+            else engine.execution_options(isolation_level="REPEATABLE READ")
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A transaction that sees one moment."""
+        with translated(self._url), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that writes all or nothing. Raises RecordConflict for a row that is there already."""
+        with translated(self._url):
+            try:
+                with self._writer.begin() as connection:
+                    yield connection
+            except exc.IntegrityError as error:
+                if is_unique_violation(error):
+                    raise RecordConflict(
+                        "somebody else wrote the same record in between; nothing was changed",
+                        hint="try again",
+                    ) from error
+                raise

@@ -1,0 +1,283 @@
+"""HTTPS to a service: requests out, bounded answers in, every failure as an error of ours.
+
+The only module that knows of an HTTP library. Whom we speak to is said in one place: no proxies and nothing
+else from the environment, no redirects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import httpx
+
+from hsm_signer.core import forms
+from hsm_signer.errors import (
+    CardError,
+    InputError,
+    NotAuthenticated,
+    ServiceAnswerMalformed,
+    ServiceError,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SignerError,
+    all_errors,
+)
+
+TIMEOUT = 60.0
+"""Seconds."""
+MAX_ANSWER = 4 << 20
+"""Bytes."""
+MAX_WORDS = 1000
+"""Characters of an error's text that are shown."""
+MAX_TOKEN = 4096
+HOST_MISMATCH = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
+
+_CODES = {kind.code: kind for kind in all_errors() if kind.code != SignerError.code}
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+
+class Channel:
+    """One service; its connections are kept until :meth:`close`. One thread at a time."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """``timeout``: seconds for each answer. Raises InputError; connects nowhere."""
+        self._url = _checked_url(url)
+        self._timeout = timeout
+        self._nameless = token is None and certificate is None
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "hsm-signer"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {_checked_token(token)}"
+        self._client = httpx.Client(
+            verify=_tls(ca, certificate, key),
+            headers=headers,
+            timeout=timeout,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """End the connections."""
+        self._client.close()
+
+    def expect(self, fact: bool, otherwise: str) -> None:
+        """Raises ServiceAnswerMalformed unless ``fact``."""
+        if not fact:
+            raise ServiceAnswerMalformed(f"{self._url}: the service answered with {otherwise}")
+
+    def read(self, read: Callable[[Any], T], method: str, path: str, **how: Any) -> T:
+        """The answer's JSON as ``read`` takes it; ``how`` as for :meth:`send`."""
+        body = self.send(method, path, **how)
+        try:
+            return read(forms.decode(body, "answer"))
+        except InputError as error:
+            raise ServiceAnswerMalformed(
+                f"{self._url}: not the answer of a signing service: {error.message}",
+                hint="is this the service's address, and is it of this program's version?",
+            ) from None
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        upload: tuple[str, Iterable[bytes]] | None = None,
+        query: dict[str, str] | None = None,
+        limit: int = MAX_ANSWER,
+        again: bool = True,
+    ) -> bytes:
+        """The body of a 2xx answer; everything else is raised.
+
+        ``upload``: a content type, and what gives the body anew each time it is iterated over.
+        ``again``: a connection that breaks is tried once more, for a server closes idle ones when it likes.
+        """
+        for last in (False, True) if again else (True,):
+            headers = {}
+            content: bytes | Iterable[bytes] | None = None
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+                content = json.dumps(body).encode("ascii")
+            elif upload is not None:
+                headers["Content-Type"], content = upload
+            try:
+                with self._client.stream(
+                    method, self._url + path, params=query, content=content, headers=headers
+                ) as answer:
+                    return self._answered(answer, self._bounded(answer, limit))
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+                if last or _reason(error, ssl.SSLError) is not None:
+                    self._unreachable(error)
+            except httpx.TransportError as error:
+                self._unreachable(error)
+        raise AssertionError("unreachable")
+
+    def _bounded(self, answer: httpx.Response, limit: int) -> bytes:
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise ServiceAnswerMalformed(f"{self._url}: expected an answer without a content encoding")
+        deadline = time.monotonic() + self._timeout
+        found = bytearray()
+        for chunk in answer.iter_raw():
+            found += chunk
+            if len(found) > limit:
+                raise ServiceAnswerMalformed(f"{self._url}: expected an answer of at most {limit} bytes")
+            if time.monotonic() > deadline:
+                self._too_slow()
+        return bytes(found)
+
+    def _answered(self, answer: httpx.Response, body: bytes) -> bytes:
+        status = answer.status_code
+        if 200 <= status <= 299:
+            return body
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        problem: Any = None
+        if kind == "application/problem+json":
+            try:
+                problem = forms.decode(body, "problem")
+            except InputError:
+                problem = None
+        if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
+            raise ServiceAnswerMalformed(
+                f"{self._url}: answered with status {status}, and not as the signing service does",
+                hint="is this the service's address?",
+            )
+        error = self._error(problem)
+        error.retry_after = _seconds(answer.headers.get("Retry-After", ""))
+        raise error
+
+    def _error(self, problem: dict[str, Any]) -> SignerError:
+        """The error that a problem document (RFC 9457) tells, of the class that has its code."""
+        code = problem["code"]
+        words = _words(problem.get("detail")) or _words(problem.get("title")) or "the service refused"
+        kind = _CODES.get(code, ServiceError)
+        # A service has no card; and those errors hold more than words.
+        if issubclass(kind, CardError):
+            kind = ServiceError
+        if kind is ServiceError and code != ServiceError.code:
+            words = f"{words} ({code[:100]!a})"
+        error = kind(words, hint=_words(problem.get("hint")))
+        if isinstance(error, NotAuthenticated) and self._nameless:
+            # The service's own words are about HTTP.
+            error.hint = "HSM_SIGNER_SERVER_TOKEN, or token_file in [server] of config.toml, holds the token"
+        return error
+
+    def _unreachable(self, error: httpx.TransportError) -> NoReturn:
+        if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
+            self._too_slow()
+        hint = None
+        if (untrusted := _reason(error, ssl.SSLCertVerificationError)) is not None:
+            words = f"its certificate is not trusted: {untrusted.verify_message}"
+            hint = "--ca FILE, or ca in [server] of config.toml, names the certificate or authority to trust"
+            if untrusted.verify_code in HOST_MISMATCH:
+                hint = "give the service's URL with a host that its certificate names"
+        elif (tls := _reason(error, ssl.SSLError)) is not None:
+            words = f"TLS: {(tls.reason or str(tls)).lower().replace('_', ' ')}"
+            if "CERTIFICATE" in (tls.reason or ""):
+                hint = "the service may want a client certificate: --client-certificate FILE"
+        elif isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+            words = f"no connection within {self._timeout:g} seconds"
+        elif isinstance(error, httpx.ConnectError):
+            cause = _reason(error, OSError)
+            words = (None if cause is None else cause.strerror) or str(error) or "no connection"
+            words = words[0].lower() + words[1:]
+        else:
+            words = "the connection broke off"
+            hint = "the same command again finds out whether the request was carried out"
+        raise ServiceUnreachable(f"{self._url}: {words}", hint=hint) from error
+
+    def _too_slow(self) -> NoReturn:
+        raise ServiceTimeout(
+            f"{self._url}: no answer within {self._timeout:g} seconds",
+            hint="the same command again finds out whether the request was carried out",
+        )
+
+
+def _checked_url(url: str) -> str:
+    """Without a slash at the end. Raises InputError."""
+    expected = "expected https://HOST[:PORT]"
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        raise InputError(f"server: {expected}") from None
+    if parsed.scheme == "http":
+        raise InputError(f"server: {expected}; without TLS nothing is sent")
+    if parsed.scheme != "https" or not parsed.host:
+        raise InputError(f"server: {expected}")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise InputError(f"server: {expected}, without user, query or fragment")
+    return str(parsed).rstrip("/")
+
+
+def _checked_token(token: str) -> str:
+    if not token or len(token) > MAX_TOKEN or not all("!" <= each <= "~" for each in token):
+        raise InputError(f"bearer token: expected 1 to {MAX_TOKEN} printable ASCII characters without spaces")
+    return token
+
+
+def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer, certificate and host name checked. Raises InputError."""
+    if key is not None and certificate is None:
+        raise InputError("client key: there is no client certificate with it")
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"{ca}: expected a PEM file with certificates: {_os_words(error)}") from None
+    if certificate is not None:
+        try:
+            # Where the key has a passphrase OpenSSL would ask for it at the terminal.
+            context.load_cert_chain(certificate, key, password=_no_passphrase)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            files = certificate if key is None else f"{certificate}, {key}"
+            raise InputError(
+                f"{files}: expected PEM files with a client certificate and its key, without a passphrase: "
+                f"{_os_words(error)}"
+            ) from None
+    return context
+
+
+def _no_passphrase() -> str:
+    raise ValueError("it has one")
+
+
+def _os_words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not understood").lower().replace("_", " ")
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _reason(error: BaseException, kind: type[E]) -> E | None:
+    """The first error of this kind among what led to ``error``; None without one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kind):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    """Retry-After in seconds; a date (RFC 9110, 5.6.7) is not one of this service's."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and found >= 0 else None
+
+
+def _words(text: Any) -> str | None:
+    return text[:MAX_WORDS] if isinstance(text, str) and text else None

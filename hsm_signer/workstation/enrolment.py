@@ -1,0 +1,203 @@
+"""Enrolment at the workstation: a blank card gets control of a new key (docs/protocol.md, section 7)."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from hsm_signer.card.apdu import CardState
+from hsm_signer.card.commands import CardSession
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.core import owners
+from hsm_signer.core.content import BytesSource
+from hsm_signer.errors import (
+    CardAnswerMalformed,
+    CardError,
+    CardMemoryDamaged,
+    CardNotBlank,
+    CardRemoved,
+    CredentialExists,
+    CredentialUnknown,
+    InputError,
+    SignerError,
+    TokenUnsuitable,
+)
+from hsm_signer.types import (
+    Combine,
+    CredentialId,
+    KeySpec,
+    Message,
+    NewCredential,
+    PinCheck,
+    PinPolicy,
+    Scheme,
+    Status,
+)
+
+from .retry import Pauses
+from .servers import AnyCredential, EnrolmentServer
+from .signing import OpenCard, sign_content
+
+DEFAULT_PIN_TRIES = 3
+DEFAULT_PUK_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an operator chooses for a new credential."""
+
+    owner: str
+    scheme: Scheme
+    key: KeySpec
+    pin: CardPin | None
+    """None in scheme basic."""
+    puk: CardPuk | None
+    """May be None: a blocked PIN is then final."""
+    combine: Combine | None = None
+    """None: the token's default."""
+    pin_policy: PinPolicy = PinPolicy.ALWAYS
+    pin_check: PinCheck = PinCheck.SERVER
+    pin_tries: int = DEFAULT_PIN_TRIES
+    puk_tries: int = DEFAULT_PUK_TRIES
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """An active credential."""
+
+    record: AnyCredential
+    certification_request: str
+    """PEM."""
+    resumed: bool
+    """True where an enrolment begun earlier was finished: the card kept its PIN and PUK."""
+
+
+def enrol(
+    server: EnrolmentServer,
+    open_card: OpenCard,
+    wanted: Enrolment,
+    pauses: Pauses = Pauses(),
+) -> Enrolled:
+    """Enrol a user with a blank card (docs/protocol.md, section 7), or finish what was interrupted.
+
+    Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, and what card, token and store refuse.
+    A card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which
+    the same command finishes or replaces.
+    """
+    # Here and not above: signing does without.
+    from hsm_signer.core import certificate_requests
+
+    check_enrolment(wanted, server)
+    if wanted.scheme is not Scheme.BASIC and wanted.pin is None:
+        raise InputError("PIN: schemes pin and rolling need one")
+    before = _earlier(server, wanted.owner)
+    with open_card() as card:
+        credential_id = _resumable(before, card)
+        resumed = credential_id is not None
+        if credential_id is None:
+            if before is not None:
+                server.give_up_enrolment(before.credential_id)
+            credential_id = _personalise(server, card, wanted)
+    request_info = server.request_info(credential_id)
+    pin = wanted.pin
+    outcome = sign_content(
+        server,
+        open_card,
+        Message(BytesSource(request_info)),
+        algorithm=None,
+        ask_pin=None if pin is None else lambda: pin,
+        pauses=pauses,
+        credential_id=credential_id,
+    )
+    return Enrolled(
+        record=server.record(credential_id),
+        certification_request=certificate_requests.certification_request(
+            request_info, outcome.algorithm, outcome.signatures[0]
+        ),
+        resumed=resumed,
+    )
+
+
+def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> AnyCredential | None:
+    """What :func:`enrol` would do, changing nothing and before anybody is asked for a PIN.
+
+    The pending record that it would finish, with the PIN the card has already; None for a new enrolment.
+    Raises what enrol raises for user, token and card; the PIN is not looked at.
+    """
+    check_enrolment(wanted, server)
+    before = _earlier(server, wanted.owner)
+    with open_card() as card:
+        return None if _resumable(before, card) is None else before
+
+
+def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
+    """What can be known without card and store, PIN aside; raises InputError, TokenUnsuitable."""
+    from hsm_signer.core import certificate_requests
+
+    owners.check_owner(wanted.owner)
+    certificate_requests.subject_name(wanted.owner, wanted.subject)
+    if obstacle := server.obstacle(wanted.scheme, wanted.key):
+        raise TokenUnsuitable(
+            f"{obstacle}: no credential with key {wanted.key.cli_name}, scheme {wanted.scheme.name.lower()}",
+            hint="hsm-signer doctor, at the server, shows what its token can do",
+        )
+
+
+def _resumable(before: AnyCredential | None, card: CardSession) -> CredentialId | None:
+    """The pending credential that is on the card; None for a blank card. Raises CardNotBlank for another."""
+    on_card = card.status().credential_id
+    if on_card is None or (before is not None and before.credential_id == on_card):
+        return on_card
+    raise CardNotBlank(
+        "the card holds a credential already",
+        hint="take another card, or make this one blank: hsm-signer card reset CARD",
+    )
+
+
+def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
+    """The user's pending record; None if there is none. Raises CredentialExists for a finished one."""
+    try:
+        record = server.live(owner)
+    except CredentialUnknown:
+        return None
+    if record.status is Status.PENDING:
+        return record
+    if record.status is Status.REVOKED:
+        return None
+    raise CredentialExists(
+        f"user {owner!r} has a credential already ({record.status.name.lower()})",
+        hint=f"hsm-signer credential revoke {shlex.quote(owner)} ends it for ever; then enrol again",
+    )
+
+
+def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) -> CredentialId:
+    """BEGIN PERSONALISATION, keys in the token, INSTALL."""
+    basic = wanted.scheme is Scheme.BASIC
+    combine = Combine.NONE if basic else wanted.combine or server.combines[0]
+    card_point, card_serial = card.begin_personalisation()
+    begun = server.begin_enrolment(
+        NewCredential(
+            owner=wanted.owner,
+            scheme=wanted.scheme,
+            combine=combine,
+            key=wanted.key,
+            pin_policy=PinPolicy.NONE if basic else wanted.pin_policy,
+            pin_check=PinCheck.NONE if basic else wanted.pin_check,
+            pin_tries=0 if basic else wanted.pin_tries,
+            puk_tries=0 if basic else wanted.puk_tries,
+            card_point=card_point,
+            card_serial=card_serial,
+        ),
+        wanted.subject,
+    )
+    try:
+        card.install(begun.personalisation, wanted.pin, wanted.puk)
+        if card.status().state is CardState.BLANK:
+            raise CardError("the card did not take its keys")
+    except (CardRemoved, CardMemoryDamaged, CardAnswerMalformed):
+        raise  # nobody knows whether the card took them; the same command finds out
+    except SignerError:
+        server.give_up_enrolment(begun.credential.credential_id)
+        raise
+    return begun.credential.credential_id

@@ -1,0 +1,214 @@
+"""config.toml: each mistake is named, with the field and what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsm_signer.config import installation as config
+from hsm_signer.config.installation import (
+    CONFIG_FILE,
+    CardConfig,
+    Config,
+    ServerConfig,
+    StoreConfig,
+    TokenConfig,
+    WorkstationConfig,
+)
+from hsm_signer.config.toml import MAX_LENGTH
+from hsm_signer.errors import ConfigError, NotInitialised
+
+PLAIN = st.text(st.characters(codec="utf-8", min_codepoint=0x20), max_size=30)
+KEY = "00112233445566aa"
+GOOD = f"""\
+format = 1
+[token]
+uri = "pkcs11:token=x"
+master_key = "{KEY}"
+record_key = "{KEY}"
+"""
+TOKEN = TokenConfig(uri="pkcs11:token=x", master_key=KEY, record_key=KEY)
+
+
+def load(folder: Path, text: str | bytes) -> Config:
+    data = text.encode() if isinstance(text, str) else text
+    (folder / CONFIG_FILE).write_bytes(data)
+    return config.load(folder)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    loaded = load(tmp_path, GOOD)
+    assert loaded == Config(format=1, token=TOKEN)
+    assert loaded.store.url == "sqlite:///store.db"
+    assert (loaded.card.pin_tries, loaded.card.puk_tries) == (3, 10)
+    assert loaded.card.hash_on_card_up_to == 4096
+
+
+def test_there_is_no_installation(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NotInitialised, match="there is no installation in") as caught:
+            config.load(folder)
+        assert caught.value.hint is not None
+        assert "hsm-signer init" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (GOOD.replace("format = 1", ""), "missing key 'format'"),
+        (GOOD.replace("format = 1", "format = 2"), "format: expected int <= 1"),
+        (GOOD.replace("format = 1", "format = 0"), "format: expected int >= 1"),
+        (GOOD.replace("format = 1", "format = true"), "format: expected int, got bool"),
+        ("format = 1\n", "missing key 'token'"),
+        ("format = 1\ntoken = 7\n", "token: expected object, got int"),
+        (GOOD.replace('uri = "pkcs11:token=x"', ""), "missing key 'token.uri'"),
+        (GOOD.replace('"pkcs11:token=x"', "7"), "token.uri: expected str, got int"),
+        (GOOD.replace("master_key", "mistress_key"), "'token.mistress_key'|'token.master_key'"),
+        (
+            GOOD.replace(f'master_key = "{KEY}"', 'master_key = "xyz"'),
+            "token.master_key: expected str matching",
+        ),
+        (GOOD.replace(f'master_key = "{KEY}"', f'master_key = "{KEY}00"'), "token.master_key: expected str"),
+        (GOOD.replace(KEY, KEY.upper()), "token.master_key: expected str matching"),
+        (GOOD + "pin = 1234\n", "unknown key 'token.pin'"),
+        (GOOD + "[store]\nurl = 7\n", "store.url: expected str, got int"),
+        (GOOD + "[store]\nport = 7\n", "unknown key 'store.port'"),
+        (GOOD + "[store]\nbusy_timeout = 0\n", "store.busy_timeout: expected float > 0"),
+        (GOOD + "[store]\nbusy_timeout = 3601\n", "store.busy_timeout: expected float <= 3600"),
+        (GOOD + "[store]\nbusy_timeout = nan\n", "store.busy_timeout: expected float"),
+        (GOOD + "[card]\npin_tries = 0\n", "card.pin_tries: expected int >= 1"),
+        (GOOD + "[card]\npuk_tries = 16\n", "card.puk_tries: expected int <= 15"),
+        (GOOD + "[card]\nwait = -0.5\n", "card.wait: expected float >= 0"),
+        (GOOD + "[card]\nhash_on_card_up_to = -1\n", "card.hash_on_card_up_to: expected int >= 0"),
+        (GOOD + '[card]\nhash_on_card_up_to = "4 KiB"\n', "card.hash_on_card_up_to: expected int, got str"),
+        (GOOD + "[colours]\n", "unknown key 'colours'"),
+        (GOOD + "[token]\n", "not TOML: Cannot declare"),
+        ("format = \n", "not TOML: Invalid value"),
+        ("\0", "not TOML"),
+        ("", "missing key 'format'"),
+        (b"\xff\xfe", "expected UTF-8"),
+        (b"#" * (MAX_LENGTH + 1), f"longer than {MAX_LENGTH} bytes"),
+    ],
+)
+def test_each_mistake_is_named(tmp_path: Path, text: str | bytes, match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as caught:
+        load(tmp_path, text)
+    assert type(caught.value) is ConfigError
+    assert str(tmp_path / CONFIG_FILE) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "`" not in caught.value.message
+    assert "$" not in caught.value.message.removeprefix(str(tmp_path)).replace("[0-9a-f]{16}$", "")
+
+
+def test_as_large_as_allowed(tmp_path: Path) -> None:
+    filler = MAX_LENGTH - len(GOOD)
+    assert load(tmp_path, GOOD + "#" * filler).format == 1
+
+
+def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).mkdir()
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        config.load(tmp_path)
+
+
+def test_secrets_have_no_place_in_it() -> None:
+    """No key for a PIN: the token's comes by pin-source or the environment."""
+    names = [*TokenConfig.__struct_fields__, *StoreConfig.__struct_fields__, *CardConfig.__struct_fields__]
+    assert not [name for name in names if "pin" in name and name != "pin_tries"]
+
+
+@given(
+    PLAIN,
+    st.floats(0.001, 3600),
+    st.integers(1, 15),
+    st.integers(0, 2**40),
+    st.none() | PLAIN,
+)
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    uri: str,
+    timeout: float,
+    tries: int,
+    limit: int,
+    conf: str | None,
+) -> None:
+    wanted = Config(
+        format=1,
+        token=TokenConfig(uri=uri, master_key=KEY, record_key=KEY, softhsm_conf=conf),
+        store=StoreConfig(url=uri, busy_timeout=timeout),
+        card=CardConfig(pin_tries=tries, hash_on_card_up_to=limit),
+    )
+    folder = tmp_path_factory.mktemp("config")
+    assert load(folder, config.dump(wanted)) == wanted
+
+
+@pytest.mark.parametrize("text", ["tab\there", "line\nbreak", "nul\0", "del\x7f", "bell\x07"])
+def test_control_characters_survive_too(tmp_path: Path, text: str) -> None:
+    wanted = Config(format=1, token=TokenConfig(uri=text, master_key=KEY, record_key=KEY))
+    assert load(tmp_path, config.dump(wanted)) == wanted
+
+
+# --- workstations ------------------------------------------------------------------------------------------
+
+WORKSTATION = 'format = 1\n[server]\nurl = "https://signer.example:8443"\n'
+
+
+def load_workstation(folder: Path, text: str) -> WorkstationConfig:
+    (folder / CONFIG_FILE).write_text(text)
+    return config.load_workstation(folder)
+
+
+def test_a_workstation_has_a_service_and_no_token(tmp_path: Path) -> None:
+    loaded = load_workstation(tmp_path, WORKSTATION + "[card]\nwait = 3.5\n")
+    assert loaded == WorkstationConfig(
+        format=1, server=ServerConfig(url="https://signer.example:8443"), card=CardConfig(wait=3.5)
+    )
+    assert loaded.server is not None
+    assert (loaded.server.ca, loaded.server.token_file, loaded.server.timeout) == (None, None, 60.0)
+
+
+def test_without_a_file_a_workstation_has_the_defaults(tmp_path: Path) -> None:
+    assert config.load_workstation(tmp_path) == WorkstationConfig(format=1)
+
+
+def test_an_installation_may_name_a_service_too(tmp_path: Path) -> None:
+    text = GOOD + WORKSTATION.removeprefix("format = 1\n")
+    assert load(tmp_path, text).server == ServerConfig(url="https://signer.example:8443")
+    assert config.load_workstation(tmp_path).token == TOKEN
+
+
+def test_a_workstation_is_no_installation(tmp_path: Path) -> None:
+    with pytest.raises(NotInitialised, match=r"it is a workstation.s, for https://signer\.example") as caught:
+        load(tmp_path, WORKSTATION)
+    assert caught.value.hint is not None
+    assert "where the installation is" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (WORKSTATION.replace("url", "uri"), "'server.ur[il]'"),
+        (WORKSTATION + "token = 'hsc_x'\n", "unknown key 'server.token'"),
+        (WORKSTATION + "timeout = 0\n", "server.timeout: expected float > 0"),
+        (WORKSTATION + "ca = 7\n", "server.ca: expected str"),
+        (WORKSTATION.replace("format = 1\n", ""), "missing key 'format'"),
+        ("format = 1\n[server]\n", "missing key 'server.url'"),
+    ],
+)
+def test_each_mistake_of_a_workstation_is_named(tmp_path: Path, text: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as caught:
+        load_workstation(tmp_path, text)
+    assert type(caught.value) is ConfigError
+    with pytest.raises(ConfigError):
+        config.load(tmp_path)
+
+
+def test_what_is_written_of_a_workstation_is_read(tmp_path: Path) -> None:
+    wanted = WorkstationConfig(
+        format=1,
+        server=ServerConfig(url="https://x", ca="a", certificate="b", key="c", token_file="d", timeout=1.5),
+    )
+    assert load_workstation(tmp_path, config.dump(wanted)) == wanted

@@ -1,0 +1,248 @@
+"""What the documents say about the code and its tests, held against both.
+
+docs/patent-map.md is complete and every place and test function in it exists; so do the tests that
+docs/threat-model.md names. docs/architecture.md names every module. The numbers and the table of keys of
+docs/protocol.md are those of the code and of the trace.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from hsm_signer.types import Algorithm, KeySpec, Scheme
+from tests.functional import test_trace as trace
+from tests.support.spy import mechanisms as mechanisms_of
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = {410, *range(480, 483), *range(491, 496), *range(690, 701), *range(751, 762), *range(880, 897)}
+CLAIMS = set(range(1, 12))
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the table under a heading, header and rule left out."""
+    text = (ROOT / "docs" / "patent-map.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+EVERY_ROW = [*rows("Steps"), *rows("Claims")]
+
+
+def test_every_step_and_claim_has_one_row() -> None:
+    steps, claims = ([int(row[0]) for row in rows(heading)] for heading in ("Steps", "Claims"))
+    assert sorted(steps) == sorted(STEPS)
+    assert sorted(claims) == sorted(CLAIMS)
+
+
+@pytest.mark.parametrize("row", EVERY_ROW, ids=lambda row: row[0])
+def test_the_place_exists(row: list[str]) -> None:
+    path, *symbol = re.findall(r"`([^`]+)`", row[-2])
+    names = defined_names(ROOT / path)
+    assert not symbol or symbol[0] in names, (symbol, path)
+
+
+@pytest.mark.parametrize("row", EVERY_ROW, ids=lambda row: row[0])
+def test_the_test_exists(row: list[str]) -> None:
+    path, function = row[-1].strip("`").split("::")
+    assert function.startswith("test_")
+    assert function in defined_names(ROOT / path), row[-1]
+
+
+def defined_names(path: Path) -> set[str]:
+    """Functions, classes and methods (``Class.method``) of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return names
+
+
+# --- docs/threat-model.md ----------------------------------------------------------------------------------
+
+
+def adversaries() -> list[list[str]]:
+    """Rows of the table "Who, and what they get"."""
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    section = text.split("\n## Who, and what they get\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert lines[0].endswith("| shown by |")
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize("row", adversaries(), ids=lambda row: row[0].replace("*", "")[:40])
+def test_what_stops_an_adversary_is_shown(row: list[str]) -> None:
+    """By files that hold tests; or the page says plainly that it is only stated."""
+    shown_by = row[-1]
+    paths = re.findall(r"`([^`]+)`", shown_by)
+    assert paths or shown_by in ("stated", "not testable; stated")
+    for path in paths:
+        place = ROOT / path
+        files = sorted(place.glob("test_*.py")) if place.is_dir() else [place]
+        assert files, path
+        for file in files:
+            assert any(name.startswith("test_") for name in defined_names(file)), file
+
+
+# --- docs/architecture.md ----------------------------------------------------------------------------------
+
+LINE = re.compile(r"^    ( *)((?:[\w.]+/?)(?: [\w.]+\.py)*)  +\S")
+
+
+def module_tree() -> dict[Path, list[Path]]:
+    """Of the indented tree at the beginning: each folder, and what it names in it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found: dict[Path, list[Path]] = {}
+    folders: list[tuple[int, Path]] = [(-1, ROOT)]
+    for line in text.split("\n## ")[0].splitlines():
+        if not line.startswith("    "):
+            continue
+        match = LINE.match(line) or re.match(r"^    ( *)((?:[\w.]+\.py ?)+)$", line)
+        assert match, line
+        depth = len(match[1])
+        while folders[-1][0] >= depth:
+            folders.pop()
+        for name in match[2].split():
+            place = folders[-1][1] / name
+            found.setdefault(folders[-1][1], []).append(place)
+            if name.endswith("/"):
+                folders.append((depth, place))
+                found.setdefault(place, [])
+    return found
+
+
+def test_every_place_of_the_tree_exists() -> None:
+    tree = module_tree()
+    assert ROOT / "hsm_signer" / "token" in tree
+    assert len([each for places in tree.values() for each in places]) > 50
+    for places in tree.values():
+        for place in places:
+            assert place.exists(), place
+            assert place.is_dir() == (place.suffix != ".py"), place
+
+
+def test_every_module_is_in_the_tree() -> None:
+    """In a folder of which the tree names any file it names all; another is described as a whole."""
+    tree = module_tree()
+    for folder, places in tree.items():
+        if folder == ROOT or not places:
+            continue
+        modules = {path for path in folder.glob("*.py") if path.name not in UNNAMED}
+        rooms = {path.parent for path in folder.glob("*/__init__.py")}
+        assert modules | rooms == {each for each in places if each.name not in UNNAMED}, folder
+    packages = {path.parent for path in ROOT.glob("*/__init__.py")} - {ROOT / "tests", ROOT / "benchmarks"}
+    assert packages == {each for each in tree[ROOT] if (each / "__init__.py").exists()}
+
+
+UNNAMED = ("__init__.py", "__main__.py")
+"""What every package may have: what it says of itself, and how it is run."""
+
+
+# --- docs/protocol.md --------------------------------------------------------------------------------------
+
+
+def section(number: int) -> str:
+    """One section of docs/protocol.md."""
+    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    return text.split(f"\n## {number}. ")[1].split("\n## ")[0]
+
+
+def test_algorithm_numbers() -> None:
+    """Section 1: the u16 that is bound into D."""
+    families = {
+        "RSASSA-PKCS1-v1_5": "rsa-pkcs1",
+        "RSASSA-PSS": "rsa-pss",
+        "ECDSA": "ecdsa",
+        "Ed25519": "ed25519",
+    }
+    found: dict[int, str] = {}
+    pattern = r"0x([0-9A-F]{4})((?:/\d)*) (RSASSA-[\w-]+|ECDSA|Ed25519)(?: with SHA-([\d/]+))?"
+    for first, others, family, hashes in re.findall(pattern, section(1)):
+        digits = [first[-1], *filter(None, others.split("/"))]
+        lengths = hashes.split("/") if hashes else ["256", "384", "512"] if others else [""]
+        for digit, length in zip(digits, lengths, strict=True):
+            name = families[family] + (f"-sha{length}" if length else "")
+            found[int(first[:-1] + digit, 16)] = name
+    assert found == {int(each): each.cli_name for each in Algorithm}
+
+
+EVERY_KEY = [(scheme, key) for scheme in Scheme for key in (KeySpec.P256, KeySpec.RSA2048)]
+SHOWN: dict[str, list[trace.Template]] = {
+    "MK (token object)": [trace.MASTER_KEY],
+    "record MAC key (token object)": [trace.RECORD_KEY],
+    "KCAR": [trace.KCAR, trace.NEW_DERIVING],
+    "T_i": [trace.T, trace.FOR_BASIC_T],
+    "V_x, KEY, KOWF": [trace.KEK],
+    "V_x+1": [trace.V_NEXT],
+    "KOWF, for the comparison": [trace.KOWF_COMPARED, trace.KOWF_AGREED],
+    "SK": [make(scheme, key) for make in (trace.sk, trace.new_sk) for scheme, key in EVERY_KEY],
+    "at enrolment: KEK1": [trace.NEW_DERIVING],
+    "at enrolment: V_1, KEY, KOWF": [trace.V_1, trace.NEW_KEY],
+    "at enrolment: ephemeral private key": [trace.EPHEMERAL[1]],
+    "at enrolment: Z": [trace.Z],
+    "at enrolment: K_1, K_2": [trace.K_R],
+    "at enrolment, pin: the random bytes of P (RSA)": [trace.OAEP_SECRET],
+    "at enrolment, pin: private half of P (EC)": [trace.POINT[1]],
+    "self-test: T_i as a card has it": [trace.K_R],
+    "self-test: V_i as a card's answer carries it": [trace.SELF_TEST_V],
+}
+"""Row of section 6 -> what tests/functional/test_trace.py finds in the trace."""
+NOT_ON_SOFTHSM = {"combine 1: V_x once more"}
+"""Shown in tests/token/test_workspace.py."""
+USAGES = {"ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE"}
+MECHANISMS = {
+    "KW": {trace.KW},
+    "CBC_ENCRYPT_DATA": {trace.CBC_DATA},
+    "XOR": set(),
+    "SK's wrap mechanism": {trace.WRAP_PAD},
+    "AES_CMAC": {trace.CMAC},
+    "SHA256_HMAC": {trace.HMAC},
+    "ECDH1": {trace.ECDH},
+    "ECDSA": {trace.ECDSA},
+    "OAEP": {trace.OAEP},
+    "its signature mechanism": {trace.ECDSA, trace.RSA_PKCS, trace.RSA_PSS},
+}
+"""SoftHSM has no CKM_XOR_BASE_AND_DATA."""
+
+
+def table_of_keys() -> dict[str, list[str]]:
+    """Section 6: key -> usage, EXTRACTABLE, ALLOWED_MECHANISMS; "the same" written out."""
+    lines = [line for line in section(6).splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    found: dict[str, list[str]] = {}
+    above = ""
+    for key, usage, extractable, allowed in rows:
+        above = above if allowed == "the same" else allowed
+        found[key] = [usage, extractable, above]
+    return found
+
+
+def test_the_table_of_keys_has_a_row_for_every_template_of_the_trace() -> None:
+    assert set(table_of_keys()) == set(SHOWN) | NOT_ON_SOFTHSM
+
+
+@pytest.mark.parametrize("key", SHOWN)
+def test_the_table_of_keys_is_what_the_trace_shows(key: str) -> None:
+    usage, extractable, allowed = table_of_keys()[key]
+    templates = SHOWN[key]
+
+    used = {name for each in templates for name in USAGES if each.get(f"CKA_{name}") is True}
+    assert used == set(re.findall(r"[A-Z]{3,}", usage)) & USAGES
+
+    leaves = {each["CKA_EXTRACTABLE"] for each in templates}
+    sometimes = extractable not in ("no", "yes") and not extractable.startswith("yes,")
+    assert leaves == ({True, False} if sometimes else {extractable != "no"})
+
+    mechanisms = {
+        number for each in templates for number in mechanisms_of(each["CKA_ALLOWED_MECHANISMS"])
+    }
+    named = [name for name in MECHANISMS if re.search(rf"(?<![\w']){name}(?!\w)", allowed)]
+    assert named, allowed
+    assert mechanisms == set().union(*(MECHANISMS[name] for name in named))

@@ -1,0 +1,286 @@
+"""Records, entries and whole credentials for tests: real P-256 signatures, a MAC under a key of the tests."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from sqlalchemy import create_engine, insert, select
+
+from hsm_signer.core.canonical import entry_hash, record_bytes
+from hsm_signer.core.content import digest_list_hash
+from hsm_signer.evidence.chain import ChainPosition, next_entry
+from hsm_signer.store import schema
+from hsm_signer.store.database import parse_url, sqlite_url
+from hsm_signer.store.store import Store
+from hsm_signer.types import (
+    ACCEPTED,
+    Algorithm,
+    Combine,
+    CredentialId,
+    CredentialRecord,
+    Digest,
+    Event,
+    EvidenceEntry,
+    Mode,
+    PinCheck,
+    PinPolicy,
+    RollingValue,
+    Scheme,
+    SealedRecord,
+    SpkiDer,
+    Status,
+    WrappedKey,
+)
+
+MAC_KEY = b"record MAC key of the tests"
+TIME = 1_700_000_000_000_000
+
+
+def sha(*parts: object) -> Digest:
+    """A digest that is different for different parts."""
+    return Digest(hashlib.sha256(repr(parts).encode()).digest())
+
+
+def seal(record: CredentialRecord) -> SealedRecord:
+    return SealedRecord(record, hmac.digest(MAC_KEY, record_bytes(record), "sha256"))
+
+
+def check_mac(sealed: SealedRecord) -> bool:
+    return hmac.compare_digest(seal(sealed.record).mac, sealed.mac)
+
+
+def verify(spki: SpkiDer, algorithm: Algorithm, digest: bytes, signature: bytes) -> bool:
+    assert algorithm is Algorithm.ECDSA_SHA256
+    key = serialization.load_der_public_key(spki)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    try:
+        key.verify(signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+    except InvalidSignature:
+        return False
+    return True
+
+
+@cache
+def _empty_store() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
+        Store.create(sqlite_url(path)).close()
+        return path.read_bytes()
+
+
+def new_store(path: Path) -> str:
+    """An empty store at ``path``, and its URL. Migrations run once: they take longer than most tests."""
+    path.write_bytes(_empty_store())
+    return sqlite_url(path)
+
+
+def older_store(url: str, revision: str, like: Store) -> None:
+    """A store of an older version in an empty database, with the records and the evidence of ``like``."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection, like._engine.connect() as now:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for table in (schema.credential, schema.evidence):
+            for row in now.execute(select(table).order_by(*table.primary_key)):
+                # PostgreSQL counts the numbers itself.
+                values = {name: value for name, value in row._mapping.items() if name != "id"}
+                connection.execute(insert(table), values)
+    engine.dispose()
+
+
+def credential_id(number: int) -> CredentialId:
+    return CredentialId(number.to_bytes(16, "big"))
+
+
+def make_record(**changes: Any) -> CredentialRecord:
+    """A record of scheme rolling with every field set."""
+    record = CredentialRecord(
+        format=1,
+        mac_key_id=b"mackeyid",
+        version=1,
+        credential_id=credential_id(1),
+        owner="alice",
+        status=Status.PENDING,
+        scheme=Scheme.ROLLING,
+        combine=Combine.CBC,
+        pin_policy=PinPolicy.ALWAYS,
+        pin_check=PinCheck.SERVER,
+        token_serial="0123456789abcdef",
+        mk_id=b"mkmkmkmk",
+        spki=SpkiDer(b"spki"),
+        algorithms=(Algorithm.ECDSA_SHA256, Algorithm.ECDSA_SHA384),
+        parameter=b"parameter",
+        wrapped_kcar=WrappedKey(bytes(range(40))),
+        wrap_mechanism=0x8000210A,
+        wrapped_sk=WrappedKey(b"wrapped sk"),
+        x=7,
+        rn=RollingValue(sha("rn")),
+        rn_next=RollingValue(sha("rn_next")),
+        failures=2,
+        card_serial=b"cardcard",
+        assurance=0,
+        request_hash=sha("request"),
+        evidence_head=sha("head"),
+    )
+    return replace(record, **changes)
+
+
+def make_entry(**changes: Any) -> EvidenceEntry:
+    """An accepted signature's entry with every field set."""
+    entry = EvidenceEntry(
+        sequence=1,
+        time=TIME,
+        credential_id=credential_id(1),
+        event=Event.SIGN,
+        outcome=ACCEPTED,
+        record_version=1,
+        actor="operator",
+        previous=Digest(bytes(32)),
+        d=sha("d"),
+        nonce=bytes(range(16)),
+        x=7,
+        algorithm=Algorithm.ECDSA_SHA256,
+        mode=Mode.DIGESTS,
+        h=sha("h"),
+        quantities_hash=sha("q"),
+        digests=(sha(1), sha(2)),
+        signatures=(b"one", b"another"),
+    )
+    return replace(entry, **changes)
+
+
+class Person:
+    """One credential and its owner: writes it to a store the way signing and enrolment do."""
+
+    def __init__(self, number: int, owner: str | None = None) -> None:
+        self.id = credential_id(number)
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        spki = self.key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        self.record = make_record(
+            version=0,
+            credential_id=self.id,
+            owner=owner or f"user{number}",
+            spki=SpkiDer(spki),
+            failures=0,
+        )
+
+    @property
+    def sealed(self) -> SealedRecord:
+        return seal(self.record)
+
+    def written(
+        self, event: Event, *, outcome: str = ACCEPTED, record: dict[str, Any] | None = None, **fields: Any
+    ) -> Callable[[ChainPosition], tuple[SealedRecord, EvidenceEntry]]:
+        """What builds the next version of the record, and its entry."""
+
+        def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
+            version = self.record.version + 1
+            entry = next_entry(
+                position,
+                time=TIME + position.sequence,
+                credential_id=self.id,
+                event=event,
+                outcome=outcome,
+                record_version=version,
+                actor="tests",
+                **fields,
+            )
+            new = replace(self.record, version=version, evidence_head=entry_hash(entry), **(record or {}))
+            return seal(new), entry
+
+        return build
+
+    def _keep(self, store: Store) -> None:
+        self.record = store.load(self.id).sealed.record
+
+    def enrol(self, store: Store, *, created: int = TIME) -> Person:
+        store.insert(self.written(Event.ENROL), b"request", created)
+        self._keep(store)
+        return self
+
+    def write(self, store: Store, event: Event, **fields: Any) -> EvidenceEntry:
+        entry = store.commit(self.id, self.record.version, self.written(event, **fields))
+        self._keep(store)
+        return entry
+
+    def signature_fields(self, *names: object) -> dict[str, Any]:
+        """The fields of an accepted signature over a digest list: one digest per name."""
+        digests = tuple(sha(name) for name in names)
+        return {
+            "d": sha("D", *names),
+            "nonce": bytes(16),
+            "x": self.record.x,
+            "algorithm": Algorithm.ECDSA_SHA256,
+            "mode": Mode.DIGESTS,
+            "h": digest_list_hash(digests),
+            "quantities_hash": sha("Q", *names),
+            "digests": digests,
+            "signatures": tuple(
+                self.key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256()))) for digest in digests
+            ),
+        }
+
+    def activate(self, store: Store) -> EvidenceEntry:
+        fields = self.signature_fields("request")
+        # Mode 1: the card hashed the request itself.
+        fields |= {"mode": Mode.MESSAGE, "h": fields["digests"][0]}
+        return self.write(store, Event.ACTIVATE, record={"status": Status.ACTIVE}, **fields)
+
+    def sign(self, store: Store, *names: object) -> EvidenceEntry:
+        return self.write(store, Event.SIGN, **self.signature_fields(*names))
+
+    def refused(self, store: Store, *, version: int | None = None) -> EvidenceEntry:
+        """An attempt that is refused and does not count."""
+
+        def build(position: ChainPosition) -> EvidenceEntry:
+            return next_entry(
+                position,
+                time=TIME,
+                credential_id=self.id,
+                event=Event.SIGN,
+                outcome="authorisation.mismatch",
+                record_version=self.record.version if version is None else version,
+                actor="tests",
+            )
+
+        return store.append(self.id, build)
+
+    def failed(self, store: Store) -> EvidenceEntry:
+        """An attempt that is refused and counts."""
+        return self.write(
+            store,
+            Event.SIGN,
+            outcome="authorisation.wrong-key",
+            record={"failures": self.record.failures + 1},
+        )
+
+    def expire(self, store: Store) -> EvidenceEntry:
+        def build(position: ChainPosition) -> EvidenceEntry:
+            return next_entry(
+                position,
+                time=TIME,
+                credential_id=self.id,
+                event=Event.EXPIRE,
+                record_version=self.record.version + 1,
+                actor="tests",
+            )
+
+        return store.expire(self.id, self.record.version, build)
