@@ -21,6 +21,7 @@ test: readers $(BRIDGE)
 
 check: setup
 	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
 bench: readers

@@ -52,9 +52,7 @@ async def run(host: str, port: int, ca: str, connections: int, requests: list[by
     tls = ssl.create_default_context(cafile=ca)
     took: list[float] = []
     start = time.perf_counter()
-    await asyncio.gather(
-        *(one_connection((host, port), tls, requests, took) for _ in range(connections))
-    )
+    await asyncio.gather(*(one_connection((host, port), tls, requests, took) for _ in range(connections)))
     return {"seconds": time.perf_counter() - start, "milliseconds": took}
 
 

@@ -174,4 +174,3 @@ def random_bytes(random: Callable[[int], bytes], length: int) -> bytes:
     if len(value) != length:
         raise ValueError("random source gave a wrong number of bytes")
     return value
-

@@ -36,7 +36,6 @@ class LoadedHash:
     digest_length: int
 
 
-
 class TransientMemory:
     """What dies at reset, power-off, deselection and re-selection."""
 
@@ -87,4 +86,3 @@ class TransientMemory:
         """Everything."""
         self.clear()
         self.selected = False
-

@@ -196,9 +196,7 @@ _CONTRACT = "this should not happen between this program and its card; the card 
 _PIN_WRONG = _Meaning(CardPinWrong, "wrong PIN", _TRIES)
 _PIN_BLOCKED = _Meaning(CardPinBlocked, "the card's PIN is blocked: no try is left", _UNBLOCK)
 _NO_PIN = _Meaning(CardRefused, "this card has no PIN (scheme basic)", "it signs without one")
-_NO_APPLET = _Meaning(
-    CardNotFound, "the card does not hold the signing application", "is it the right card?"
-)
+_NO_APPLET = _Meaning(CardNotFound, "the card does not hold the signing application", "is it the right card?")
 
 _MEANINGS: Mapping[tuple[int, Command | None], _Meaning] = {
     (StatusWord.WRONG_PIN, VERIFY): _PIN_WRONG,

@@ -33,14 +33,6 @@ CARD_WAIT = 10.0
 """Seconds to wait for a card that another program holds, where no configuration says otherwise."""
 
 
-
-
-
-
-
-
-
-
 def _set_wait(context: click.Context, _: click.Parameter, seconds: float) -> None:
     context.ensure_object(App).wait = seconds
 

@@ -68,9 +68,7 @@ def ecdsa_input(spec: KeySpec, digest: bytes) -> bytes:
 def ecdsa_der(raw: bytes) -> bytes:
     """r || s of equal lengths, as PKCS#11 gives it, to DER Ecdsa-Sig-Value (RFC 3279, 2.2.3)."""
     half = len(raw) // 2
-    return utils.encode_dss_signature(
-        int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
-    )
+    return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
 
 @lru_cache(maxsize=256)

@@ -79,9 +79,7 @@ class SchemeSteps(Protocol):
         """Step 5; raises WrongKey."""
         ...
 
-    def roll(
-        self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered
-    ) -> Rolled | None:
+    def roll(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> Rolled | None:
         """Step 7; None where the scheme leaves the record as it is."""
         ...
 

@@ -37,26 +37,6 @@ AskSecret = Callable[[str], str]
 """Prompts a person, without echo; raises PinMissing where nobody is there."""
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def _write(path: Path, data: bytes) -> None:
     """A file that only its owner can read, complete or not there, and on the disk when this returns."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -174,5 +154,3 @@ class Installation:
                 record_key_id=bytes.fromhex(self.config.token.record_key),
             )
             yield Server(environment, store, actor=current_actor(), observe=observe)
-
-

@@ -266,9 +266,7 @@ def check_lengths(authorisation: Authorisation) -> None:
         raise InputError(f"authorisation: x: expected 0 to {MAX_COUNTER}")
 
 
-def _refuse_unsuitable(
-    record: CredentialRecord, authorisation: Authorisation, measured: Measured
-) -> None:
+def _refuse_unsuitable(record: CredentialRecord, authorisation: Authorisation, measured: Measured) -> None:
     if authorisation.algorithm not in record.algorithms:
         allowed = ", ".join(each.cli_name for each in record.algorithms)
         raise AlgorithmNotAllowed(
@@ -285,9 +283,8 @@ def _refuse_unsuitable(
 
 
 def _refuse_stale(record: CredentialRecord, authorisation: Authorisation) -> None:
-    if (
-        authorisation.x != record.x
-        or authorisation.rolling_values != steps_of(record.scheme).challenge(record)
+    if authorisation.x != record.x or authorisation.rolling_values != steps_of(record.scheme).challenge(
+        record
     ):
         raise ChallengeStale(
             "the authorisation was made for an older challenge: another signature came first",

@@ -78,7 +78,8 @@ def parse_url(url: str) -> URL:
     except exc.ArgumentError as error:
         # The text is not repeated: what cannot be parsed may hold a password all the same.
         raise ConfigError(
-            "the store's URL cannot be understood", hint="it looks like sqlite:////var/lib/hsm-signer/store.db"
+            "the store's URL cannot be understood",
+            hint="it looks like sqlite:////var/lib/hsm-signer/store.db",
         ) from error
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     if parsed.drivername not in _DRIVERS.values():

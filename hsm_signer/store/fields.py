@@ -68,6 +68,7 @@ def integer(high: int, low: int = 0) -> Check:
 
 def enum(kind: type[IntEnum]) -> Check:
     """A member of ``kind``, by its number."""
+
     def check(value: Any) -> IntEnum:
         try:
             # int first: the float 1.0 equals a member, too.
@@ -80,6 +81,7 @@ def enum(kind: type[IntEnum]) -> Check:
 
 def text(low: int) -> Check:
     """Text of ``low`` to MAX_TEXT bytes in UTF-8."""
+
     def check(value: Any) -> str:
         wanted = f"text of {low} to {MAX_TEXT} bytes without NUL"
         # PostgreSQL has no NUL in text; a lone surrogate has no UTF-8.

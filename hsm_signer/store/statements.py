@@ -28,9 +28,7 @@ VERSION = bindparam("b_version", type_=credential.c.version.type)
 OWN = evidence.c.credential_id == ID
 RECORD = raw(credential, (*RECORD_COLUMNS, "mac"))
 ENTRY = raw(evidence, ENTRY_COLUMNS)
-LAST = (
-    select(*raw(evidence, ("sequence", "hash"))).where(OWN).order_by(evidence.c.sequence.desc()).limit(1)
-)
+LAST = select(*raw(evidence, ("sequence", "hash"))).where(OWN).order_by(evidence.c.sequence.desc()).limit(1)
 NEWEST_VERSION = select(type_coerce(func.max(evidence.c.record_version), NullType())).where(OWN)
 # One statement sees one moment, on both databases.
 LOAD = select(
@@ -52,9 +50,7 @@ WRITER = (
 )
 # The row's lock is PostgreSQL's; on SQLite BEGIN IMMEDIATE has locked everything already.
 LOCK = (
-    select(*raw(credential, ("version", "status")))
-    .where(credential.c.credential_id == ID)
-    .with_for_update()
+    select(*raw(credential, ("version", "status"))).where(credential.c.credential_id == ID).with_for_update()
 )
 CARRIED_OUT = (
     select(*ENTRY)

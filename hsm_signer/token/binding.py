@@ -40,17 +40,13 @@ class Handle(Protocol):
         ...
 
 
-class SecretKeyObject(
-    WrapMixin, UnwrapMixin, DeriveMixin, SignMixin, Object, types.SecretKey
-):
+class SecretKeyObject(WrapMixin, UnwrapMixin, DeriveMixin, SignMixin, Object, types.SecretKey):
     """An AES or generic secret key; what it may do is the token's business, by its template."""
 
     key_type = KeyType.AES  # read from the token otherwise, at each call
 
 
-class PrivateKeyObject(
-    UnwrapMixin, DeriveMixin, SignMixin, Object, types.PrivateKey
-):
+class PrivateKeyObject(UnwrapMixin, DeriveMixin, SignMixin, Object, types.PrivateKey):
     """SK, or an ephemeral private key."""
 
     key_type = KeyType.EC  # never used: every call names its mechanism

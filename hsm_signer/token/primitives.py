@@ -256,9 +256,7 @@ class Primitives:
             self.random(CMAC_BLOCK)
             return
         with token_call("opening a key that must open"):
-            self.unwrap_with(
-                self._master_key, self._known_wrap, self._secret(None, self._kw())
-            )
+            self.unwrap_with(self._master_key, self._known_wrap, self._secret(None, self._kw()))
 
     def _keep(self, made: _Made) -> _Made:
         self._made.append(made)
@@ -293,7 +291,6 @@ class Primitives:
         if not gives_kowf:
             return ()
         return (Mechanism.RSA_PKCS_OAEP,) if spec.rsa_bits else (self._number("ecdh"),)
-
 
 
 def secret_of(key: Key) -> SecretKeyObject:

@@ -264,9 +264,7 @@ def _derives_by_xor(workspace: TokenWorkspace) -> None:
 def _compares(workspace: TokenWorkspace) -> None:
     """Two keys unwrapped from one wrapping are equal by CMAC, two from different ones are not."""
     wraps, opens = _transient_pair(workspace)
-    quantities = [
-        Quantity(workspace.wrap_for_card(wraps, workspace.new_kcar(Combine.CBC))) for _ in range(2)
-    ]
+    quantities = [Quantity(workspace.wrap_for_card(wraps, workspace.new_kcar(Combine.CBC))) for _ in range(2)]
     one, same, other = (
         workspace.open_quantity(opens, each, KekUse.COMPARE)
         for each in (quantities[0], quantities[0], quantities[1])

@@ -285,6 +285,7 @@ class TokenWorkspace(Primitives):
         with token_call("wrapping KCAR"):
             return WrappedKey(self._mk().wrap_key(kcar, mechanism=mechanism(self._kw())))
 
+
 def _pair_of(pair: KeyPair) -> GeneratedPair:
     if not isinstance(pair, GeneratedPair):
         raise TypeError("expected a pair of this workspace")

@@ -46,15 +46,6 @@ PATIENCE = 90.0
 """Seconds after which the same request is not sent again: an attempt may last as long as its own timeout."""
 
 
-
-
-
-
-
-
-
-
-
 def sign_content(
     server: SigningServer,
     open_card: OpenCard,
@@ -119,19 +110,3 @@ def card_credential(card: CardSession) -> CredentialId:
             "the card is blank: it holds no credential", hint="hsm-signer enrol USER --card CARD makes one"
         )
     return status.credential_id
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -332,9 +332,7 @@ def test_the_card_hashes_what_was_sent(address: str, size: int) -> None:
     told: list[int] = []
     with enrolled(address, server) as session:
         content = Message(Bytes(message))
-        answer = authorise_content(
-            session, server.challenge, content, Algorithm.ED25519, None, told.append
-        )
+        answer = authorise_content(session, server.challenge, content, Algorithm.ED25519, None, told.append)
     assert server.accepts(answer, content)
     assert sum(told) == size
 
@@ -419,9 +417,7 @@ def test_wrong_pins_block_and_the_puk_unblocks(address: str) -> None:
         assert (session.status().state, session.status().puk_tries) == (CardState.ACTIVE, 4)
         assert session.pin_state() == PinState(False, 3)
         content = Message(Bytes(HELLO))
-        answer = authorise_content(
-            session, server.challenge, content, Algorithm.ECDSA_SHA256, lambda: NEW
-        )
+        answer = authorise_content(session, server.challenge, content, Algorithm.ECDSA_SHA256, lambda: NEW)
         assert server.accepts(answer, content)
 
 
@@ -459,9 +455,7 @@ def test_the_pin_is_changed_on_the_card_alone(address: str) -> None:
         session.verify_pin(NEW)
         assert session.pin_state() == PinState(True, None)
         content = Message(Bytes(HELLO))
-        answer = authorise_content(
-            session, server.challenge, content, Algorithm.ECDSA_SHA256, lambda: NEW
-        )
+        answer = authorise_content(session, server.challenge, content, Algorithm.ECDSA_SHA256, lambda: NEW)
         assert server.accepts(answer, content)
         with pytest.raises(CardPinNotVerified):
             session.factory_reset()
@@ -662,9 +656,7 @@ def test_a_platform_that_gives_its_answers_in_parts(address: str, le: int) -> No
         whole = session.status()
         connection.short_le = le
         assert session.select() == whole
-        answer = authorise_content(
-            session, server.challenge, MESSAGE, Algorithm.ECDSA_SHA256, lambda: PIN
-        )
+        answer = authorise_content(session, server.challenge, MESSAGE, Algorithm.ECDSA_SHA256, lambda: PIN)
         assert 0xC0 in connection.instructions
     assert server.accepts(answer, MESSAGE)
 

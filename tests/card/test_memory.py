@@ -301,9 +301,7 @@ def test_write_that_cannot_be_made(make_card: MakeCard, card_path: Path) -> None
     assert slot.verify(Profile().pin) == OK
 
 
-def test_replacing_that_fails(
-    make_card: MakeCard, card_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replacing_that_fails(make_card: MakeCard, card_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new image lies beside the old one and cannot take its place: the card goes on with the old."""
     slot = make_card(Profile())
 

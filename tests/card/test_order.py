@@ -231,7 +231,6 @@ def test_select_of_something_else_changes_nothing(other: bytes, make_card: MakeC
     assert card.authorise(ECDSA_SHA256, [bytes(32)])[1] == OK
 
 
-
 def test_refused_first_block_leaves_hash_and_verification(make_card: MakeCard) -> None:
     card = make_card(Profile())
     for command, data, more in (

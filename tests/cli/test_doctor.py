@@ -88,9 +88,7 @@ def test_words(run: Cli, home: Home) -> None:
         ("uri", {"config"}, {"cycle"}),
     ],
 )
-def test_broken_installations(
-    run: Cli, home: Home, broken: str, failed: set[str], skipped: set[str]
-) -> None:
+def test_broken_installations(run: Cli, home: Home, broken: str, failed: set[str], skipped: set[str]) -> None:
     config = home.path / CONFIG_FILE
     text = config.read_text()
     match broken:

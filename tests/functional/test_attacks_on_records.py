@@ -119,9 +119,10 @@ def test_a_changed_field_of_the_record_never_gives_a_signature(home: Home, serve
             watched.sign(request)
         with pytest.raises(SignerError):
             server.challenge(credential_id)
-        assert type(refusal.value) in (
-            RecordDamaged, RecordOutdated, EvidenceMissing, CredentialUnknown
-        ), (attempt, refusal.value)
+        assert type(refusal.value) in (RecordDamaged, RecordOutdated, EvidenceMissing, CredentialUnknown), (
+            attempt,
+            refusal.value,
+        )
         assert _signatures(home) == signatures
         seen.setdefault(attempt.column, set()).add(refusal.value.code)
         where = "credential_id" if attempt.column != "credential_id" else "owner"

@@ -362,9 +362,9 @@ def test_a_flipped_bit_in_every_byte_of_every_quantity_counts_no_failure(scene: 
     still_signs(scene.server, scene.person)
 
 
-def _replace_first(change: Callable[[Quantity, Quantity], tuple[Quantity, ...]]) -> Callable[
-    [SigningRequest], SigningRequest
-]:
+def _replace_first(
+    change: Callable[[Quantity, Quantity], tuple[Quantity, ...]],
+) -> Callable[[SigningRequest], SigningRequest]:
     def changed(request: SigningRequest) -> SigningRequest:
         one, two = request.authorisation.quantities
         return altered(request, quantities=change(one, two))

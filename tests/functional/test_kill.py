@@ -47,9 +47,7 @@ def _labels(cases: list[tuple[str, Content, str]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "content", "point"), KILLED, ids=_labels(KILLED))
-def test_killed_while_signing(
-    home: Home, tmp_path: Path, name: str, content: Content, point: str
-) -> None:
+def test_killed_while_signing(home: Home, tmp_path: Path, name: str, content: Content, point: str) -> None:
     _killed_while_signing(home, tmp_path, name, content, point)
 
 

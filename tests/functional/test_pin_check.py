@@ -289,9 +289,7 @@ def test_wrong_key_of_a_credential_revoked_meanwhile(scene: Scene) -> None:
     assert scene.server.audit().good
 
 
-def test_failure_that_cannot_be_counted_is_no_answer(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_that_cannot_be_counted_is_no_answer(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who keeps writing the record gets "busy", not "wrong key": no guess goes uncounted."""
     wrong = authorise(scene.server, scene.person, pin=scene.wrong[0])
     real = Store.commit
@@ -433,9 +431,7 @@ def test_kowf_is_a_function_of_sk_and_p_alone(home: Home, server: Server, name: 
     with workspace:
         pair = workspace.new_pair(spec, gives_kowf=True)
         parameters = [workspace.new_parameter(pair) for _ in range(2)]
-        one, same, other = (
-            workspace.recompute_kowf(pair.private, parameters[i]) for i in (0, 0, 1)
-        )
+        one, same, other = (workspace.recompute_kowf(pair.private, parameters[i]) for i in (0, 0, 1))
         assert workspace.same_key(one, same)
         assert workspace.same_key(same, one)
         assert workspace.same_key(one, one)

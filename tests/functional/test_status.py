@@ -197,9 +197,7 @@ def test_locked(home: Home, server: Server, name: str) -> None:
 
 def test_lock_survives_suspending_and_resuming(home: Home, server: Server) -> None:
     alice = home["alice"]
-    record = rewrite(
-        server, alice.record(server), lambda it: replace(it, status=Status.LOCKED, failures=5)
-    )
+    record = rewrite(server, alice.record(server), lambda it: replace(it, status=Status.LOCKED, failures=5))
     server.change_status(record.credential_id, Event.SUSPEND)
     with pytest.raises(StatusUnsuitable):
         server.change_status(record.credential_id, Event.UNLOCK)

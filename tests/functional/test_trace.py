@@ -305,9 +305,7 @@ def everything_seen(calls: Iterable[Call]) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
-def test_the_secrets_looked_for_are_those_used(
-    trace: Trace, name: str, scheme: Scheme, key: KeySpec
-) -> None:
+def test_the_secrets_looked_for_are_those_used(trace: Trace, name: str, scheme: Scheme, key: KeySpec) -> None:
     """Or it would show nothing that they are found nowhere: they open what the card sent."""
     expected = {
         Scheme.BASIC: {"KEK"},
@@ -468,9 +466,9 @@ def sk(scheme: Scheme, key: KeySpec) -> Template:
     """SK while it signs."""
     gives_kowf = scheme is Scheme.PIN
     if key is KeySpec.P256:
-        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][: gives_kowf])
+        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][:gives_kowf])
     else:
-        usages, allowed = ("SIGN", *(["UNWRAP"] if gives_kowf else [])), (RSA_PKCS, *[OAEP][: gives_kowf])
+        usages, allowed = ("SIGN", *(["UNWRAP"] if gives_kowf else [])), (RSA_PKCS, *[OAEP][:gives_kowf])
     return private(key_type(key), *usages, allowed=allowed, extractable=scheme is Scheme.ROLLING)
 
 
@@ -483,10 +481,10 @@ def new_sk(scheme: Scheme, key: KeySpec) -> Template:
     """SK when it is made: all its signature mechanisms, extractable so that it can be wrapped."""
     gives_kowf = scheme is Scheme.PIN
     if key is KeySpec.P256:
-        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][: gives_kowf])
+        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][:gives_kowf])
     else:
         usages = ("SIGN", *(["UNWRAP"] if gives_kowf else []))
-        allowed = (RSA_PKCS, RSA_PSS, *[OAEP][: gives_kowf])
+        allowed = (RSA_PKCS, RSA_PSS, *[OAEP][:gives_kowf])
     return private(key_type(key), *usages, allowed=allowed, extractable=True)
 
 
@@ -803,8 +801,7 @@ def test_calls_per_signature(
     record_property("C calls per batch of 10", batch)
     record_property("C calls per challenge", challenge)
     counted = ", ".join(
-        f"{times} {function}"
-        for function, times in spy.counts(trace.of(f"sign {name}")[-1].calls).items()
+        f"{times} {function}" for function, times in spy.counts(trace.of(f"sign {name}")[-1].calls).items()
     )
     tell(
         f"PKCS#11 calls, {name}: {max(single)} per signature ({counted}); {challenge} per challenge, "

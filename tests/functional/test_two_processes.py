@@ -164,9 +164,7 @@ def test_two_processes_make_one_installation(tmp_path: Path) -> None:
     """One makes it, the others change nothing of it: neither while it is under way nor afterwards."""
     path, start = tmp_path / "home", tmp_path / "start"
     reports = [tmp_path / f"report{i}" for i in range(3)]
-    running = [
-        processes.start(victim.initialise_home, path, SOFTHSM_CONF, start, each) for each in reports
-    ]
+    running = [processes.start(victim.initialise_home, path, SOFTHSM_CONF, start, each) for each in reports]
     deadline = time.monotonic() + 60
     while not all(each.with_suffix(".ready").exists() for each in reports):
         assert time.monotonic() < deadline

@@ -173,7 +173,9 @@ def test_modules_of_a_folder_make_no_circle() -> None:
             standing.setdefault(name, set()).add(each.module)
     done: set[str] = set()
     while remaining := set(standing) - done:
-        free = {name for name in remaining if standing[name] - {name} <= done | (standing[name] - set(standing))}
+        free = {
+            name for name in remaining if standing[name] - {name} <= done | (standing[name] - set(standing))
+        }
         assert free, f"a circle among {sorted(remaining)}"
         done |= free
 
@@ -210,9 +212,7 @@ def test_room_imports_what_it_may(room: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "library", sorted({library for row in ROOMS.values() for library in row.alone})
-)
+@pytest.mark.parametrize("library", sorted({library for row in ROOMS.values() for library in row.alone}))
 def test_library_is_imported_in_its_room_alone(library: str) -> None:
     wrong = []
     used = False

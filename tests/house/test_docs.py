@@ -240,9 +240,7 @@ def test_the_table_of_keys_is_what_the_trace_shows(key: str) -> None:
     sometimes = extractable not in ("no", "yes") and not extractable.startswith("yes,")
     assert leaves == ({True, False} if sometimes else {extractable != "no"})
 
-    mechanisms = {
-        number for each in templates for number in mechanisms_of(each["CKA_ALLOWED_MECHANISMS"])
-    }
+    mechanisms = {number for each in templates for number in mechanisms_of(each["CKA_ALLOWED_MECHANISMS"])}
     named = [name for name in MECHANISMS if re.search(rf"(?<![\w']){name}(?!\w)", allowed)]
     assert named, allowed
     assert mechanisms == set().union(*(MECHANISMS[name] for name in named))

@@ -262,7 +262,11 @@ def test_simulated_card_against_the_model(
         text = f"message {number}".encode()
         with open_card(address) as card:
             made = authorise_content(
-                card, server.for_card(), message(text), Algorithm.ECDSA_SHA256, lambda pin=pin: pin  # type: ignore[misc]
+                card,
+                server.for_card(),
+                message(text),
+                Algorithm.ECDSA_SHA256,
+                lambda pin=pin: pin,  # type: ignore[misc]
             )
         assert len(made.quantities) == max(1, len(server.challenge()))
         with pytest.raises(AuthorisationMismatch):

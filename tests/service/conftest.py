@@ -89,9 +89,7 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(
-    template_tenants: Tenants, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
+def running(template_tenants: Tenants, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One worker, for all tests of a module."""
     folder = tmp_path_factory.mktemp("running")
     tenants = template_tenants.copy_to(folder / "home")

@@ -55,9 +55,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="module")
-def environment(
-    template_home: Home, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SecureEnvironment]:
+def environment(template_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureEnvironment]:
     """A real token, opened once."""
     with template_home.copy_to(tmp_path_factory.mktemp("clients") / "home").server() as server:
         yield server.environment

@@ -51,9 +51,7 @@ def read_all(data: bytes, pieces: int | None = None) -> list[Frame]:
     return asyncio.run(read())
 
 
-frames = st.builds(
-    Frame, st.integers(0, 2**64 - 1), st.sampled_from(Kind), st.binary(max_size=300)
-)
+frames = st.builds(Frame, st.integers(0, 2**64 - 1), st.sampled_from(Kind), st.binary(max_size=300))
 
 
 @given(st.lists(frames, max_size=5), st.integers(1, 50))

@@ -184,9 +184,7 @@ def test_what_killed_workers_left_is_removed(tenants: Tenants) -> None:
 
 def refused(tenants: Tenants, *arguments: str, settings: str | None = None, part: str = "workers") -> str:
     """`serve` ends with 2 and starts nothing; what it says."""
-    with serving(
-        tenants.home, part=part, settings=settings, arguments=arguments, ready=False
-    ) as service:
+    with serving(tenants.home, part=part, settings=settings, arguments=arguments, ready=False) as service:
         assert service.wait() == 2, service.text
         assert not service.find("started")
         return service.text
@@ -325,12 +323,8 @@ def test_a_front_that_ends_is_started_again(tenants: Tenants, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("status", [2, 6])
-def test_a_front_that_cannot_start_ends_everything(
-    tenants: Tenants, tmp_path: Path, status: int
-) -> None:
-    with with_another_front(
-        tenants, tmp_path, environment={"PYTHON_FRONT_STATUS": str(status)}
-    ) as service:
+def test_a_front_that_cannot_start_ends_everything(tenants: Tenants, tmp_path: Path, status: int) -> None:
+    with with_another_front(tenants, tmp_path, environment={"PYTHON_FRONT_STATUS": str(status)}) as service:
         assert service.wait() == status
         wait_until_gone(service.pid_of("worker-0"))
         assert len(service.find("started", child="front")) == 1

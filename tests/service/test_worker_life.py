@@ -35,7 +35,6 @@ from .conftest import Running, Tenants
 NOBODY = 65534
 
 
-
 def signs(running: Running, who: str = "alice") -> None:
     """The worker signs, and the signature is good."""
     with running.as_client("app") as client:
@@ -213,9 +212,7 @@ def test_the_pin_may_come_from_the_environment(tenants: Tenants) -> None:
     pin = tenants.home.path / PIN_FILE
     right = pin.read_text().strip()
     pin.unlink()
-    with serving(
-        tenants.home, part="workers", environment={"HSM_SIGNER_TOKEN_PIN": right}
-    ) as service:
+    with serving(tenants.home, part="workers", environment={"HSM_SIGNER_TOKEN_PIN": right}) as service:
         signs(Running(service, tenants))
         command = Path(f"/proc/{service.pid_of('worker-0')}/cmdline").read_bytes()
         assert right.encode() not in command
@@ -240,9 +237,7 @@ def test_an_operation_that_does_not_return_ends_the_process(tenants: Tenants) ->
     text = config.read_text()
     assert "busy_timeout = 10.0" in text
     config.write_text(text.replace("busy_timeout = 10.0", "busy_timeout = 3600.0"))
-    with serving(
-        tenants.home, part="workers", settings="[worker]\noperation_timeout = 2.0\n"
-    ) as service:
+    with serving(tenants.home, part="workers", settings="[worker]\noperation_timeout = 2.0\n") as service:
         running = Running(service, tenants)
         with running.as_client("app") as client:
             request = authorise(client, tenants.home["alice"], digests(b"x"))
@@ -479,5 +474,3 @@ def test_the_log_has_no_secrets(tenants: Tenants) -> None:
         pin = (tenants.home.path / PIN_FILE).read_text().strip()
         for secret in (*tenants.tokens.values(), access.token, "hsc_mistyped", pin):
             assert secret not in service.text
-
-

@@ -271,7 +271,6 @@ ANYTHING: tuple[Any, ...] = (
 )
 
 
-
 def becomes_text(value: Any) -> bool:
     """SQLite writes numbers into a text column as their digits."""
     return isinstance(value, int | float) or value == "text"
@@ -407,10 +406,7 @@ PLAUSIBLE_ENTRY: dict[str, Callable[[Any], bool]] = {
     "record_version": lambda v: v == 2**62,
     "actor": lambda v: v == "" or becomes_text(v),
     "x": lambda v: v in (None, 2**62),
-    **{
-        name: lambda v: v is None
-        for name in ("d", "nonce", "algorithm", "mode", "h", "quantities_hash")
-    },
+    **{name: lambda v: v is None for name in ("d", "nonce", "algorithm", "mode", "h", "quantities_hash")},
 }
 
 

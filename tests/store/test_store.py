@@ -342,9 +342,7 @@ def test_the_second_of_two_writers_gets_a_conflict(store: Store, url: str) -> No
         first, second = other.load(alice.id), store.load(alice.id)
         other.commit(alice.id, first.sealed.record.version, alice.written(Event.SUSPEND))
         with pytest.raises(RecordConflict) as caught:
-            store.commit(
-                alice.id, second.sealed.record.version, lambda _: pytest.fail("built for nothing")
-            )
+            store.commit(alice.id, second.sealed.record.version, lambda _: pytest.fail("built for nothing"))
     assert caught.value.retryable
     assert store.load(alice.id).sealed.record.version == 2
 

@@ -175,9 +175,7 @@ def test_a_store_of_an_older_version_is_upgraded(
         store.revoke_access(bytes(32), TIME, now=TIME)
 
 
-def test_an_upgrade_that_fails_changes_nothing(
-    tmp_path: Path, postgresql_empty_url: str
-) -> None:
+def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, postgresql_empty_url: str) -> None:
     (tmp_path / "old.db").touch()
     for url in (sqlite_url(tmp_path / "old.db"), postgresql_empty_url):
         with Store.open(new_store(tmp_path / "new.db")) as now:

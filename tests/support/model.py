@@ -130,9 +130,7 @@ class ModelWorkspace:
         return self._make(value, KekUse.WRAP_SK.value)
 
     def wrap_sk(self, kek: Key, sk: Key) -> WrappedKey:
-        wrapped = keywrap.aes_key_wrap_with_padding(
-            _value(kek, KekUse.WRAP_SK.value), _extracted(sk, "sk")
-        )
+        wrapped = keywrap.aes_key_wrap_with_padding(_value(kek, KekUse.WRAP_SK.value), _extracted(sk, "sk"))
         return WrappedKey(wrapped)
 
     # enrolment

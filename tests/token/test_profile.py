@@ -192,9 +192,10 @@ def test_what_a_token_lacks_stands_in_the_way_of_what_needs_it(
 
 
 def test_obstacle_names_an_unknown_key_type() -> None:
-    assert TokenProfile(identity="x", key_wrap=1, private_wrap=1).obstacle(
-        Scheme.ROLLING, KeySpec.P256
-    ) == "the token has no such key type"
+    assert (
+        TokenProfile(identity="x", key_wrap=1, private_wrap=1).obstacle(Scheme.ROLLING, KeySpec.P256)
+        == "the token has no such key type"
+    )
 
 
 def test_create_asks_the_profile_first(server: Server) -> None:

@@ -304,7 +304,10 @@ def test_a_key_does_only_what_it_is_for(server: Server) -> None:
 
         def unwrap(under: Any, wrapped: bytes, mechanism: Mechanism) -> Callable[[], object]:
             return lambda: under.unwrap_key(
-                ObjectClass.SECRET_KEY, KeyType.AES, wrapped, mechanism=mechanism,
+                ObjectClass.SECRET_KEY,
+                KeyType.AES,
+                wrapped,
+                mechanism=mechanism,
                 template={Attribute.SENSITIVE: True, Attribute.PRIVATE: True, Attribute.TOKEN: False},
             )
 
@@ -312,7 +315,9 @@ def test_a_key_does_only_what_it_is_for(server: Server) -> None:
             "T signs": lambda: t.sign(bytes(16), mechanism=Mechanism.AES_CMAC),
             "T wraps": lambda: t.wrap_key(kcar, mechanism=Mechanism.AES_KEY_WRAP),
             "T derives": lambda: t.derive_key(
-                KeyType.AES, 256, mechanism=Mechanism.AES_CBC_ENCRYPT_DATA,
+                KeyType.AES,
+                256,
+                mechanism=Mechanism.AES_CBC_ENCRYPT_DATA,
                 mechanism_param=(bytes(16), bytes(32)),
             ),
             "KCAR unwraps": unwrap(kcar, wrapped_key, Mechanism.AES_KEY_WRAP),
@@ -676,9 +681,7 @@ def test_a_record_keeps_its_own_wrapping_mechanism(home: Home, server: Server) -
     old = server.environment
     assert old.profile.private_wrap == Mechanism.AES_KEY_WRAP_PAD
     newer = msgspec.structs.replace(old.profile, private_wrap=VENDOR_WRAP)
-    environment = SecureEnvironment(
-        old.session, newer, mk_id=old.mk_id, record_key_id=old.record_key_id
-    )
+    environment = SecureEnvironment(old.session, newer, mk_id=old.mk_id, record_key_id=old.record_key_id)
     changed = replace(server, environment=environment)
     for name in ("alice", "paula", "basil"):
         for _ in range(2):

@@ -216,9 +216,7 @@ class Connection:
 
         def work(server: Server) -> Any:
             server = replace(server, observe=it.start().observe)
-            result = handlers.carry_out(
-                server, desk.identities, desk.limits, it.call, message, it.is_client
-            )
+            result = handlers.carry_out(server, desk.identities, desk.limits, it.call, message, it.is_client)
             if isinstance(result, SignOutcome) and not result.repeated:
                 desk.signed(len(result.signatures))  # here: the front may have gone by then
             return result
@@ -300,5 +298,3 @@ def _log_call(it: InHand, error: SignerError | None, queued: int, took: int) -> 
         queued=queued,
         took=took,
     )
-
-
