@@ -1,7 +1,7 @@
 # make demo    a whole session on this machine, explained      make test    the whole suite
 # make check   types and style                                 make bench   ratios, measured in one run
 # make applet  the card applet in Java, built and tested; with JAVACARD_SDK=path also as a CAP file
-# make conformance CARD=pcsc:READER CARD_MAY_BE_ERASED=yes     a real card against docs/apdu.md
+# make conformance CARD=pcsc:READER CARD_MAY_BE_ERASED=yes     a real card against docs/understand/apdu.md
 PY := .venv/bin/python
 BRIDGE := card_applet/bridge/target/card-bridge.jar
 
@@ -36,7 +36,7 @@ applet:
 
 # Whatever the applet's own tests read, too.
 $(BRIDGE): $(shell find card_applet -name target -prune -o \( -name '*.java' -o -name pom.xml \) -print) \
-    $(wildcard tests/vectors/apdu/*.json tests/vectors/apdu/*/*.json) docs/apdu.md docs/applet.md
+    $(wildcard tests/vectors/apdu/*.json tests/vectors/apdu/*/*.json) docs/understand/apdu.md docs/understand/applet.md
 	@scripts/setup applet
 	@$(MAKE) --no-print-directory -C card_applet JAVACARD_SDK=
 	@touch $@

@@ -210,7 +210,7 @@ def show_cycles(rows: list[dict[str, Any]]) -> None:
             f" {ms['batch']:10.3f} {row['b / token']:8.2f} {row['b / whole']:8.2f} {row['a / batch']:8.2f}"
         )
     say()
-    say("Where the whole goes, step by step (docs/protocol.md, section 5), in ms")
+    say("Where the whole goes, step by step (docs/understand/protocol.md, section 5), in ms")
     say(f"{'step':38} " + " ".join(f"{row['key']:>8}" for row in rows))
     for number, name in STEPS.items():
         say(f"{number} {name:36} " + " ".join(f"{row['steps'].get(number, 0.0):8.3f}" for row in rows))

@@ -1,7 +1,7 @@
 """The shortest sequence of the same token calls, straight to the C interface through ctypes.
 
 No Python objects around keys, no checks, no store: what nobody can beat on this token. It does what steps 3
-to 8 of scheme rolling do (docs/protocol.md, section 5), each time with the same quantities.
+to 8 of scheme rolling do (docs/understand/protocol.md, section 5), each time with the same quantities.
 """
 
 from __future__ import annotations

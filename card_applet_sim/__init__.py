@@ -1,4 +1,4 @@
-"""A simulated card: the applet of docs/apdu.md over a file. It shares no code with the host side."""
+"""A simulated card: the applet of docs/understand/apdu.md over a file. It shares no code with the host."""
 
 from .card import SimulatedCard
 from .memory import CardBusy, CardError, CardExists, CardMissing, CardTorn, MemoryDamaged, WriteStage

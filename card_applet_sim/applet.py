@@ -1,4 +1,4 @@
-"""The applet: docs/apdu.md, command by command. Sections named in docstrings are that page's."""
+"""The applet: docs/understand/apdu.md, command by command. Sections named in docstrings are that page's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data fields: what is well formed (step 8 of "Order of checks", docs/apdu.md) and what INSTALL holds."""
+"""Data fields: what is well formed (docs/understand/apdu.md, order of checks, 8), what INSTALL holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of the contract (docs/apdu.md). Tests hold every one of them to that page's tables."""
+"""Numbers of the contract (docs/understand/apdu.md). Tests hold every one of them to that page's tables."""
 
 from __future__ import annotations
 

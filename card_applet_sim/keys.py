@@ -1,4 +1,4 @@
-"""What the card computes with keys: KW, CBC, ECDH, SHA-256 and the formulas of docs/apdu.md.
+"""What the card computes with keys: KW, CBC, ECDH, SHA-256 and the formulas of docs/understand/apdu.md.
 
 KW is written out here over single AES blocks, as a card without a key-wrap instruction has to do it; so it is
 independent of the key wrap that tokens and tests use.
@@ -99,7 +99,10 @@ def cbc(key: bytes, data: bytes, iv: bytes = bytes(16)) -> bytes:
 
 
 def combine(method: Combine, key: bytes, value: bytes) -> bytes:
-    """combine(K, m), 32 bytes each (docs/apdu.md, Formulas). Raises ValueError for ``Combine.NONE``."""
+    """combine(K, m), 32 bytes each (docs/understand/apdu.md, Formulas).
+
+    Raises ValueError for ``Combine.NONE``.
+    """
     if method is Combine.CBC:
         return cbc(key, value)
     if method is Combine.XOR:

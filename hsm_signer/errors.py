@@ -132,7 +132,7 @@ class CardMemoryDamaged(CardError):
 
 
 class CardAnswerMalformed(CardError):
-    """The card answered something that the contract (docs/apdu.md) does not allow."""
+    """The card answered something that the contract (docs/understand/apdu.md) does not allow."""
 
     code = "card.answer-malformed"
 
@@ -537,7 +537,7 @@ class NotPermitted(ServiceError):
 
 
 class ChannelUnsuitable(Refused):
-    """Scheme basic is accepted over mutually authenticated TLS only (docs/protocol.md, section 3)."""
+    """Scheme basic is accepted over mutually authenticated TLS only (docs/understand/protocol.md, 3)."""
 
     code = "channel.unsuitable"
 

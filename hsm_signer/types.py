@@ -1,6 +1,6 @@
 """Names and frozen records that every layer shares. No I/O, no cryptography beyond constants.
 
-Numbers are those of docs/protocol.md, section 1; lengths are in bytes, integers big endian.
+Numbers are those of docs/understand/protocol.md, section 1; lengths are in bytes, integers big endian.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MAC_LENGTH = 32
 MAX_ROLLING_VALUES = 6
 MAX_DIGESTS = 65535
 FAILURES_BEFORE_LOCK = 5
-"""Wrong keys in a row (docs/protocol.md, section 4, PIN check 2) after which the credential locks."""
+"""Wrong keys in a row after which the credential locks (docs/understand/protocol.md, 4, PIN check 2)."""
 
 
 class Scheme(IntEnum):
-    """How the card's key and SK are tied together (docs/protocol.md, section 3)."""
+    """How the card's key and SK are tied together (docs/understand/protocol.md, section 3)."""
 
     BASIC = 1
     """Figures 3 and 4."""
@@ -47,7 +47,7 @@ class Scheme(IntEnum):
 
 
 class Combine(IntEnum):
-    """The patent's invertible "+" (docs/protocol.md, section 1)."""
+    """The patent's invertible "+" (docs/understand/protocol.md, section 1)."""
 
     NONE = 0
     """Scheme basic: T_1 = D_1."""
@@ -58,14 +58,14 @@ class Combine(IntEnum):
 
 
 class Mode(IntEnum):
-    """What the card hashed (docs/protocol.md, section 2)."""
+    """What the card hashed (docs/understand/protocol.md, section 2)."""
 
     MESSAGE = 1
     DIGESTS = 2
 
 
 class PinPolicy(IntEnum):
-    """How long a verified PIN lasts on the card (docs/protocol.md, section 4)."""
+    """How long a verified PIN lasts on the card (docs/understand/protocol.md, section 4)."""
 
     NONE = 0
     """Scheme basic: no PIN."""
@@ -76,7 +76,7 @@ class PinPolicy(IntEnum):
 
 
 class PinCheck(IntEnum):
-    """Who tells a wrong PIN from a right one (docs/protocol.md, section 4)."""
+    """Who tells a wrong PIN from a right one (docs/understand/protocol.md, section 4)."""
 
     NONE = 0
     """Scheme basic: no PIN."""
@@ -114,7 +114,7 @@ class HashName(IntEnum):
 
 
 class Algorithm(IntEnum):
-    """Signature algorithms (docs/protocol.md, section 1); the u16 that the card binds into D."""
+    """Signature algorithms (docs/understand/protocol.md, section 1); the u16 that the card binds into D."""
 
     RSA_PKCS1_SHA256 = 0x0101
     RSA_PKCS1_SHA384 = 0x0102
@@ -205,7 +205,7 @@ class KeySpec(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CredentialRecord:
-    """One credential as the store keeps it; every field is under the record MAC (docs/protocol.md, 5).
+    """One credential as the store has it; the record MAC covers every field (docs/understand/protocol.md, 5).
 
     ``None`` means absent: in another scheme, or deleted by revocation.
     """
@@ -375,7 +375,7 @@ class SignOutcome:
 
 @dataclass(frozen=True, slots=True)
 class NewCredential:
-    """What enrolment asks for (docs/protocol.md, section 7)."""
+    """What enrolment asks for (docs/understand/protocol.md, section 7)."""
 
     owner: str
     scheme: Scheme
@@ -393,7 +393,7 @@ class NewCredential:
 
 @dataclass(frozen=True, slots=True)
 class CardPersonalisation:
-    """What INSTALL gives to the card (docs/protocol.md, section 7); all of it public or wrapped."""
+    """What INSTALL gives to the card, all public or wrapped (docs/understand/protocol.md, section 7)."""
 
     credential_id: CredentialId
     scheme: Scheme
@@ -443,7 +443,7 @@ ACCEPTED = "accepted"
 
 @dataclass(frozen=True, slots=True)
 class EvidenceEntry:
-    """One link of a credential's chain (docs/protocol.md, section 5). Never Q, only its hash."""
+    """One link of a credential's chain (docs/understand/protocol.md, section 5). Never Q, only its hash."""
 
     sequence: int
     """u64, 1 for the first of the credential, then without gap."""

@@ -1,1 +1,1 @@
-"""The card driver: what the host says to a card (docs/apdu.md), and what it makes of the answers."""
+"""The card driver: what the host says to a card and makes of its answers (docs/understand/apdu.md)."""

@@ -1,4 +1,4 @@
-"""The card's language on the line: constants, encoding, chaining, status words (docs/apdu.md).
+"""The card's language on the line: constants, encoding, chaining, status words (docs/understand/apdu.md).
 
 Everything a card answers is hostile input. It is measured before it is used; whatever does not fit raises
 CardAnswerMalformed with the field's name and what was expected; and no card keeps the driver busy for ever.
@@ -56,7 +56,10 @@ DIGESTS_HEADER = 3
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row of docs/apdu.md's command table. ``answers``: sent with Le = 00, for it has answer data."""
+    """One row of the command table in docs/understand/apdu.md.
+
+    ``answers``: sent with Le = 00, for it has answer data.
+    """
 
     name: str
     cla: int

@@ -70,7 +70,7 @@ _PIN_TAGS = (StatusTag.PIN_TRIES_LEFT, StatusTag.PUK_TRIES_LEFT, StatusTag.PIN_P
 
 @dataclass(frozen=True, slots=True)
 class CardStatus:
-    """What a card says of itself (docs/apdu.md, status TLVs); ``None`` means absent."""
+    """What a card says of itself (docs/understand/apdu.md, status TLVs); ``None`` means absent."""
 
     version: int
     """1."""
@@ -93,7 +93,7 @@ class CardStatus:
 
     @classmethod
     def parse(cls, data: bytes, where: str = "status") -> CardStatus:
-        """Read status TLVs; raises CardAnswerMalformed where they break docs/apdu.md's table.
+        """Read status TLVs; raises CardAnswerMalformed where they break docs/understand/apdu.md's table.
 
         Unknown tags are ignored, as the contract says; known ones stand where the table has them and nowhere
         else, so that no later layer meets an active card without a credential.
@@ -149,7 +149,7 @@ class PinState:
 
 
 class CardSession:
-    """One method per command of docs/apdu.md.
+    """One method per command of docs/understand/apdu.md.
 
     Every method raises what the connection raises, CardAnswerMalformed, and the errors of
     :func:`hsm_signer.card.apdu.status_error`; CardBlank, CardNotBlank and CardPinBlocked where the card's

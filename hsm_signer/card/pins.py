@@ -1,4 +1,4 @@
-"""PIN and PUK of a card, as values that cannot be shown by accident (docs/protocol.md, section 4).
+"""PIN and PUK of a card, as values that cannot be shown by accident (docs/understand/protocol.md, section 4).
 
 A program that handles PINs leaks them in small ways: a repr in a log line, a pickle, the text of an
 exception. These classes give the value out by :meth:`reveal` alone, so that a reader can find every
@@ -130,7 +130,7 @@ def generate_pin(random: RandomBytes = os.urandom, digits: int = PIN_MIN) -> Car
 
 
 def generate_puk(random: RandomBytes = os.urandom) -> CardPuk:
-    """A PUK of 24 letters of PUK_ALPHABET, 120 bits (docs/protocol.md, section 4, asks for 100)."""
+    """A PUK of 24 letters of PUK_ALPHABET, 120 bits (docs/understand/protocol.md, 4, asks for 100)."""
     # 256 is a multiple of 32: the low five bits of a byte are unbiased.
     text = "".join(PUK_ALPHABET[byte & 31] for byte in random(PUK_LENGTH))
     return CardPuk(text, source="generated")

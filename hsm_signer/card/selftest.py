@@ -116,7 +116,8 @@ def _features(status: CardStatus) -> list[Check]:
     lists = Feature.DIGEST_LISTS in features
     extended = Feature.EXTENDED_LENGTH in features
     return [
-        # Every card has CBC (docs/apdu.md, features); a host that is told otherwise has another application.
+        # Every card has CBC (docs/understand/apdu.md, features); one that says otherwise has another
+        # application.
         Check("combinations", "cbc" in combines, " and ".join(combines) or "none"),
         Check("digest lists", lists, "signed" if lists else "not signed: messages only"),
         Check("extended length", None, "yes" if extended else "no: short APDUs, which is enough"),

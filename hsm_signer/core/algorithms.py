@@ -148,7 +148,7 @@ def ec_point_of(spki: SpkiDer) -> bytes:
 
 
 def is_p256_point(point: bytes) -> bool:
-    """Whether these are 65 bytes, 04 || x || y, on P-256 (docs/protocol.md, section 7, step 1)."""
+    """Whether these are 65 bytes, 04 || x || y, on P-256 (docs/understand/protocol.md, section 7, step 1)."""
     if len(point) != 65 or point[0] != 0x04:
         return False
     try:

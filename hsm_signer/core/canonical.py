@@ -1,8 +1,8 @@
 """Canonical bytes of records and evidence entries: what the record MAC and the chain hashes are over.
 
 Each value is u32 length || bytes, an absent value is the length FFFFFFFF alone, integers have a fixed
-width, lists are u32 count and then each value (docs/protocol.md, section 5). No two different records
-have the same bytes.
+width, lists are u32 count and then each value (docs/understand/protocol.md, section 5). No two different
+records have the same bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def sequence(items: Iterable[bytes]) -> bytes:
 
 
 def record_bytes(record: CredentialRecord) -> bytes:
-    """What the record MAC covers: every field, in the order of docs/protocol.md, section 5."""
+    """What the record MAC covers: every field, in the order of docs/understand/protocol.md, section 5."""
     return b"".join(
         (
             RECORD_PREFIX,
@@ -75,7 +75,7 @@ def record_bytes(record: CredentialRecord) -> bytes:
 
 
 def entry_bytes(entry: EvidenceEntry) -> bytes:
-    """What an entry's hash covers: every field, in the order of docs/protocol.md, section 5."""
+    """What an entry's hash covers: every field, in the order of docs/understand/protocol.md, section 5."""
     return b"".join(
         (
             EVIDENCE_PREFIX,

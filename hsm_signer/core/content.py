@@ -62,7 +62,7 @@ class Measured:
 
 
 def digest_list_hash(digests: tuple[bytes, ...]) -> Digest:
-    """H of mode 2: SHA-256(prefix || u16 count || u8 length || digests), docs/protocol.md, section 2.
+    """H of mode 2: SHA-256(prefix || u16 count || u8 length || digests), docs/understand/protocol.md, 2.
 
     Raises InputError unless there are 1 to 65535 digests of one length, 32, 48 or 64 bytes.
     """

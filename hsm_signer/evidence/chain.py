@@ -1,4 +1,4 @@
-"""The chain of one credential: each entry holds the hash of the one before (docs/protocol.md, section 5).
+"""The chain of one credential: each entry has the hash of the one before (docs/understand/protocol.md, 5).
 
 Two rules beside the hashes make an old row visible. Every write of a record raises its version by one and
 appends the entry that says why, with the new version in ``record_version``. An attempt that writes no record

@@ -1,4 +1,4 @@
-"""What an authorisation is bound to: D and its positions (docs/protocol.md, section 2)."""
+"""What an authorisation is bound to: D and its positions (docs/understand/protocol.md, section 2)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def personalisation_digest(
     card_point: bytes,
     token_point: bytes,
 ) -> Digest:
-    """What K_r is made from at enrolment (docs/protocol.md, section 7): role 1 wraps KCAR, role 2 the KEK.
+    """What K_r is made from at enrolment (docs/understand/protocol.md, 7): role 1 wraps KCAR, 2 the KEK.
 
     Both points are 65 bytes (04 || x || y).
     """

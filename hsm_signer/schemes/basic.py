@@ -1,7 +1,7 @@
 """Scheme basic: figures 3 and 4, steps 480 to 482 and 491 to 495.
 
 T_1 = D_1 is public, so Q_1 is no secret from whoever reads the wire: this scheme is for a channel that is
-secure by other means (docs/protocol.md, section 3).
+secure by other means (docs/understand/protocol.md, section 3).
 """
 
 from __future__ import annotations

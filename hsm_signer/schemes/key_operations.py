@@ -1,7 +1,7 @@
 """What a scheme may ask of the secure environment: key operations without PKCS#11.
 
 A :class:`Key` is opaque and lives as long as its workspace. No operation gives a key's bytes. The token room
-implements :class:`Workspace`; section 6 of docs/protocol.md says which attributes each key gets.
+implements :class:`Workspace`; section 6 of docs/understand/protocol.md says which attributes each key gets.
 """
 
 from __future__ import annotations

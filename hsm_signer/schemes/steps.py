@@ -53,7 +53,7 @@ class Created:
 
 
 class SchemeSteps(Protocol):
-    """One scheme of docs/protocol.md, section 3."""
+    """One scheme of docs/understand/protocol.md, section 3."""
 
     scheme: Scheme
     sk_extractable: bool

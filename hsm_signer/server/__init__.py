@@ -1,1 +1,1 @@
-"""The server of figure 1 (130): token and store together, the steps of docs/protocol.md in their order."""
+"""The server of figure 1 (130): token and store together, in the steps of docs/understand/protocol.md."""

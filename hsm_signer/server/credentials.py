@@ -1,4 +1,6 @@
-"""What operators do to credentials: suspend, resume, unlock, revoke, give up (docs/protocol.md, section 8).
+"""What operators do to credentials: suspend, resume, unlock, revoke, give up.
+
+docs/understand/protocol.md, section 8.
 
 Each is one write of the record with one evidence entry, and none needs the card.
 """
@@ -27,7 +29,7 @@ from hsm_signer.types import (
 from .signing import Clock, load_checked, system_clock
 
 PENDING_LIFETIME = 24 * 60 * 60 * 1_000_000
-"""Microseconds after which a pending record is deleted (docs/protocol.md, section 7, step 4)."""
+"""Microseconds after which a pending record is deleted (docs/understand/protocol.md, section 7, step 4)."""
 
 
 def suspend(record: CredentialRecord) -> CredentialRecord:

@@ -1,4 +1,4 @@
-"""Enrolment: docs/protocol.md, section 7 (figs 10 and 11, steps 751 to 761).
+"""Enrolment: docs/understand/protocol.md, section 7 (figs 10 and 11, steps 751 to 761).
 
 The record is committed as pending before the card gets its keys, and becomes active by the card's first
 authorisation, which signs the credential's own certificate request (PKCS#10, RFC 2986).

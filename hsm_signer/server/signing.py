@@ -1,4 +1,4 @@
-"""One authorisation becomes signatures: steps 1 to 10 of docs/protocol.md, section 5 (figs 4b, 6b and 9).
+"""One authorisation becomes signatures: steps 1 to 10 of docs/understand/protocol.md, 5 (figs 4b, 6b, 9).
 
 :func:`sign` is the whole of it, in order. Steps 3 to 8 happen inside the secure environment, under the same
 numbers (:meth:`hsm_signer.token.environment.SecureEnvironment.sign`).

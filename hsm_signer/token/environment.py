@@ -2,8 +2,8 @@
 
 Bytes and frozen records cross this border, never handles and never key bytes, so that it can run in this
 process, in a worker process, or one day inside an HSM. What a scheme does differently stands in
-:mod:`hsm_signer.schemes`; this is what all of them share: steps 3 to 8 of docs/protocol.md, section 5, and
-step 2 of section 7.
+:mod:`hsm_signer.schemes`; this is what all of them share: steps 3 to 8 of docs/understand/protocol.md,
+section 5, and step 2 of section 7.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ TAG_PREFIX = b"hsm-signer/1/"
 SELF_TEST_MESSAGE = Digest(hashlib.sha256(b"hsm-signer/1/self-test").digest())
 
 Observe = Callable[[int], None]
-"""Told the number of each step of docs/protocol.md, section 5, when it is done."""
+"""Told the number of each step of docs/understand/protocol.md, section 5, when it is done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ OAEP: Final = {
     "sha1": (Mechanism.SHA_1, MGF.SHA1, None),
 }
 OAEP_MARKS: Final = {b"\x01": "sha1", b"\x02": "sha256"}
-"""First byte of P of an RSA credential: which hash its RSA-OAEP has (docs/protocol.md, section 3)."""
+"""First byte of P of an RSA credential: which hash its RSA-OAEP has (docs/understand/protocol.md, 3)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Every attribute template the project uses, written in full (docs/protocol.md, section 6).
+"""Every attribute template the project uses, written in full (docs/understand/protocol.md, section 6).
 
 Nothing is left to the token's defaults: SoftHSM's own on unwrap and derive are SENSITIVE=0 and WRAP=1. The
 builders are typed because a wrongly typed value (a str where bytes are due) corrupts the heap inside
@@ -176,5 +176,5 @@ class Templates:
 
 
 def unwrap_template() -> Template:
-    """CKA_UNWRAP_TEMPLATE of MK: whatever it unwraps stays inside (docs/protocol.md, section 6)."""
+    """CKA_UNWRAP_TEMPLATE of MK: whatever it unwraps stays inside (docs/understand/protocol.md, 6)."""
     return {Attribute.SENSITIVE: True, Attribute.PRIVATE: True}

@@ -1,8 +1,8 @@
 """The keys of one operation: made here, used here, destroyed here, counted.
 
 Implements :class:`hsm_signer.schemes.key_operations.Workspace` over PKCS#11. Every key is a session object
-with exactly the attributes of docs/protocol.md, section 6. No method reads CKA_VALUE, none decrypts, and the
-only bytes imported are scheme basic's public D_1.
+with exactly the attributes of docs/understand/protocol.md, section 6. No method reads CKA_VALUE, none
+decrypts, and the only bytes imported are scheme basic's public D_1.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class TokenWorkspace(Primitives):
         return self._agree(private_of(private), point, template)
 
     def personalisation_key(self, z: Key, digest: Digest) -> Key:
-        """K_r = CBC_Z(digest), WRAP by KW only (docs/protocol.md, section 7)."""
+        """K_r = CBC_Z(digest), WRAP by KW only (docs/understand/protocol.md, section 7)."""
         return self._combine(z, Combine.CBC, digest, self._derived(Attribute.WRAP, self._kw()))
 
     def wrap_for_card(self, k_r: Key, key: Key) -> WrappedKey:
@@ -249,7 +249,7 @@ class TokenWorkspace(Primitives):
         return self._combine(kcar, combine, d_i, self._derived(Attribute.WRAP, self._kw()))
 
     def new_parameter(self, pair: KeyPair) -> bytes:
-        """P of scheme pin (docs/protocol.md, section 3)."""
+        """P of scheme pin (docs/understand/protocol.md, section 3)."""
         generated = _pair_of(pair)
         if not generated.spec.rsa_bits:
             # The private half is destroyed with the workspace and was never able to do anything: it has no

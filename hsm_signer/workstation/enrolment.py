@@ -1,4 +1,4 @@
-"""Enrolment at the workstation: a blank card gets control of a new key (docs/protocol.md, section 7)."""
+"""Enrolment at the workstation: a blank card gets control of a new key (docs/understand/protocol.md, 7)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def enrol(
     wanted: Enrolment,
     pauses: Pauses = Pauses(),
 ) -> Enrolled:
-    """Enrol a user with a blank card (docs/protocol.md, section 7), or finish what was interrupted.
+    """Enrol a user with a blank card (docs/understand/protocol.md, 7), or finish what was interrupted.
 
     Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, and what card, token and store refuse.
     A card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which

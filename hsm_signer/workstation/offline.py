@@ -1,4 +1,4 @@
-"""An authorisation in a file: made where the card is, carried out later (docs/protocol.md, section 3).
+"""An authorisation in a file: made where the card is, carried out later (docs/understand/protocol.md, 3).
 
 For schemes basic and pin, whose cards need no challenge. The file is JSON, one object with exactly these
 fields: ``format``, ``credential_id``, ``authorisation`` (as the service takes it), ``names`` of what is

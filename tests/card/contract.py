@@ -1,4 +1,4 @@
-"""Reads the tables of docs/apdu.md, so that card and driver can each be held to them.
+"""Reads the tables of docs/understand/apdu.md, so that card and driver can each be held to them.
 
 Every function returns a plain dict; nothing here knows either side's code.
 """
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = Path(__file__).parents[2] / "docs" / "apdu.md"
+PAGE = Path(__file__).parents[2] / "docs" / "understand" / "apdu.md"
 _MARK = re.compile(r"<!-- table: ([a-z-]+) -->")
 
 Row = dict[str, str]

@@ -1,4 +1,4 @@
-"""The other side of docs/apdu.md, written from its formulas with `cryptography`'s own key wrap.
+"""The other side of docs/understand/apdu.md, written from its formulas with `cryptography`'s own key wrap.
 
 Nothing here uses code of card_applet_sim or hsm_signer, so an agreement of the two means something.
 """
@@ -94,7 +94,7 @@ def cbc(key: bytes, data: bytes) -> bytes:
 
 
 def combine(method: int, key: bytes, value: bytes) -> bytes:
-    """combine(K, m) of docs/apdu.md, Formulas."""
+    """combine(K, m) of docs/understand/apdu.md, Formulas."""
     if method == XOR:
         return bytes(a ^ b for a, b in zip(key, value, strict=True))
     assert method == CBC
@@ -249,7 +249,7 @@ def install_data(profile: Profile, card_point: bytes) -> bytes:
 def expected_d(
     profile: Profile, algorithm: int, mode: int, nonce: bytes, values: Sequence[bytes], h: bytes
 ) -> bytes:
-    """D of docs/protocol.md, section 2."""
+    """D of docs/understand/protocol.md, section 2."""
     head = bytes([profile.scheme, profile.combine]) + algorithm.to_bytes(2, "big")
     head += bytes([mode, profile.policy])
     count = bytes([len(values)])

@@ -1,4 +1,4 @@
-"""What docs/apdu.md says a card answers to any bytes, as a second implementation without cryptography.
+"""What a card of docs/understand/apdu.md answers to any bytes, implemented again without cryptography.
 
 It follows the page's sections, not the applet's code: the order of checks is one function from top to bottom,
 PINs are compared as they are, hashes are kept as the bytes hashed. It does not know PIN check 02, whose

@@ -1,4 +1,4 @@
-"""The driver against the simulated card, enrolled by a small server written here from docs/apdu.md alone."""
+"""The driver against the simulated card, enrolled by a small server from docs/understand/apdu.md alone."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Bytes:
         yield self._data
 
 
-# --- the server's half, in the formulas of docs/apdu.md ------------------------------------------------
+# --- the server's half, in the formulas of docs/understand/apdu.md ---------------------------------------
 
 
 def _cbc(key: bytes, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The simulator's constants against the tables of docs/apdu.md, both ways."""
+"""The simulator's constants against the tables of docs/understand/apdu.md, both ways."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_labels() -> None:
 
 
 def test_order_of_checks_is_the_protocols() -> None:
-    # docs/protocol.md, section 9; 6A88 has its place from docs/apdu.md.
+    # docs/understand/protocol.md, section 9; 6A88 has its place from docs/understand/apdu.md.
     words = [word for _, word in contract.order_of_checks()]
     assert words == [
         *(0x6E00, 0x6D00, 0x6884, 0x6A86, 0x6985, 0x6A88, 0x6700, 0x6A80, 0x6985, 0x6983, 0x6982, 0x63C0)

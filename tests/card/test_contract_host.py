@@ -1,4 +1,4 @@
-"""The driver's constants against the tables of docs/apdu.md, both ways."""
+"""The driver's constants against the tables of docs/understand/apdu.md, both ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Order of checks (docs/apdu.md): of two things wrong, the first one's word is answered."""
+"""Order of checks (docs/understand/apdu.md): of two things wrong, the first one's word is answered."""
 
 from __future__ import annotations
 

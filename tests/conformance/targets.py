@@ -29,7 +29,7 @@ class Target(Protocol):
     """A card under test."""
 
     platform_as_documented: bool
-    """Before SELECT it answers as docs/apdu.md says the simulator does; others answer what they like."""
+    """Before SELECT it answers as docs/understand/apdu.md has it for the simulator; others as they like."""
     shrinks: bool
     """Failing sequences may be replayed to find a shorter one."""
 

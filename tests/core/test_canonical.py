@@ -170,7 +170,7 @@ def test_a_number_that_does_not_fit_is_refused(n: int, width: int) -> None:
 
 
 def test_a_record_by_hand() -> None:
-    """Every field in the order of docs/protocol.md, section 5, written down independently."""
+    """Every field in the order of docs/understand/protocol.md, section 5, written down independently."""
     record = make_record(parameter=None, x=None)
     by_hand = b"hsm-signer/1/record" + b"".join(
         b"\xff\xff\xff\xff" if part is None else len(part).to_bytes(4, "big") + part

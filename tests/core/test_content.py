@@ -120,7 +120,7 @@ LISTS = LENGTHS.flatmap(
 
 @given(LISTS)
 def test_h_of_a_list(digests: tuple[Digest, ...]) -> None:
-    """docs/protocol.md, section 2."""
+    """docs/understand/protocol.md, section 2."""
     expected = hashlib.sha256(
         b"hsm-signer/1/digests"
         + len(digests).to_bytes(2, "big")

@@ -337,7 +337,7 @@ def test_nonce_altered(scene: Scene) -> None:
 
 @EVERY_PERSON
 def test_a_flipped_bit_in_every_byte_of_every_quantity_counts_no_failure(scene: Scene) -> None:
-    """Step 3: nobody without the card can lock anybody (docs/protocol.md, section 4)."""
+    """Step 3: nobody without the card can lock anybody (docs/understand/protocol.md, section 4)."""
     request = authorise(scene.server, scene.person, MESSAGE)
     steps: list[int] = []
     watched = replace(scene.server, observe=steps.append)

@@ -310,7 +310,7 @@ def test_failure_that_cannot_be_counted_is_no_answer(scene: Scene, monkeypatch: 
 
 def test_pin_changed_on_the_card_with_a_wrong_old_pin_that_passed(scene: Scene) -> None:
     """Once in 256 times a mistyped old PIN spoils the blinded key: the server sees wrong keys, the PUK
-    mends it (docs/protocol.md, section 4)."""
+    mends it (docs/understand/protocol.md, section 4)."""
     with scene.person.card() as card:
         card.change_pin(CardPin(scene.wrong[0], source="test"), CardPin("864209", source="test"))
     request = authorise(scene.server, scene.person, pin="864209")

@@ -374,7 +374,7 @@ def test_wrapped_keys_are_the_only_secrets_that_cross(trace: Trace) -> None:
                 assert wraps == []
 
 
-# --- section 6 of docs/protocol.md, attribute by attribute --------------------------------------------------
+# --- section 6 of docs/understand/protocol.md, attribute by attribute ------------------------------------
 
 KW, CBC_DATA, CMAC, HMAC, OAEP, ECDH, ECDSA = 0x2109, 0x1105, 0x108A, 0x251, 0x9, 0x1050, 0x1041
 RSA_PKCS, RSA_PSS, WRAP_PAD = 0x1, 0xD, 0x210A
@@ -516,7 +516,7 @@ class Made:
     templates: tuple[Template, ...]
     under: int | str | None = None
     role: tuple[str, ...] = ()
-    """What docs/protocol.md calls what is made, PK before SK."""
+    """What docs/understand/protocol.md calls what is made, PK before SK."""
 
 
 def expected_signature(scheme: Scheme, key: KeySpec) -> list[Made]:

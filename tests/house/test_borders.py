@@ -1,4 +1,4 @@
-"""Who may import whom: the table of docs/architecture.md, held against every import there is."""
+"""Who may import whom: the table of docs/understand/architecture.md, held against every import there is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TABLE = """\
 | cli | everything | click |
 | card_applet_sim | nothing of hsm_signer | click (`__main__.py`) |
 """
-"""As docs/architecture.md has it. A file in brackets: of the room on the left in the last column, of the
+"""As docs/understand/architecture.md has it. A file in brackets: of the room on the left in the last column, of the
 imported room in the middle one."""
 
 FOUNDATION = {"errors": set[str](), "types": set[str]()}
@@ -151,7 +151,7 @@ EVERY_IMPORT = [
 
 def test_documentation_has_this_table() -> None:
     """If this fails after a change of the table above, copy it into the section "Borders"."""
-    assert TABLE in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert TABLE in (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_every_room_is_in_the_table() -> None:

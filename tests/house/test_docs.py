@@ -1,8 +1,8 @@
 """What the documents say about the code and its tests, held against both.
 
-docs/patent-map.md is complete and every place and test function in it exists; so do the tests that
-docs/threat-model.md names. docs/architecture.md names every module. The numbers and the table of keys of
-docs/protocol.md are those of the code and of the trace.
+The pages of docs/understand: patent-map.md is complete and every place and test function in it exists; so do
+the tests that threat-model.md names. architecture.md names every module. The numbers and the table of keys of
+protocol.md are those of the code and of the trace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLAIMS = set(range(1, 12))
 
 def rows(heading: str) -> list[list[str]]:
     """Cells of the table under a heading, header and rule left out."""
-    text = (ROOT / "docs" / "patent-map.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "understand" / "patent-map.md").read_text(encoding="utf-8")
     section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
@@ -65,12 +65,35 @@ def defined_names(path: Path) -> set[str]:
     return names
 
 
-# --- docs/threat-model.md ----------------------------------------------------------------------------------
+# --- every page ---------------------------------------------------------------------------------------------
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as forges make them: lower case, words joined by hyphens, punctuation dropped."""
+    prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"(?m)^#+ (.+)$", prose)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        place = page.parent / file if file else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
+
+
+# --- docs/understand/threat-model.md ---------------------------------------------------------------------
 
 
 def adversaries() -> list[list[str]]:
     """Rows of the table "Who, and what they get"."""
-    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "understand" / "threat-model.md").read_text(encoding="utf-8")
     section = text.split("\n## Who, and what they get\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     assert lines[0].endswith("| shown by |")
@@ -91,14 +114,14 @@ def test_what_stops_an_adversary_is_shown(row: list[str]) -> None:
             assert any(name.startswith("test_") for name in defined_names(file)), file
 
 
-# --- docs/architecture.md ----------------------------------------------------------------------------------
+# --- docs/understand/architecture.md ---------------------------------------------------------------------
 
 LINE = re.compile(r"^    ( *)((?:[\w.]+/?)(?: [\w.]+\.py)*)  +\S")
 
 
 def module_tree() -> dict[Path, list[Path]]:
     """Of the indented tree at the beginning: each folder, and what it names in it."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
     found: dict[Path, list[Path]] = {}
     folders: list[tuple[int, Path]] = [(-1, ROOT)]
     for line in text.split("\n## ")[0].splitlines():
@@ -145,12 +168,12 @@ UNNAMED = ("__init__.py", "__main__.py")
 """What every package may have: what it says of itself, and how it is run."""
 
 
-# --- docs/protocol.md --------------------------------------------------------------------------------------
+# --- docs/understand/protocol.md -------------------------------------------------------------------------
 
 
 def section(number: int) -> str:
-    """One section of docs/protocol.md."""
-    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    """One section of docs/understand/protocol.md."""
+    text = (ROOT / "docs" / "understand" / "protocol.md").read_text(encoding="utf-8")
     return text.split(f"\n## {number}. ")[1].split("\n## ")[0]
 
 

@@ -106,7 +106,7 @@ def test_steps_891_to_894() -> None:
 
 
 def test_a_leaked_v_of_combine_1_gives_kek1_away_and_one_of_combine_2_does_not() -> None:
-    """Why combine 2 is the default even on tokens that have XOR (docs/protocol.md, section 1)."""
+    """Why combine 2 is the default even on tokens that have XOR (docs/understand/protocol.md, section 1)."""
     for combine in (Combine.XOR, Combine.CBC):
         server = ModelServer(Scheme.ROLLING, combine)
         assert server.record.rn is not None

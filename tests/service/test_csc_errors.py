@@ -36,7 +36,7 @@ ERRORS = {
     "invalid_authentication_data",
 }
 SECRET = "hsc_secret"
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "csc.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "call" / "csc.md"
 
 
 def asked(path: str = "/csc/v2/signatures/signHash") -> Request:
@@ -266,7 +266,7 @@ def test_other_members_are_let_through(model: type[Asked], whole: dict[str, Any]
     assert not hasattr(read, "somethingNew")
 
 
-# --- docs/csc.md -------------------------------------------------------------------------------------------
+# --- docs/call/csc.md ------------------------------------------------------------------------------------
 
 
 def table() -> str:

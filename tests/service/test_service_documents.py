@@ -1,4 +1,4 @@
-"""docs/service.md says what is so: requests, metrics, frames, and the codes that errors.py does not have."""
+"""docs/run/service.md says what is so: requests, metrics and frames."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_metric_is_in_the_table(tmp_path: Path) -> None:
         found.add(family.name + ("_total" if family.type == "counter" else ""))
     rows = table("| metric | what |", SERVICE)
     assert {row[0].partition("{")[0] for row in rows} == found
-    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    operations = (ROOT / "docs" / "run" / "operations.md").read_text(encoding="utf-8")
     watched = set(re.findall(r"`(hsm_signer_\w+)", operations))
     assert watched
     assert watched <= found

@@ -1,7 +1,8 @@
 """The secure environment in a few lines of `cryptography`: what a scheme does, without a token.
 
 For what the tokens at hand lack (combine 1 by CKM_XOR_BASE_AND_DATA), and to see every key's bytes. Each key
-knows what it may do, as section 6 of docs/protocol.md has it, and the model refuses everything else.
+knows what it may do, as section 6 of docs/understand/protocol.md has it, and the model refuses everything
+else.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ALGORITHM = Algorithm.ECDSA_SHA256
 
 
 def combined(combine: Combine, key: bytes, data: bytes) -> bytes:
-    """combine(K, m) of docs/protocol.md, section 1; 32 bytes each."""
+    """combine(K, m) of docs/understand/protocol.md, section 1; 32 bytes each."""
     if combine is Combine.XOR:
         return bytes(a ^ b for a, b in zip(key, data, strict=True))
     assert combine is Combine.CBC
@@ -180,7 +181,7 @@ def _kowf(sk: bytes, parameter: bytes) -> bytes:
 
 @dataclass
 class ModelCard:
-    """What a card does with its two keys, from the formulas of docs/protocol.md alone."""
+    """What a card does with its two keys, from the formulas of docs/understand/protocol.md alone."""
 
     record: CredentialRecord
     kcar: bytes
@@ -298,7 +299,7 @@ class ModelServer:
         return workspace
 
     def personalise(self, card_point: bytes, pin_tries: int = 3, puk_tries: int = 10) -> CardPersonalisation:
-        """What INSTALL gives to a real card (docs/protocol.md, section 7)."""
+        """What INSTALL gives to a real card (docs/understand/protocol.md, section 7)."""
         private = ec.generate_private_key(ec.SECP256R1())
         public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), card_point)
         token_point = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

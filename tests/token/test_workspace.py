@@ -578,7 +578,7 @@ def packed(*numbers: int) -> bytes:
 
 
 def secret_template(usage: str, allowed: int, *, length: bool) -> dict[str, bytes]:
-    """Section 6 of docs/protocol.md, packed."""
+    """Section 6 of docs/understand/protocol.md, packed."""
     usages = ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")
     return {
         "CLASS": packed(4),

@@ -48,7 +48,7 @@ class Metrics:
         )
         self._step_seconds = Histogram(
             "hsm_signer_step_seconds",
-            "Steps of docs/protocol.md, section 5, in the workers.",
+            "Steps of docs/understand/protocol.md, section 5, in the workers.",
             ["step"],
             buckets=STEP_SECONDS,
             registry=self.registry,

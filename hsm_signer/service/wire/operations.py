@@ -1,8 +1,8 @@
 """Operations of the workers' socket, their results, and how a failure is told.
 
 Encoded as MessagePack by msgspec, strictly: an unknown operation, field or enum member, a missing field or a
-value of another type is an error (FrameMalformed). docs/service.md, section "The workers' socket", has the
-frames. VERSION rises with every change that the other side has to know of.
+value of another type is an error (FrameMalformed). docs/run/service.md, section "The workers' socket", has
+the frames. VERSION rises with every change that the other side has to know of.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     client: str | None = None
     """The client's name, for the front's log."""
     steps: tuple[tuple[int, int], ...] = ()
-    """(step of docs/protocol.md, section 5, microseconds since the step before), in order."""
+    """(step of docs/understand/protocol.md, section 5, microseconds since the step before), in order."""
     queued: int = 0
     """Microseconds that the call waited in the worker."""
     took: int = 0

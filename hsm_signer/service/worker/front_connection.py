@@ -50,7 +50,7 @@ class Desk(Protocol):
 
 
 class Steps:
-    """How long each step of docs/protocol.md, section 5, took."""
+    """How long each step of docs/understand/protocol.md, section 5, took."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()

@@ -1,7 +1,7 @@
 """The API of the Cloud Signature Consortium, 2.0.0.2, below /csc/v2, and what 1.0.4.0 calls it below /csc/v1.
 
 Form only: what is asked becomes operations of the workers' socket, and errors the specification's words.
-docs/csc.md says how each method maps to the protocol, what is not offered, and why.
+docs/call/csc.md says how each method maps to the protocol, what is not offered, and why.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ _TABLE: tuple[tuple[type[SignerError], _Told], ...] = (
     (NotPermitted, _Told("unauthorized_client", "The client is not authorized to use this method", 403)),
     (RateLimited, _Told("access_denied", "Too many requests", 429)),
 )
-"""The first class that fits; docs/csc.md has this table."""
+"""The first class that fits; docs/call/csc.md has this table."""
 
 
 def error_response(request: Request, error: Exception) -> Response:

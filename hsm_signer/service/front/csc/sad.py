@@ -31,7 +31,7 @@ class Sad:
 
     authorisation: Authorisation
     digests_hash: bytes
-    """H of the list of digests (docs/protocol.md, section 2)."""
+    """H of the list of digests (docs/understand/protocol.md, section 2)."""
 
     def covers(self, digests: tuple[Digest, ...]) -> bool:
         """Whether the card was shown these, in this order; digests of one length."""

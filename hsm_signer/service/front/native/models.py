@@ -107,7 +107,7 @@ class Model(BaseModel):
 
 
 class AuthorisationBody(Model):
-    """The card's answer, with what it was asked (docs/protocol.md, section 5)."""
+    """The card's answer, with what it was asked (docs/understand/protocol.md, section 5)."""
 
     model_config = ConfigDict(title="Authorisation")
 

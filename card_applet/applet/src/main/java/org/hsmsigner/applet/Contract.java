@@ -1,7 +1,7 @@
 package org.hsmsigner.applet;
 
 /**
- * Numbers of the contract (docs/apdu.md). ContractTest of the bridge holds them to that page's tables.
+ * Numbers of the contract (docs/understand/apdu.md). ContractTest of the bridge holds them to that page's tables.
  */
 final class Contract {
     static final byte[] AID = {(byte) 0xF0, 0x48, 0x53, 0x4D, 0x53, 0x49, 0x47, 0x4E, 0x01};

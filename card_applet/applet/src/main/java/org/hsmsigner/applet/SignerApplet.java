@@ -10,7 +10,7 @@ import javacard.framework.Util;
 import javacardx.apdu.ExtendedLength;
 
 /**
- * The card of docs/apdu.md, command by command; sections named in comments are that page's.
+ * The card of docs/understand/apdu.md, command by command; sections named in comments are that page's.
  *
  * <p>Everything is allocated by the constructor. Secrets stand in transient memory only, but for KCAR (in scheme
  * basic KEY), which stands in persistent memory as the contract says.

@@ -8,7 +8,7 @@ import org.hsmsigner.applet.SignerApplet;
 
 /**
  * The applet on a jCardSim card: power, and between bytes on the line and the applet what a platform does
- * (sections "Selection" and "Length bytes and answers" of docs/apdu.md). Its persistent memory lasts as long as the
+ * (sections "Selection" and "Length bytes and answers" of docs/understand/apdu.md). Its persistent memory lasts as long as the
  * object. Not for several threads at once.
  */
 public final class Card {

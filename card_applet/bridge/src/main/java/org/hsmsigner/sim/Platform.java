@@ -13,7 +13,7 @@ import javacard.framework.Applet;
 import javacard.security.KeyPair;
 
 /**
- * jCardSim's runtime, with what it does otherwise than a card of docs/apdu.md: selection, and two defects of its
+ * jCardSim's runtime, with what it does otherwise than a card of docs/understand/apdu.md: selection, and two defects of its
  * elliptic curve keys. The applet is untouched by all of it.
  */
 public class Platform extends SimulatorRuntime {

@@ -17,7 +17,7 @@ import org.hsmsigner.sim.Card;
 import org.hsmsigner.sim.Crypto;
 import org.junit.jupiter.api.Test;
 
-/** The applet's numbers against the tables of docs/apdu.md. */
+/** The applet's numbers against the tables of docs/understand/apdu.md. */
 class ContractTest {
     private static final Path PAGE = Path.of(System.getProperty("pages"), "apdu.md");
 
@@ -171,7 +171,7 @@ class ContractTest {
         }
     }
 
-    /** docs/applet.md, "Memory". */
+    /** docs/understand/applet.md, "Memory". */
     @Test
     void memory() throws Exception {
         int constants = 0;

@@ -19,7 +19,7 @@ import javax.crypto.KeyAgreement;
 import javax.crypto.spec.IvParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 
-/** The host's side of the formulas of docs/apdu.md, by the JDK's own providers: no code of the applet. */
+/** The host's side of the formulas of docs/understand/apdu.md, by the JDK's own providers: no code of the applet. */
 public final class Crypto {
     private Crypto() {
     }

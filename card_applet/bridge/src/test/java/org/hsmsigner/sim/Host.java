@@ -13,7 +13,7 @@ import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
 
-/** Commands of docs/apdu.md sent to a card, and what a host computes beside it. */
+/** Commands of docs/understand/apdu.md sent to a card, and what a host computes beside it. */
 public final class Host {
     public static final int BASIC = 1;
     public static final int PIN = 2;

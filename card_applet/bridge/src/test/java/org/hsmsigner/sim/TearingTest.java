@@ -18,7 +18,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /**
- * Power lost around every write ("Tearing" of docs/apdu.md).
+ * Power lost around every write ("Tearing" of docs/understand/apdu.md).
  *
  * <p>jCardSim has neither tearing nor rollback. The platform here adds both where the applet meets it: it keeps
  * the store's bytes at beginTransaction, puts them back when power is lost or the transaction is aborted, and can
