@@ -156,7 +156,7 @@ def test_a_program_that_is_killed_gives_the_card_back(reader: Reader, card: Simu
     script = f"""
 import os, signal
 from hsm_signer.card.address import open_card
-from hsm_signer.pins import CardPin
+from hsm_signer.card.pins import CardPin
 with open_card({reader.address!r}) as session:
     session.verify_pin(CardPin({Profile().pin.decode()!r}, source="test"))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -159,7 +159,7 @@ def test_a_silent_card_ends_no_program_late(reader: Reader, card: SimulatedCard)
 
     script = f"""
 from hsm_signer.card.pcsc import PcscConnection
-from hsm_signer.card.session import CardSession
+from hsm_signer.card.commands import CardSession
 from hsm_signer.errors import CardRemoved
 connection = PcscConnection({reader.name!r}, answer_timeout=0.3)
 try:

@@ -25,7 +25,7 @@ ROOT = str(Path(__file__).parents[2])
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tests.unit.factories import Person
+from tests.support.factories import Person
 from hsm_signer.errors import RecordConflict
 from hsm_signer.store.store import Store
 from hsm_signer.types import Event
@@ -193,7 +193,7 @@ def test_a_process_killed_between_its_two_writes_changes_nothing(url: str) -> No
 APPENDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tests.unit.factories import Person
+from tests.support.factories import Person
 from hsm_signer.store.store import Store
 
 with Store.open(sys.argv[2], busy_timeout=30) as store:
