@@ -166,7 +166,7 @@ def cycles(opened: Installation, session: TokenSession, server: Server, rounds: 
                 "b": timed(partial(bare.cycle, digest)),
             }
             request = signer.request(message(i))
-            record = server.record(request.authorisation.credential_id)
+            record = server.credential_by_id(request.authorisation.credential_id)
             measured = measure(request.content, algorithm)
             once["token"] = timed(partial(server.environment.sign, record, request.authorisation, measured))
             watch = Watch()

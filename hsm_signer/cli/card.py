@@ -94,7 +94,7 @@ def _owners(app: App, credential_ids: list[CredentialId | None]) -> dict[Credent
         with app.server() as server:
             for credential_id in wanted:
                 with suppress(CredentialUnknown):
-                    owners[credential_id] = server.record(credential_id).owner
+                    owners[credential_id] = server.credential_by_id(credential_id).owner
     except SignerError as error:
         output.say(f"note: whose cards these are cannot be told: {output.printable(error.message)}")
     return owners
@@ -262,7 +262,7 @@ def _warn_if_alive(app: App, credential_id: CredentialId) -> None:
 
 def _record(app: App, credential_id: CredentialId) -> AnyCredential:
     with app.server() as server:
-        return server.record(credential_id)
+        return server.credential_by_id(credential_id)
 
 
 def _tries(left: int) -> str:

@@ -92,7 +92,7 @@ def _near(app: App, damaged: list[Finding], refused: list[SignerError]) -> list[
 def _far(app: App) -> list[AnyCredential]:
     """All that the service lets us see."""
     with app.server() as server:
-        return list(server.records())
+        return list(server.credentials())
 
 
 @command.command("show")

@@ -271,7 +271,7 @@ def _card(
     if environment is None or store is None:
         return Check("card", Result.OK, f"{words}; whose it is cannot be told")
     try:
-        record = Server(environment, store, actor="doctor").record(status.credential_id)
+        record = Server(environment, store, actor="doctor").credential_by_id(status.credential_id)
     except CredentialUnknown:
         return Check(
             "card",

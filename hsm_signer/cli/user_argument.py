@@ -54,23 +54,23 @@ def credential_ids(store: Store, user: str) -> list[CredentialId]:
 
 def record_of(server: CredentialServer, user: str) -> AnyCredential:
     """The one that ``user`` names, checked: a user's live one, else the newest revoked one."""
-    return _by_id(server, user) if _ID.fullmatch(user) else server.live(user)
+    return _by_id(server, user) if _ID.fullmatch(user) else server.credential(user)
 
 
 def records_of(server: CredentialServer, user: str) -> list[AnyCredential]:
     """Every one that ``user`` names, checked, the live one first."""
     if _ID.fullmatch(user):
         return [_by_id(server, user)]
-    return list(server.all_of(user)) or [server.live(user)]  # which raises
+    return list(server.credentials_of(user)) or [server.credential(user)]  # which raises
 
 
 def _by_id(server: CredentialServer, user: str) -> AnyCredential:
     """Raises CredentialUnknown; InputError for an id that is also another credential's user name."""
     from hsm_signer.types import CredentialId
 
-    named = server.all_of(user)
+    named = server.credentials_of(user)
     try:
-        found = server.record(CredentialId(bytes.fromhex(user)))
+        found = server.credential_by_id(CredentialId(bytes.fromhex(user)))
     except CredentialUnknown:
         if not named:
             raise

@@ -121,11 +121,11 @@ class Server:
             self.environment, self.store, credential_id, event, actor=self.actor, clock=self.clock
         )
 
-    def record(self, credential_id: CredentialId) -> CredentialRecord:
+    def credential_by_id(self, credential_id: CredentialId) -> CredentialRecord:
         """A record whose MAC and age have been checked."""
         return signing.load_checked(self.environment, self.store, credential_id).sealed.record
 
-    def live(self, owner: str) -> CredentialRecord:
+    def credential(self, owner: str) -> CredentialRecord:
         """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown.
 
         However the name was typed: users are recorded in Unicode's normalisation form C.
@@ -136,15 +136,15 @@ class Server:
                 f"no credential of user {owner!r} here", hint="hsm-signer credential list shows the users"
             )
         best = next((each for each in found if each.record.status is not Status.REVOKED), found[0])
-        return self.record(best.record.credential_id)
+        return self.credential_by_id(best.record.credential_id)
 
-    def all_of(self, owner: str) -> list[CredentialRecord]:
+    def credentials_of(self, owner: str) -> list[CredentialRecord]:
         """Every credential the user ever had that is still recorded, the live one first, each checked."""
         newest = self.store.find(unicodedata.normalize("NFC", owner))
-        records = [self.record(each.record.credential_id) for each in newest]
+        records = [self.credential_by_id(each.record.credential_id) for each in newest]
         return sorted(records, key=lambda record: record.status is Status.REVOKED)
 
-    def records(self) -> Iterator[CredentialRecord]:
+    def credentials(self) -> Iterator[CredentialRecord]:
         """All records, ascending by credential id, each with its MAC checked. Raises RecordDamaged."""
         for sealed in self.store.list_records():
             self.environment.check(sealed)
@@ -156,12 +156,12 @@ class Server:
         The database is not believed that it is this key's. Raises CertificateUnsuitable, StoreDamaged.
         """
         chain = self.store.certificates(credential_id)
-        certificates.check_chain(chain, self.record(credential_id).spki)
+        certificates.check_chain(chain, self.credential_by_id(credential_id).spki)
         return chain
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
         """Keep a chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
-        certificates.check_chain(chain, self.record(credential_id).spki)
+        certificates.check_chain(chain, self.credential_by_id(credential_id).spki)
         self.store.set_certificates(credential_id, chain)
 
     # --- evidence --------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def enrol(
         credential_id=credential_id,
     )
     return Enrolled(
-        record=server.record(credential_id),
+        record=server.credential_by_id(credential_id),
         certification_request=certificate_requests.certification_request(
             request_info, outcome.algorithm, outcome.signatures[0]
         ),
@@ -158,7 +158,7 @@ def _resumable(before: AnyCredential | None, card: CardSession) -> CredentialId 
 def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
     """The user's pending record; None if there is none. Raises CredentialExists for a finished one."""
     try:
-        record = server.live(owner)
+        record = server.credential(owner)
     except CredentialUnknown:
         return None
     if record.status is Status.PENDING:

@@ -187,7 +187,7 @@ class RemoteServer:
 
     # --- credentials -----------------------------------------------------------------------------------
 
-    def live(self, owner: str) -> CredentialView:
+    def credential(self, owner: str) -> CredentialView:
         """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown."""
         name = unicodedata.normalize("NFC", owner)
         # A name may be "..": percent-encoded, or it would be a step up in the path.
@@ -197,16 +197,16 @@ class RemoteServer:
         self._check_key(found.spki)
         return found
 
-    def record(self, credential_id: CredentialId) -> CredentialView:
+    def credential_by_id(self, credential_id: CredentialId) -> CredentialView:
         """A credential by id. Raises CredentialUnknown."""
         return self._credential("GET", credential_id)
 
-    def all_of(self, owner: str) -> list[CredentialView]:
+    def credentials_of(self, owner: str) -> list[CredentialView]:
         """Every credential the user ever had that is still recorded, the live one first."""
-        found = list(self.records(unicodedata.normalize("NFC", owner)))
+        found = list(self.credentials(unicodedata.normalize("NFC", owner)))
         return sorted(found, key=lambda each: each.status is Status.REVOKED)
 
-    def records(self, owner: str | None = None) -> Iterator[CredentialView]:
+    def credentials(self, owner: str | None = None) -> Iterator[CredentialView]:
         """All credentials that we may see, or one user's, ascending by credential id."""
         after: CredentialId | None = None
         while True:
@@ -254,7 +254,7 @@ class RemoteServer:
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
         """Keep a chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
-        certificates.check_chain(chain, self.record(credential_id).spki)
+        certificates.check_chain(chain, self.credential_by_id(credential_id).spki)
         path = f"/v1/credentials/{credential_id.hex()}/certificates"
         self._channel.send("PUT", path, body=forms.certificates_to_json(chain))
 

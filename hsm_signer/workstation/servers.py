@@ -48,11 +48,11 @@ class EnrolmentServer(SigningServer, Protocol):
         """Why the server cannot hold such a credential, in words; "" if it can."""
         ...
 
-    def live(self, owner: str) -> AnyCredential:
+    def credential(self, owner: str) -> AnyCredential:
         """The user's credential, or the newest revoked one; raises CredentialUnknown."""
         ...
 
-    def record(self, credential_id: CredentialId) -> AnyCredential:
+    def credential_by_id(self, credential_id: CredentialId) -> AnyCredential:
         """A credential by id; raises CredentialUnknown."""
         ...
 
@@ -72,11 +72,11 @@ class EnrolmentServer(SigningServer, Protocol):
 class CredentialServer(EnrolmentServer, Protocol):
     """What the commands about credentials need beyond that."""
 
-    def all_of(self, owner: str) -> Sequence[AnyCredential]:
+    def credentials_of(self, owner: str) -> Sequence[AnyCredential]:
         """Every credential of the user, the live one first."""
         ...
 
-    def records(self) -> Iterator[AnyCredential]:
+    def credentials(self) -> Iterator[AnyCredential]:
         """All credentials, ascending by credential id."""
         ...
 

@@ -182,7 +182,7 @@ def test_relative_store_path_follows_the_home(home: Home, tmp_path: Path) -> Non
     os.chdir("/")
     try:
         with Installation.open(moved).server() as server:
-            assert len(list(server.records())) == 5
+            assert len(list(server.credentials())) == 5
     finally:
         os.chdir(before)
 

@@ -198,7 +198,7 @@ def _killed_while_enrolling(home: Home, tmp_path: Path, scheme: Scheme, point: s
             assert enrolled.resumed == installed
             assert enrolled.record.status is Status.ACTIVE
         still_signs(server, carol)
-        records = [each for each in server.records() if each.owner == "carol"]
+        records = [each for each in server.credentials() if each.owner == "carol"]
         assert [each.status for each in records] == [Status.ACTIVE], "nothing half made is left"
 
 

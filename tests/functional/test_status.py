@@ -299,7 +299,7 @@ def test_revoked_user_can_be_enrolled_again(home: Home, server: Server, tmp_path
     server.change_status(alice.record(server).credential_id, Event.REVOKE)
     (tmp_path / "alice.card").unlink(missing_ok=True)
     again = make_person(server, tmp_path, "alice")
-    assert len(server.all_of("alice")) == 2
+    assert len(server.credentials_of("alice")) == 2
     still_signs(server, again)
 
 

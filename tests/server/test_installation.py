@@ -83,7 +83,7 @@ def test_new_installation_with_a_token_of_its_own(tmp_path: Path) -> None:
     assert any("probing" in each for each in told)
     assert not any(pin in each for each in told)
     with installation.server() as server:
-        assert list(server.records()) == []
+        assert list(server.credentials()) == []
         assert server.audit().good
         keys = server.environment.session
         for label, key_id in (
@@ -202,7 +202,7 @@ def test_two_installations_share_a_token_without_sharing_keys(tmp_path: Path) ->
     assert len(keys) == 4
     for name in ("one", "two"):
         with Installation.open(tmp_path / name).server() as server:
-            assert list(server.records()) == []
+            assert list(server.credentials()) == []
 
 
 # --- finding it again --------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_a_store_in_use_is_not_discarded(home: Home) -> None:
     with pytest.raises(StoreError, match="in use"):
         Store.discard(url)
     with home.server() as server:
-        assert len(list(server.records())) == len(home.people)
+        assert len(list(server.credentials())) == len(home.people)
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ class Desk:
 
     def user(self, name: str, client: str = "signer", version: str = "v2") -> User:
         """One of the people at a client."""
-        return User(self.csc(client, version), self.home[name], self.operator.live(name).credential_id)
+        return User(self.csc(client, version), self.home[name], self.operator.credential(name).credential_id)
 
     def enrol(self, name: str, key: KeySpec = KeySpec.P256, *, pin_check: PinCheck = PinCheck.CARD) -> User:
         """Somebody new, with a card of the test's own."""
@@ -618,7 +618,7 @@ def verify(
     desk: Desk, user: User, algorithm: Algorithm, digests: tuple[Digest, ...], made: list[bytes]
 ) -> None:
     """Each by `cryptography`, for the digest in its place."""
-    check = algorithms.verifier(desk.operator.record(user.credential_id).spki, algorithm)
+    check = algorithms.verifier(desk.operator.credential_by_id(user.credential_id).spki, algorithm)
     assert len(made) == len(digests) > 0
     for digest, signature in zip(digests, made, strict=True):
         check(digest, signature)
@@ -636,9 +636,9 @@ def test_sign(desk: Desk, name: str, algorithm: Algorithm, version: str) -> None
 def test_a_list_under_one_authorisation(desk: Desk, name: str, algorithm: Algorithm) -> None:
     user = desk.user(name)
     digests = some(MOST, algorithm)
-    before = desk.operator.record(user.credential_id).x
+    before = desk.operator.credential_by_id(user.credential_id).x
     verify(desk, user, algorithm, digests, user.sign(digests, algorithm, operationMode="S"))
-    assert desk.operator.record(user.credential_id).x == (None if before is None else before + 1)
+    assert desk.operator.credential_by_id(user.credential_id).x == (None if before is None else before + 1)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def check(home: Home, load: Load) -> None:
         check_evidence(server, load.acknowledged)
         assert accepted(server) == {outcome.d for _, outcome in load.acknowledged}
         for name in SIGNERS:
-            assert server.live(name).failures == 0
+            assert server.credential(name).failures == 0
 
 
 def accepted(server: Server) -> set[bytes]:

@@ -83,9 +83,9 @@ def test_what_can_be_enrolled(app: RemoteServer) -> None:
 def test_enrol_and_sign(far: Far, scheme: Scheme, key: KeySpec) -> None:
     with far.with_certificate() as server:
         person = far.enrolled(server, f"{scheme.name.lower()}-{key.cli_name}", scheme=scheme, key=key)
-        record = server.live(person.name)
+        record = server.credential(person.name)
         assert (record.status, record.scheme, record.owner) == (Status.ACTIVE, scheme, person.name)
-        assert server.record(record.credential_id) == record
+        assert server.credential_by_id(record.credential_id) == record
         for content in (message(b"a contract"), message(b""), digests(b"one", b"two", b"three")):
             outcome = person.sign(server, content)
             assert (outcome.credential_id, outcome.owner) == (record.credential_id, person.name)
@@ -141,13 +141,13 @@ def test_a_wrong_pin_that_only_the_server_can_tell(far: Far, app: RemoteServer) 
     wrong = passing_wrong_pins(person, 5, person.pin().reveal().decode())
     with pytest.raises(WrongKey):
         person.sign(app, pin=lambda: CardPin(wrong[0], source="test"))
-    assert app.live("wanda").failures == 1
+    assert app.credential("wanda").failures == 1
     outcome = person.sign(app)
     assert outcome.failures_before == 1
     for each in wrong:
         with pytest.raises(WrongKey):
             person.sign(app, pin=lambda each=each: CardPin(each, source="test"))  # type: ignore[misc]
-    assert app.live("wanda").status is Status.LOCKED
+    assert app.credential("wanda").status is Status.LOCKED
     with pytest.raises(CredentialLocked):
         person.sign(app)
     assert app.change_status(outcome.credential_id, Event.UNLOCK).status is Status.ACTIVE
@@ -156,7 +156,7 @@ def test_a_wrong_pin_that_only_the_server_can_tell(far: Far, app: RemoteServer) 
 
 def test_suspended_resumed_revoked(far: Far, app: RemoteServer) -> None:
     person = far.enrolled(app, "sue")
-    credential_id = app.live("sue").credential_id
+    credential_id = app.credential("sue").credential_id
     assert app.change_status(credential_id, Event.SUSPEND).status is Status.SUSPENDED
     with pytest.raises(CredentialSuspended):
         person.sign(app)
@@ -166,12 +166,12 @@ def test_suspended_resumed_revoked(far: Far, app: RemoteServer) -> None:
     assert app.change_status(credential_id, Event.REVOKE).status is Status.REVOKED
     with pytest.raises(CredentialRevoked):
         person.sign(app)
-    assert app.live("sue").status is Status.REVOKED
+    assert app.credential("sue").status is Status.REVOKED
 
     person.card_path.unlink()
     again = far.enrolled(app, "sue")
     verifies(again.sign(app, message()), message())
-    found = app.all_of("sue")
+    found = app.credentials_of("sue")
     assert [each.status for each in found] == [Status.ACTIVE, Status.REVOKED]
     assert found[1].credential_id == credential_id
 
@@ -218,7 +218,7 @@ def test_an_enrolment_that_was_given_up(far: Far, app: RemoteServer) -> None:
         app.certification_request(credential_id)
     app.give_up_enrolment(credential_id)
     with pytest.raises(CredentialUnknown):
-        app.record(credential_id)
+        app.credential_by_id(credential_id)
 
 
 @pytest.mark.parametrize("name", ["Zoë Müller", "a/b", "..", "%2e?#&=+", "50% + 1"])
@@ -235,29 +235,33 @@ def test_users_of_any_name(far: Far, app: RemoteServer, name: str) -> None:
     create_card(made.address)
     wanted = Enrolment(name, made.scheme, made.key, made.pin(), CardPuk(PUK, source="test"))
     enrolled = enrol(app, made.card, wanted)
-    assert app.live(name).credential_id == enrolled.record.credential_id
-    assert [each.owner for each in app.all_of(name)] == [name]
+    assert app.credential(name).credential_id == enrolled.record.credential_id
+    assert [each.owner for each in app.credentials_of(name)] == [name]
 
 
 def test_nobody_of_that_name(app: RemoteServer) -> None:
-    for ask in (lambda: app.live("nobody"), lambda: app.record(NOBODY), lambda: app.challenge(NOBODY)):
+    for ask in (
+        lambda: app.credential("nobody"),
+        lambda: app.credential_by_id(NOBODY),
+        lambda: app.challenge(NOBODY),
+    ):
         with pytest.raises(CredentialUnknown):
             ask()
-    assert app.all_of("nobody") == []
+    assert app.credentials_of("nobody") == []
 
 
 def test_credentials_page_by_page(app: RemoteServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(app.records())
-    assert [each.owner for each in app.all_of("alice")] == ["alice"]
+    whole = list(app.credentials())
+    assert [each.owner for each in app.credentials_of("alice")] == ["alice"]
     assert {"alice", "bob", "paula"} <= {each.owner for each in whole}
     monkeypatch.setattr("hsm_signer.workstation.remote.PAGE", 2)
-    assert list(app.records()) == whole
+    assert list(app.credentials()) == whole
 
 
 def test_evidence_page_by_page(far: Far, app: RemoteServer, monkeypatch: pytest.MonkeyPatch) -> None:
     person = far.enrolled(app, "eva")
     person.sign(app)
-    credential_id = app.live("eva").credential_id
+    credential_id = app.credential("eva").credential_id
     monkeypatch.setattr("hsm_signer.workstation.remote.PAGE", 2)
     with far.as_client("auditor") as auditor:
         found = list(auditor.entries(credential_id))
@@ -270,13 +274,13 @@ def test_evidence_page_by_page(far: Far, app: RemoteServer, monkeypatch: pytest.
         last = found[-1]
         assert next(auditor.entries(after=last[0] - 1)) == last
         with pytest.raises(NotPermitted):
-            auditor.live("eva")
+            auditor.credential("eva")
 
 
 def test_certificates(far: Far, app: RemoteServer) -> None:
     far.enrolled(app, "cora")
     far.enrolled(app, "carl")
-    cora, carl = (app.live(name).credential_id for name in ("cora", "carl"))
+    cora, carl = (app.credential(name).credential_id for name in ("cora", "carl"))
     authority = Authority()
     chain = tuple(authority.chain(app.certification_request(cora)))
     assert app.certificates(cora) == ()
@@ -291,7 +295,7 @@ def test_certificates(far: Far, app: RemoteServer) -> None:
 
 def test_who_may_what(far: Far) -> None:
     with far.as_client("signer") as signer:
-        alice = signer.live("alice").credential_id
+        alice = signer.credential("alice").credential_id
         for ask in (
             lambda: signer.change_status(alice, Event.REVOKE),
             lambda: list(signer.entries()),
@@ -301,9 +305,9 @@ def test_who_may_what(far: Far) -> None:
             with pytest.raises(NotPermitted):
                 ask()
     with far.as_client("bound") as bound:
-        assert [each.owner for each in bound.records()] == ["alice"]
+        assert [each.owner for each in bound.credentials()] == ["alice"]
         with pytest.raises(CredentialUnknown):
-            bound.live("bob")
+            bound.credential("bob")
 
 
 @pytest.mark.parametrize("token", [None, "hsc_" + "A" * 43, "another-thing"])
@@ -312,7 +316,7 @@ def test_who_is_nobodys_client(far: Far, token: str | None) -> None:
         RemoteServer(far.service.url, token=token, ca=far.service.ca) as server,
         pytest.raises(NotAuthenticated) as caught,
     ):
-        server.live("alice")
+        server.credential("alice")
     if token is None:
         assert caught.value.hint is not None
     else:
@@ -325,7 +329,7 @@ def test_authorised_without_a_connection_and_submitted_later(far: Far, scheme: S
 
     with far.with_certificate() as server:
         person = far.enrolled(server, f"later-{scheme.name.lower()}", scheme=scheme)
-        credential_id = server.live(person.name).credential_id
+        credential_id = server.credential(person.name).credential_id
         content = digests(b"one", b"two")
         challenge = Challenge(credential_id, scheme, None, (), tuple(Algorithm), SpkiDer(b""))
         with person.card() as card:

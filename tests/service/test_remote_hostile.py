@@ -214,7 +214,7 @@ GOOD = forms.credential_to_json(CREDENTIAL)
 
 def test_an_honest_answer_is_taken(impostor: Impostor, server: RemoteServer) -> None:
     impostor.answers = [tells(GOOD)]
-    assert server.record(ID) == CREDENTIAL
+    assert server.credential_by_id(ID) == CREDENTIAL
     head = impostor.requests[0].lower()
     assert b"authorization: bearer hsc_x\r\n" in head
     assert b"accept-encoding: identity\r\n" in head
@@ -249,7 +249,7 @@ def test_an_honest_answer_is_taken(impostor: Impostor, server: RemoteServer) -> 
 def test_nonsense(impostor: Impostor, server: RemoteServer, answer: Answer) -> None:
     impostor.answers = [answer]
     with pytest.raises((ServiceAnswerMalformed, ServiceUnreachable)) as caught:
-        server.record(ID)
+        server.credential_by_id(ID)
     assert "\n" not in caught.value.message
 
 
@@ -258,7 +258,7 @@ def test_a_certificate_that_nobody_trusts(impostor: Impostor) -> None:
         RemoteServer(impostor.url) as server,
         pytest.raises(ServiceUnreachable, match="its certificate is not trusted: self") as caught,
     ):
-        server.record(ID)
+        server.credential_by_id(ID)
     assert caught.value.hint is not None
     assert "--ca FILE" in caught.value.hint
     assert impostor.requests == []
@@ -272,7 +272,7 @@ def test_a_host_that_the_certificate_does_not_name(impostor: Impostor) -> None:
             ServiceUnreachable, match="its certificate is not trusted: Hostname mismatch"
         ) as caught,
     ):
-        server.record(ID)
+        server.credential_by_id(ID)
     assert caught.value.hint == "give the service's URL with a host that its certificate names"
     assert impostor.requests == []
 
@@ -280,7 +280,7 @@ def test_a_host_that_the_certificate_does_not_name(impostor: Impostor) -> None:
 def test_no_answer(impostor: Impostor, server: RemoteServer) -> None:
     impostor.answers = [impostor.silence]
     with pytest.raises(ServiceTimeout, match="no answer within 2 seconds") as caught:
-        server.record(ID)
+        server.credential_by_id(ID)
     assert caught.value.retryable
     assert len(impostor.requests) == 1
 
@@ -293,19 +293,19 @@ def test_an_answer_that_never_ends(impostor: Impostor, server: RemoteServer) -> 
 
     impostor.answers = [slowly]
     with pytest.raises(ServiceTimeout):
-        server.record(ID)
+        server.credential_by_id(ID)
 
 
 def test_half_an_answer_twice(impostor: Impostor, server: RemoteServer) -> None:
     impostor.answers = [says(http(200, json.dumps(GOOD).encode())[:-10])]
     with pytest.raises(ServiceUnreachable, match="the connection broke off"):
-        server.record(ID)
+        server.credential_by_id(ID)
     assert len(impostor.requests) == 2
 
 
 def test_a_connection_that_breaks_once_is_made_again(impostor: Impostor, server: RemoteServer) -> None:
     impostor.answers = [lambda tls: None, tells(GOOD)]
-    assert server.record(ID) == CREDENTIAL
+    assert server.credential_by_id(ID) == CREDENTIAL
     assert impostor.requests[0] == impostor.requests[1]
 
 
@@ -322,7 +322,7 @@ def test_an_enrolment_is_not_begun_again_by_itself(impostor: Impostor, server: R
 def test_a_refusal_is_the_error_of_its_code(impostor: Impostor, server: RemoteServer) -> None:
     impostor.answers = [refuses(403, {"code": "credential.revoked", "detail": "it is revoked", "hint": "h"})]
     with pytest.raises(CredentialRevoked) as caught:
-        server.record(ID)
+        server.credential_by_id(ID)
     assert (caught.value.message, caught.value.hint) == ("it is revoked", "h")
 
 
@@ -341,7 +341,7 @@ def test_a_refusal_is_the_error_of_its_code(impostor: Impostor, server: RemoteSe
 def test_codes(impostor: Impostor, server: RemoteServer, code: str, kind: type[SignerError]) -> None:
     impostor.answers = [refuses(500, {"code": code, "detail": "y" * 100_000, "title": 1, "hint": 7})]
     with pytest.raises(SignerError) as caught:
-        server.record(ID)
+        server.credential_by_id(ID)
     assert type(caught.value) is kind
     assert len(caught.value.message) < 1200
     assert caught.value.hint is None
@@ -514,7 +514,7 @@ def test_pages_that_never_end(impostor: Impostor, server: RemoteServer, page: li
         says(http(200, json.dumps({"credentials": page, "more": True}).encode(), Connection="close"))
     ]
     with pytest.raises(ServiceAnswerMalformed):
-        list(server.records())
+        list(server.credentials())
     assert len(impostor.requests) <= 2
 
 
@@ -550,4 +550,4 @@ def test_a_key_that_is_no_key(impostor: Impostor, server: RemoteServer) -> None:
     with pytest.raises(ServiceAnswerMalformed, match="a public key of no known kind"):
         server.challenge(ID)
     with pytest.raises(ServiceAnswerMalformed, match="a public key of no known kind"):
-        server.record(ID)
+        server.credential_by_id(ID)

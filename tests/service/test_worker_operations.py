@@ -232,8 +232,8 @@ def test_credentials_page_by_page(running: Running) -> None:
         alone = client.call(wire.ListCredentials(owner="alice"))
         assert [each.owner for each in alone.credentials] == ["alice"]
         assert client.call(wire.ListCredentials(owner="nobody")) == wire.CredentialPage((), more=False)
-        assert client.live("alice") == alone.credentials[0]
-        assert client.record(alone.credentials[0].credential_id) == alone.credentials[0]
+        assert client.credential("alice") == alone.credentials[0]
+        assert client.credential_by_id(alone.credentials[0].credential_id) == alone.credentials[0]
 
 
 @pytest.mark.parametrize("given", [{}, {"owner": "alice", "credential_id": bytes(16)}])
@@ -280,7 +280,7 @@ def test_other_ids_are_16_bytes(running: Running) -> None:
 def test_certificates(running: Running, tmp_path: Path) -> None:
     with running.as_client("app") as client:
         person = enrolled(client, tmp_path, Scheme.ROLLING, "certified")
-        view = client.live(person.name)
+        view = client.credential(person.name)
         number = view.credential_id
         request = client.call(wire.GetCertificationRequest(credential_id=number))
         authority = Authority()
@@ -304,7 +304,7 @@ def test_certificates(running: Running, tmp_path: Path) -> None:
 
 def test_a_chain_put_into_the_database_is_not_believed(running: Running) -> None:
     with running.as_client("app") as client:
-        alice, bob = client.live("alice").credential_id, client.live("bob").credential_id
+        alice, bob = client.credential("alice").credential_id, client.credential("bob").credential_id
         request = client.call(wire.GetCertificationRequest(credential_id=bob))
         in_process(running.home, _put_chain, alice, (Authority().issue(request),))
         with pytest.raises(CertificateUnsuitable, match="is not one of the credential's key"):
@@ -318,7 +318,7 @@ def _put_chain(server: Any, credential_id: CredentialId, chain: tuple[bytes, ...
 def test_statuses(running: Running, tmp_path: Path) -> None:
     with running.as_client("app") as client:
         person = enrolled(client, tmp_path, Scheme.ROLLING, "changing")
-        number = client.live(person.name).credential_id
+        number = client.credential(person.name).credential_id
 
         def change(event: Event) -> Status:
             view = client.call(wire.ChangeStatus(credential_id=number, event=event))
@@ -349,7 +349,7 @@ def test_an_enrolment_given_up(running: Running) -> None:
             client.begin_enrolment(asked, None)
         client.give_up_enrolment(number)
         with pytest.raises(CredentialUnknown):
-            client.record(number)
+            client.credential_by_id(number)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_limits(running: Running) -> None:
 def test_evidence(running: Running) -> None:
     alice = running.home["alice"]
     with running.as_client("app") as client:
-        number = client.live("alice").credential_id
+        number = client.credential("alice").credential_id
         anchor = client.call(wire.GetAnchor())
         before = client.call(wire.GetEvidence(credential_id=number, limit=1000)).entries
         outcome = alice.sign(client, b"evident")

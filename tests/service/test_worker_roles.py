@@ -99,8 +99,8 @@ def test_any_client_can_log_in(running: Running, role: Role) -> None:
 
 def test_a_refused_operation_changes_nothing(running: Running) -> None:
     with running.as_client("app") as client:
-        number = client.live("alice").credential_id
-        before = client.record(number), client.call(wire.GetEvidence(credential_id=number)).entries
+        number = client.credential("alice").credential_id
+        before = client.credential_by_id(number), client.call(wire.GetEvidence(credential_id=number)).entries
     with running.as_client("signer") as signer:
         for event in (Event.SUSPEND, Event.REVOKE):
             with pytest.raises(NotPermitted):
@@ -108,7 +108,10 @@ def test_a_refused_operation_changes_nothing(running: Running) -> None:
         with pytest.raises(NotPermitted):
             signer.begin_enrolment(wanted(), None)
     with running.as_client("app") as client:
-        assert before == (client.record(number), client.call(wire.GetEvidence(credential_id=number)).entries)
+        assert before == (
+            client.credential_by_id(number),
+            client.call(wire.GetEvidence(credential_id=number)).entries,
+        )
 
 
 # --- a registrar is no signer ------------------------------------------------------------------------------
@@ -119,8 +122,8 @@ def test_a_registrar_uses_credentials_in_enrolment_only(running: Running, tmp_pa
 
     with running.as_client("registrar") as registrar, running.as_client("app") as client:
         person = enrolled(registrar, tmp_path, Scheme.ROLLING, "by-registrar")
-        number = registrar.live(person.name).credential_id
-        assert registrar.record(number).status is Status.ACTIVE
+        number = registrar.credential(person.name).credential_id
+        assert registrar.credential_by_id(number).status is Status.ACTIVE
         request = authorise(client, person, b"text")
         with pytest.raises(NotPermitted, match="in enrolment only"):
             registrar.challenge(number)
@@ -138,12 +141,12 @@ def test_a_registrar_uses_credentials_in_enrolment_only(running: Running, tmp_pa
 def test_a_bound_client_knows_nobody_else(running: Running) -> None:
     alice, bob = running.home["alice"], running.home["bob"]
     with running.as_client("app") as client:
-        own, other = client.live("alice"), client.live("bob")
+        own, other = client.credential("alice"), client.credential("bob")
         foreign = authorise(client, bob, digests(b"x", algorithm=Algorithm.RSA_PKCS1_SHA256))
     with running.as_client("bound") as bound:
         assert [each.owner for each in bound.call(wire.ListCredentials()).credentials] == ["alice"]
         assert bound.call(wire.ListCredentials(owner="bob")) == wire.CredentialPage((), more=False)
-        assert bound.live("alice") == bound.record(own.credential_id) == own
+        assert bound.credential("alice") == bound.credential_by_id(own.credential_id) == own
         calls: dict[str, Callable[[CredentialId], Any]] = {
             "credential": lambda i: wire.GetCredential(credential_id=i),
             "certificates": lambda i: wire.GetCertificates(credential_id=i),
@@ -167,11 +170,11 @@ def test_a_bound_client_knows_nobody_else(running: Running) -> None:
         told = []
         for owner in ("bob", "nobody-at-all"):
             with pytest.raises(CredentialUnknown) as caught:
-                bound.live(owner)
+                bound.credential(owner)
             told.append((caught.value.message.replace(owner, "OWNER"), caught.value.hint))
         assert told[0] == told[1]
         with running.as_client("app") as client, pytest.raises(CredentialUnknown) as caught:
-            client.live("nobody-at-all")
+            client.credential("nobody-at-all")
         assert (caught.value.message.replace("nobody-at-all", "OWNER"), caught.value.hint) == told[0]
 
         for refused in (wire.Sign, wire.Examine):
@@ -188,7 +191,7 @@ def test_a_bound_client_knows_nobody_else(running: Running) -> None:
         entries = bound.call(wire.GetEvidence(credential_id=own.credential_id)).entries
         assert entries[-1][1].actor == "client bound"
     with running.as_client("app") as client:
-        assert client.record(other.credential_id) == other
+        assert client.credential_by_id(other.credential_id) == other
         verifies(client.sign(foreign), foreign.content)
 
 
@@ -198,7 +201,7 @@ def test_a_bound_client_knows_nobody_else(running: Running) -> None:
 def test_scheme_basic_needs_a_client_certificate(running: Running) -> None:
     basil = running.home["basil"]
     with running.as_tls() as tls, running.as_client("app") as app:
-        number = tls.live("basil").credential_id
+        number = tls.credential("basil").credential_id
         request = authorise(tls, basil, b"basic")
         assert tls.call(wire.WhoAmI()).roles == app.call(wire.WhoAmI()).roles
         with pytest.raises(ChannelUnsuitable):

@@ -96,7 +96,7 @@ class Person:
 
     def record(self, server: Server) -> CredentialRecord:
         """The record as the store has it, checked."""
-        return server.live(self.name)
+        return server.credential(self.name)
 
 
 def make_person(

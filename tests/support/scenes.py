@@ -255,7 +255,7 @@ def rewrite(
         return server.environment.seal(replace(written, evidence_head=entry_hash(entry))), entry
 
     server.store.commit(record.credential_id, record.version, build)
-    return server.record(record.credential_id)
+    return server.credential_by_id(record.credential_id)
 
 
 # --- what lies in a card -----------------------------------------------------------------------------------

@@ -510,13 +510,13 @@ class WorkerClient:
         """Why not, or nothing."""
         return str(self.call(wire.Capabilities()).obstacles[f"{scheme.name.lower()}/{key.cli_name}"])
 
-    def live(self, owner: str) -> CredentialView:
+    def credential(self, owner: str) -> CredentialView:
         """A user's credential."""
         found = self.call(wire.GetCredential(owner=owner))
         assert isinstance(found, CredentialView)
         return found
 
-    def record(self, credential_id: CredentialId) -> CredentialView:
+    def credential_by_id(self, credential_id: CredentialId) -> CredentialView:
         """A credential by id."""
         found = self.call(wire.GetCredential(credential_id=credential_id))
         assert isinstance(found, CredentialView)

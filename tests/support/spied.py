@@ -125,10 +125,10 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
                         card, challenge, content, key.default_algorithm, person.pin
                     )
                 what = "sign" if content is contents[0] else "batch"
-                before = server.record(credential_id)
+                before = server.credential_by_id(credential_id)
                 with log.phase(f"{what} {name}") as facts:
                     server.sign(SigningRequest(authorisation, content))
-                after = server.record(credential_id)
+                after = server.credential_by_id(credential_id)
                 entry = chain(server, credential_id)[-1]
                 written.append(record_bytes(after).hex())
                 facts |= authorised(person, before, authorisation, entry)

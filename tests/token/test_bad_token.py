@@ -313,7 +313,7 @@ def test_ed25519_is_refused_in_one_line(home: Home, tmp_path: Path, scheme: Sche
         assert "\n" not in caught.value.message
         assert caught.value.hint is not None
         assert "doctor" in caught.value.hint
-        assert [each.owner for each in server.records() if each.owner == "carol"] == []
+        assert [each.owner for each in server.credentials() if each.owner == "carol"] == []
         still_signs(server, home["alice"])
 
 

@@ -70,10 +70,10 @@ def test_algorithm_names_are_unique() -> None:
 
 
 def test_self_test_leaves_nothing(home: Home, server: Server) -> None:
-    before = (objects(server), list(server.entries()), list(server.records()))
+    before = (objects(server), list(server.entries()), list(server.credentials()))
     for _ in range(3):
         server.environment.self_test()
-    assert (objects(server), list(server.entries()), list(server.records())) == before
+    assert (objects(server), list(server.entries()), list(server.credentials())) == before
 
 
 @pytest.mark.parametrize(

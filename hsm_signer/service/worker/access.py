@@ -80,7 +80,7 @@ class Asked:
     def record(self, credential_id: CredentialId) -> CredentialRecord:
         """A record that this client may know of. Raises CredentialUnknown for any other."""
         check_id("credential_id", credential_id)
-        record = self.server.record(credential_id)
+        record = self.server.credential_by_id(credential_id)
         self.refuse_foreign(record)
         return record
 

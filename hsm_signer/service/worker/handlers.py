@@ -162,7 +162,7 @@ def get_credential(asked: Asked, operation: wire.GetCredential) -> CredentialVie
         raise InputError("credential: expected exactly one of credential_id and owner")
     if operation.credential_id is not None:
         return CredentialView.of(asked.record(operation.credential_id))
-    record = asked.server.live(_own(asked, operation.owner or ""))
+    record = asked.server.credential(_own(asked, operation.owner or ""))
     return CredentialView.of(record)
 
 
