@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +26,7 @@ from .progress import Progress
 from .user_argument import records_of
 
 if TYPE_CHECKING:
-    from hsm_signer.core.algorithms import Verify
-    from hsm_signer.types import Algorithm, HashName, SpkiDer
+    from hsm_signer.types import Algorithm, SpkiDer
     from hsm_signer.workstation.servers import (
         AnyCredential,
     )
@@ -97,6 +95,8 @@ def command(
     if (user is None) == (public_key is None):
         raise click.UsageError("Give either --user or --public-key.")
 
+    from hsm_signer.core.algorithms import holds, verifiers
+    from hsm_signer.core.content import FileSource, digests_of
     from hsm_signer.types import Algorithm
 
     message = files.look_at(file)
@@ -106,15 +106,16 @@ def command(
     checks = [
         (candidate, each, verify)
         for candidate in candidates
-        for each in wanted
-        if (verify := _verifier(candidate.spki, each)) is not None
+        for each, verify in verifiers(candidate.spki).items()
+        if each in wanted
     ]
     if not checks:
         raise AlgorithmUnsuitable(f"{algorithm} does not fit the key")
     with Progress() as progress:
-        digests = _read(message, {each.hash for _, each, _ in checks}, progress)
+        progress.start("Hashing", message.size)
+        digests = digests_of(FileSource(message.path), {each.hash for _, each, _ in checks}, progress.step)
     for candidate, each, verify in checks:
-        if _holds(verify, digests[each.hash], signed):
+        if holds(verify, digests[each.hash], signed):
             _show_good(file, signature, candidate.record, each, as_json=as_json)
             return
     whose = f"user {user!r}" if public_key is None else f"the key in {public_key}"
@@ -139,43 +140,6 @@ def _from_file(public_key: Path) -> list[_Candidate]:
 def _of_user(app: App, user: str) -> list[_Candidate]:
     with app.local_server() as server:
         return [_Candidate(record.spki, record) for record in records_of(server, user)]
-
-
-def _verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify | None:
-    from hsm_signer.core.algorithms import verifier
-
-    try:
-        return verifier(spki, algorithm)
-    except AlgorithmUnsuitable:
-        return None
-
-
-def _read(
-    message: files.Input, hashes: set[HashName | None], progress: Progress
-) -> dict[HashName | None, bytes]:
-    """Every digest that is needed from one reading; under None the message itself, for Ed25519."""
-    import hashlib
-
-    from hsm_signer.core.content import MAX_ED25519_MESSAGE, FileSource
-
-    running = {each: hashlib.new(each.hashlib_name) for each in hashes if each is not None}
-    whole: Sequence[bytes] = ()
-    if None in hashes:
-        whole = (files.read_bounded(message.path, MAX_ED25519_MESSAGE, "message for Ed25519"),)
-    progress.start("Hashing", message.size)
-    for chunk in whole or FileSource(message.path).chunks():
-        for digest in running.values():
-            digest.update(chunk)
-        progress.step(len(chunk))
-    return {**{each: digest.digest() for each, digest in running.items()}, None: b"".join(whole)}
-
-
-def _holds(verify: Verify, signed: bytes, signature: bytes) -> bool:
-    try:
-        verify(signed, signature)
-    except SignatureInvalid:
-        return False
-    return True
 
 
 def _show_good(

@@ -6,6 +6,7 @@ Only public values come here. Verification is by `cryptography`; the token never
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -191,6 +192,24 @@ def verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify:
     if algorithm.is_pss:
         scheme = padding.PSS(padding.MGF1(_HASHES[hash_name]), int(hash_name))
     return _raising(lambda digest, signature: key.verify(signature, digest, scheme, prehashed))
+
+
+def verifiers(spki: SpkiDer) -> dict[Algorithm, Verify]:
+    """As :func:`verifier`, for every algorithm that fits the key."""
+    found: dict[Algorithm, Verify] = {}
+    for algorithm in Algorithm:
+        with suppress(AlgorithmUnsuitable):
+            found[algorithm] = verifier(spki, algorithm)
+    return found
+
+
+def holds(verify: Verify, signed: bytes, signature: bytes) -> bool:
+    """Whether ``verify`` takes the signature."""
+    try:
+        verify(signed, signature)
+    except SignatureInvalid:
+        return False
+    return True
 
 
 def _raising(verify: Callable[[bytes, bytes], None]) -> Verify:

@@ -7,12 +7,22 @@ that changes meanwhile cannot be authorised as one thing and signed as another.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsm_signer.errors import AlgorithmUnsuitable, FileError, InputError
-from hsm_signer.types import MAX_DIGESTS, Algorithm, Content, Digest, DigestList, HashName, Message, Mode
+from hsm_signer.types import (
+    MAX_DIGESTS,
+    Algorithm,
+    ByteSource,
+    Content,
+    Digest,
+    DigestList,
+    HashName,
+    Message,
+    Mode,
+)
 
 CHUNK = 65536
 DIGEST_LIST_PREFIX = b"hsm-signer/1/digests"
@@ -97,27 +107,37 @@ def measure(content: Content, algorithm: Algorithm) -> Measured:
 
 
 def _measure_message(content: Message, algorithm: Algorithm) -> Measured:
-    sha256 = hashlib.sha256()
+    found = digests_of(content.source, {HashName.SHA256, algorithm.hash})
+    h = Digest(found[HashName.SHA256])
     if algorithm.hash is None:
-        whole = bytearray()
-        for chunk in content.source.chunks():
-            sha256.update(chunk)
+        return Measured(Mode.MESSAGE, h, (), found[None])
+    return Measured(Mode.MESSAGE, h, (found[algorithm.hash],))
+
+
+def digests_of(
+    source: ByteSource,
+    hash_names: Collection[HashName | None],
+    progress: Callable[[int], None] | None = None,
+) -> dict[HashName | None, bytes]:
+    """Read a message once; its digest by each of the hashes, and under None the message itself, for Ed25519.
+
+    ``progress`` is told the bytes of each chunk. Raises AlgorithmUnsuitable for a message over 16 MiB where
+    None is among ``hash_names``; FileError.
+    """
+    running = {name: hashlib.new(name.hashlib_name) for name in hash_names if name is not None}
+    whole = bytearray()
+    for chunk in source.chunks():
+        for digest in running.values():
+            digest.update(chunk)
+        if None in hash_names:
             whole += chunk
             if len(whole) > MAX_ED25519_MESSAGE:
                 raise AlgorithmUnsuitable(f"message: ed25519 takes at most {MAX_ED25519_MESSAGE} bytes")
-        return Measured(Mode.MESSAGE, Digest(sha256.digest()), (), bytes(whole))
-    signed = hashlib.new(algorithm.hash.hashlib_name)
-    for chunk in content.source.chunks():
-        sha256.update(chunk)
-        signed.update(chunk)
-    return Measured(Mode.MESSAGE, Digest(sha256.digest()), (signed.digest(),))
+        if progress is not None:
+            progress(len(chunk))
+    return {**{name: digest.digest() for name, digest in running.items()}, None: bytes(whole)}
 
 
 def file_digest(path: Path, hash_name: HashName, progress: Callable[[int], None] | None = None) -> Digest:
     """Digest of a file; ``progress`` is told the bytes of each chunk. Raises FileError."""
-    digest = hashlib.new(hash_name.hashlib_name)
-    for chunk in FileSource(path).chunks():
-        digest.update(chunk)
-        if progress is not None:
-            progress(len(chunk))
-    return Digest(digest.digest())
+    return Digest(digests_of(FileSource(path), {hash_name}, progress)[hash_name])

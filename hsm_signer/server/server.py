@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hsm_signer.core import algorithms, certificates
-from hsm_signer.errors import CredentialUnknown, RecordDamaged, SignatureInvalid, TokenMismatch
+from hsm_signer.errors import CredentialUnknown, RecordDamaged, TokenMismatch
 from hsm_signer.evidence.anchor import Anchor, check_anchor, make_anchor
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.store.store import Store
@@ -207,8 +207,4 @@ class Server:
 
 
 def _holds(spki: SpkiDer, algorithm: Algorithm, digest: bytes, signature: bytes) -> bool:
-    try:
-        algorithms.verifier(spki, algorithm)(digest, signature)
-    except SignatureInvalid:
-        return False
-    return True
+    return algorithms.holds(algorithms.verifier(spki, algorithm), digest, signature)
