@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,13 +15,13 @@ from hsm_signer.server.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.types import KeySpec, Scheme
-
-from .support import needs
-from .support.pcscd import Pcscd
-from .support.people import Home, make_home
+from tests.support import needs
+from tests.support.commandline import Cli, Process
+from tests.support.pcscd import Pcscd
+from tests.support.people import Home, make_home
 
 if TYPE_CHECKING:
-    from .support.postgresql import Postgresql
+    from tests.support.postgresql import Postgresql
 
 # Whoever started this run in the background left SIGINT ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -97,7 +93,7 @@ FILLED_STORE = "filled_store"
 def postgresql() -> Iterator[Postgresql]:
     """A database server of this run's own."""
     needs.postgresql()
-    from .support.postgresql import running
+    from tests.support.postgresql import running
 
     with running() as server:
         Store.create(server.url(server.make(name=EMPTY_STORE))).close()
@@ -134,26 +130,18 @@ def postgresql_empty_url(postgresql: Postgresql) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _filled_store(postgresql: Postgresql, template_home: Home) -> str:
-    from .support.postgresql import copy_store
+    from tests.support.postgresql import copy_store
 
     name = postgresql.make(name=FILLED_STORE)
     copy_store(sqlite_url(template_home.path / "store.db"), postgresql.url(name))
     return name
 
 
-def use_store(home: Home, url: str) -> None:
-    """Have ``home`` use this store and no other."""
-    (home.path / "store.db").unlink()
-    file = home.path / configuration.CONFIG_FILE
-    file.write_text(file.read_text().replace("sqlite:///store.db", url))
-    assert home.config.store.url == url
-
-
 @pytest.fixture
 def postgresql_home(home: Home, postgresql: Postgresql, _filled_store: str) -> Iterator[Home]:
     """``home`` with its store on the server, and no other."""
     name = postgresql.make(_filled_store)
-    use_store(home, postgresql.url(name))
+    home.use_store(postgresql.url(name))
     yield home
     postgresql.drop(name)
 
@@ -172,63 +160,15 @@ def server(home: Home) -> Iterator[Server]:
         yield opened
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What a command did."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        """stdout as JSON."""
-        return json.loads(self.stdout)
-
-
-@dataclass
-class CommandLine:
-    """Runs `hsm-signer` as a user does: a process of its own, its own environment."""
-
-    home: Path
-    folder: Path
-
-    def __call__(
-        self,
-        *arguments: str | Path,
-        pin: str | None = None,
-        input: str = "",
-        status: int | None = 0,
-        env: dict[str, str] | None = None,
-    ) -> Ran:
-        """``status`` is asserted unless None; ``pin`` goes into HSM_SIGNER_CARD_PIN."""
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("HSM_SIGNER")},
-            configuration.HOME_VARIABLE: str(self.home),
-            **(env or {}),
-        }
-        if pin is not None:
-            environment[configuration.CARD_PIN_VARIABLE] = pin
-        ran = subprocess.run(
-            [sys.executable, "-m", "hsm_signer", *map(str, arguments)],
-            input=input,
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=self.folder,
-            timeout=120,
-            check=False,
-            # No terminal of its own: a PIN that is missing is an error there, not a prompt.
-            start_new_session=True,
-        )
-        result = Ran(ran.returncode, ran.stdout, ran.stderr)
-        assert "Traceback" not in result.stderr, result.stderr
-        if status is not None:
-            assert result.status == status, (result.status, result.stdout, result.stderr)
-        return result
+@pytest.fixture
+def run(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Cli:
+    """`hsm-signer` on a fresh copy of the home, in tmp_path."""
+    return Cli(home.path, tmp_path, monkeypatch, capfd)
 
 
 @pytest.fixture
-def cli(home: Home, tmp_path: Path) -> CommandLine:
-    """`hsm-signer` on ``home``, run in tmp_path."""
-    return CommandLine(home.path, tmp_path)
+def process(home: Home, tmp_path: Path) -> Process:
+    """`hsm-signer` as a process, on a fresh copy of the home, in tmp_path."""
+    return Process(home.path, tmp_path)

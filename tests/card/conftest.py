@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import SimulatedCard
-
-from .host import OK, Host, Profile, stream
+from tests.support.card.host import OK, Host, Profile, stream
 
 MakeCard = Callable[[Profile | None], Host]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import SimulatedCard
+from tests.support.card import contract, host
+from tests.support.card.host import OK, Host, Profile
 
-from . import contract, host
 from .conftest import MakeCard
-from .host import OK, Host, Profile
 
 ROOT = Path(__file__).parents[2]
 SELECT = "00A40400 09 F048534D5349474E01"

@@ -7,8 +7,7 @@ from enum import IntEnum
 import pytest
 
 from card_applet_sim import constants as c
-
-from . import contract
+from tests.support.card import contract
 
 
 def test_identity() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from hsm_signer import types
 from hsm_signer.card import apdu, pins
-
-from . import contract
+from tests.support.card import contract
 
 
 def _names(enum: type[IntEnum]) -> dict[str, int]:

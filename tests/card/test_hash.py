@@ -9,10 +9,10 @@ import pytest
 
 from card_applet_sim import SimulatedCard
 from card_applet_sim.reader import AnswerBuffer, Apdu, MalformedApdu, parse
+from tests.support.card import contract, host
+from tests.support.card.host import BASIC_PROFILE, ECDSA_SHA256, OK, Host, Profile, open_answer, sha256
 
-from . import contract, host
 from .conftest import MakeCard
-from .host import BASIC_PROFILE, ECDSA_SHA256, OK, Host, Profile, open_answer, sha256
 
 DIGESTS = [bytes([i]) * 32 for i in range(1, 11)]
 

@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from card_applet_sim import keys
 from card_applet_sim.constants import Combine
-
-from .host import stream, token_point
+from tests.support.card.host import stream, token_point
 
 NIST = Path(__file__).parents[1] / "vectors" / "nist"
 DATA = "00112233445566778899AABBCCDDEEFF0001020304050607 08090A0B0C0D0E0F".replace(" ", "")

@@ -8,10 +8,8 @@ import pytest
 from cryptography.hazmat.primitives import keywrap
 
 from card_applet_sim import SimulatedCard
-
-from . import contract, host
-from .conftest import MakeCard
-from .host import (
+from tests.support.card import contract, host
+from tests.support.card.host import (
     BASIC,
     CBC,
     ECDSA_SHA256,
@@ -30,6 +28,8 @@ from .host import (
     sha256,
     tlv,
 )
+
+from .conftest import MakeCard
 
 ALL = pytest.mark.parametrize("name", list(PROFILES))
 WITH_PIN = pytest.mark.parametrize("name", [name for name in PROFILES if name != "basic"])

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import CardBusy, CardError, CardExists, CardMissing, MemoryDamaged, SimulatedCard, memory
+from tests.support.card.host import OK, PROFILES, Host, Profile, expected_keys, stream
 
 from .conftest import MakeCard
-from .host import OK, PROFILES, Host, Profile, expected_keys, stream
 
 SIZE = 337
 ALL = pytest.mark.parametrize("name", [*PROFILES, "blank"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from card_applet_sim import SimulatedCard
+from tests.support.card import contract
+from tests.support.card.host import ECDSA_SHA256, OK, PROFILES, Host, Profile
 
-from . import contract
 from .conftest import MakeCard
-from .host import ECDSA_SHA256, OK, PROFILES, Host, Profile
 
 ROWS = contract.commands()
 EVERY = pytest.mark.parametrize("command", list(ROWS))

@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import SimulatedCard, memory
+from tests.support.card import host
+from tests.support.card.host import (
+    ECDSA_SHA256,
+    OK,
+    ON_CARD,
+    ON_SERVER,
+    PROFILES,
+    SESSION,
+    Host,
+    Profile,
+    expected_keys,
+)
 
-from . import host
 from .conftest import MakeCard
-from .host import ECDSA_SHA256, OK, ON_CARD, ON_SERVER, PROFILES, SESSION, Host, Profile, expected_keys
 
 WITH_PIN = pytest.mark.parametrize("name", [name for name in PROFILES if name != "basic"])
 NEW = b"736251"

@@ -1,4 +1,4 @@
-"""The machine of tests/conformance on the simulator in process, which can be looked into."""
+"""The machine of the conformance tests on the simulator in process, which can be looked into."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from hypothesis.stateful import invariant, rule
 
 from card_applet_sim import SimulatedCard, memory
-from tests.conformance import machine
-from tests.conformance.machine import PROFILES, RNS
-from tests.conformance.targets import SimulatorTarget
-
-from .host import BASIC, Profile
+from tests.support.card import machine
+from tests.support.card.host import BASIC, Profile
+from tests.support.card.machine import PROFILES, RNS
+from tests.support.card.targets import SimulatorTarget
 
 
 class WhiteBoxMachine(machine.CardMachine):

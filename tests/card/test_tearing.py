@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import CardTorn, SimulatedCard, WriteStage, memory
-
-from . import contract, host
-from .host import OK, Host, Profile, expected_keys, install_data, stream
+from tests.support.card import contract, host
+from tests.support.card.host import OK, Host, Profile, expected_keys, install_data, stream
 
 PROFILE = Profile()
 PUK = PROFILE.puk or b""

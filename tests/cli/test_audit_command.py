@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commandline import Cli, changed, tree
 from tests.support.people import PIN, Home
-
-from .conftest import Cli, changed, tree
 
 
 def _sql(home: Home, statement: str) -> None:

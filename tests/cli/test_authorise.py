@@ -10,9 +10,8 @@ import pytest
 
 from hsm_signer.server.installation import Installation
 from hsm_signer.types import KeySpec, Scheme
+from tests.support.commandline import Cli
 from tests.support.people import PIN, WRONG_PIN, Home, Person, make_person
-
-from .conftest import Cli
 
 
 def person(home: Home, scheme: Scheme, key: KeySpec = KeySpec.P256) -> Person:

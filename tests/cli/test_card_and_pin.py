@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from hsm_signer.card.commands import CardSession
+from tests.support.commandline import Cli, changed, tree
 from tests.support.people import PIN, PUK, WRONG_PIN, Home
-
-from .conftest import Cli, changed, tree
 
 NEW_PIN = "606162"
 

@@ -13,9 +13,8 @@ from hsm_signer.server.signing import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
 from tests.support.authority import Authority
+from tests.support.commandline import Cli
 from tests.support.people import Home
-
-from .conftest import Cli
 
 
 def test_roles_are_those_of_the_service() -> None:

@@ -15,9 +15,8 @@ from hsm_signer.errors import StoreReadOnly, WrongKey
 from hsm_signer.server.server import Server
 from hsm_signer.store.store import Store
 from hsm_signer.types import KeySpec, Scheme
+from tests.support.commandline import Cli, as_nobody, changed, tree
 from tests.support.people import PIN, Home
-
-from .conftest import Cli, as_nobody, changed, tree
 
 CYCLE = frozenset({"ok", "not-possible"})
 

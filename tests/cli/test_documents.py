@@ -16,26 +16,11 @@ from hsm_signer.config import service as settings
 from hsm_signer.errors import all_errors
 from hsm_signer.service.roles import PERMITTED, Role
 from tests.support import needs
+from tests.support.commandline import VARIABLES
+from tests.support.documents import OPERATIONS, README, SERVICE, table
 from tests.support.people import ROOT
 
 from . import console
-from .conftest import VARIABLES
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OPERATIONS = (ROOT / "docs" / "run" / "operations.md").read_text(encoding="utf-8")
-SERVICE = (ROOT / "docs" / "run" / "service.md").read_text(encoding="utf-8")
-
-
-def table(header: str, document: str = OPERATIONS) -> list[list[str]]:
-    """The rows of the table with this header; cells without their backticks."""
-    lines = document.splitlines()
-    start = lines.index(header) + 2
-    rows = []
-    for line in lines[start:]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip().strip("`") for cell in re.split(r"(?<= )\|(?= |$)", line.strip("|"))])
-    return rows
 
 
 def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:

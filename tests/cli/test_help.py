@@ -15,9 +15,8 @@ from hsm_signer.cli.context import App
 from hsm_signer.cli.main import ALIASES, COMMANDS, main
 from hsm_signer.config import installation as config
 from hsm_signer.types import Algorithm, KeySpec, PinCheck, PinPolicy, Scheme
+from tests.support.commandline import Cli, Process
 from tests.support.people import PIN, Home
-
-from .conftest import Cli, Process
 
 HEAVY = ("sqlalchemy", "alembic", "cryptography", "pkcs11", "asn1crypto", "msgspec", "card_applet_sim")
 NOT_FOR_SIGNING = {

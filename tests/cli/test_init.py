@@ -14,9 +14,8 @@ from hsm_signer.server.initialise import (
     SO_PIN_FILE,
 )
 from tests.support import needs
+from tests.support.commandline import Cli, tree
 from tests.support.people import SOFTHSM_CONF, Home
-
-from .conftest import Cli, tree
 
 
 @pytest.fixture

@@ -16,9 +16,8 @@ import pytest
 from hsm_signer.cli import output
 from hsm_signer.cli.context import App
 from hsm_signer.errors import InputError
+from tests.support.commandline import Cli, Process
 from tests.support.people import PIN, Home
-
-from .conftest import Cli, Process
 
 MEGABYTE = 1 << 20
 

@@ -16,10 +16,9 @@ from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
 from hsm_signer.types import PinCheck
 from tests.support import needs
+from tests.support.commandline import Cli, changed, tree
 from tests.support.people import PIN, WRONG_PIN, Home, make_person
 from tests.support.scenes import passing_wrong_pins
-
-from .conftest import Cli, changed, tree
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import SimulatedCard
-from tests.card.host import stream
 from tests.support import pcscd as service
-
-from . import targets
-from .targets import CARD_VARIABLE, JavaTarget, ReaderTarget, SimulatorTarget, Target
+from tests.support.card import targets
+from tests.support.card.host import stream
+from tests.support.card.targets import CARD_VARIABLE, JavaTarget, ReaderTarget, SimulatorTarget, Target
 
 NAMES = ("physical",) if os.environ.get(CARD_VARIABLE) else ("simulator", "pcsc", "jcardsim")
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.card import contract, host
-from tests.card.host import OK, Profile
-from tests.card.model import COMMANDS, parse
-
-from . import machine
-from .targets import JavaTarget, SimulatorTarget, Target, make_blank
+from tests.support.card import contract, host, machine
+from tests.support.card.host import OK, Profile
+from tests.support.card.model import COMMANDS, parse
+from tests.support.card.targets import JavaTarget, SimulatorTarget, Target, make_blank
 
 RANDOM = (COMMANDS["BEGIN PERSONALISATION"].header, COMMANDS["AUTHORISE"].header)
 """Answers with a point, or with R and what follows from it: only their lengths are compared."""

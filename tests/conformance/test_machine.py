@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import machine
-from .targets import ReaderTarget, SimulatorTarget, Target
+from tests.support.card import machine
+from tests.support.card.targets import ReaderTarget, SimulatorTarget, Target
 
 
 def test_any_sequence_of_apdus(target: Target) -> None:

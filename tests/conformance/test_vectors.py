@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.card import contract
-from tests.card.host import token_point
+from tests.support.card import contract
+from tests.support.card.host import token_point
+from tests.support.card.targets import Target, make_blank
 
-from .targets import Target, make_blank
 from .vectors import FILES, FOLDER, Runner, load
 
 

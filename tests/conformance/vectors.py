@@ -11,9 +11,8 @@ from typing import Any
 from cryptography.hazmat.primitives import keywrap
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.card.host import cbc
-
-from .targets import Target
+from tests.support.card.host import cbc
+from tests.support.card.targets import Target
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "apdu"
 FILES = sorted(FOLDER.glob("*.json"))

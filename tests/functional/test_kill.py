@@ -23,7 +23,6 @@ from hsm_signer.types import ACCEPTED, FAILURES_BEFORE_LOCK, Content, Event, Key
 from hsm_signer.workstation.enrolment import (
     enrol,
 )
-from tests.conftest import use_store
 from tests.support import needs, processes, victim
 from tests.support.people import PIN, Home, Person, digests, make_person
 from tests.support.scenes import authorise, chain, message, passing_wrong_pins, still_signs, verifies
@@ -239,7 +238,7 @@ def test_the_database_server_is_killed_while_two_sign(
     with running(fsync="on", full_page_writes="on") as database:
         url = database.url(database.make())
         copy_store(sqlite_url(home.path / "store.db"), url)
-        use_store(home, url)
+        home.use_store(url)
         writing = [
             processes.start(victim.sign_on, home.path, person, report, stop)
             for person, report in zip(people, reports, strict=True)

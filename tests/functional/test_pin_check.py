@@ -44,6 +44,7 @@ from hsm_signer.types import (
     Status,
     WrappedKey,
 )
+from tests.support.enrolments import pending
 from tests.support.people import PIN, PUK, Home, Person, make_person
 from tests.support.scenes import (
     altered,
@@ -58,8 +59,6 @@ from tests.support.scenes import (
     still_signs,
     verifies,
 )
-
-from .test_status import pending
 
 
 @dataclass(frozen=True)

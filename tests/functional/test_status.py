@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.card.address import create_card
-from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import algorithms
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
@@ -31,15 +29,11 @@ from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
-    Combine,
     CredentialId,
     DigestList,
     Event,
     KeySpec,
     Message,
-    NewCredential,
-    PinCheck,
-    PinPolicy,
     Scheme,
     SignOutcome,
     Status,
@@ -50,7 +44,8 @@ from hsm_signer.workstation.retry import (
 from hsm_signer.workstation.signing import (
     submit,
 )
-from tests.support.people import PIN, PUK, Home, Person, digests, make_person
+from tests.support.enrolments import pending
+from tests.support.people import Home, digests, make_person
 from tests.support.scenes import (
     altered,
     authorise,
@@ -70,33 +65,6 @@ AT_ONCE = Pauses(sleep=lambda _: None)
 
 
 # --- pending -----------------------------------------------------------------------------------------------
-
-
-def pending(server: Server, folder: Path, scheme: Scheme = Scheme.ROLLING) -> tuple[Person, bytes]:
-    """A personalised card whose first authorisation has not been sent, and its certificate request."""
-    person = Person("carol", scheme, KeySpec.P256, folder / "carol.card")
-    create_card(person.address)
-    basic = scheme is Scheme.BASIC
-    with person.card() as card:
-        point, serial = card.begin_personalisation()
-        begun = server.begin_enrolment(
-            NewCredential(
-                owner="carol",
-                scheme=scheme,
-                combine=Combine.NONE if basic else Combine.CBC,
-                key=KeySpec.P256,
-                pin_policy=PinPolicy.NONE if basic else PinPolicy.ALWAYS,
-                pin_check=PinCheck.NONE if basic else PinCheck.CARD,
-                pin_tries=0 if basic else 3,
-                puk_tries=0 if basic else 10,
-                card_point=point,
-                card_serial=serial,
-            ),
-            None,
-        )
-        pin = None if basic else CardPin(PIN, source="test")
-        card.install(begun.personalisation, pin, None if basic else CardPuk(PUK, source="test"))
-    return person, begun.request_info
 
 
 @pytest.mark.parametrize("scheme", list(Scheme))

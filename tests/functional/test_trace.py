@@ -24,6 +24,33 @@ from hsm_signer.types import KeySpec, Scheme
 from tests.support import needs, spy
 from tests.support.people import ROOT
 from tests.support.spy import Call, Unseen, Value
+from tests.support.templates import (
+    EPHEMERAL,
+    FOR_BASIC_T,
+    K_R,
+    KCAR,
+    KEK,
+    KOWF_AGREED,
+    KOWF_COMPARED,
+    MASTER_KEY,
+    NEW_DERIVING,
+    NEW_KEY,
+    NEW_KOWF_BY_RSA,
+    OAEP_SECRET,
+    POINT,
+    RECORD_KEY,
+    SELF_TEST_V,
+    SK_WRAP,
+    V_1,
+    V_NEXT,
+    T,
+    Template,
+    Z,
+    new_pk,
+    new_sk,
+    pack,
+    sk,
+)
 
 PEOPLE = tuple(
     (f"{scheme.name.lower()}-{key.name.lower()}", scheme, key)
@@ -376,136 +403,6 @@ def test_wrapped_keys_are_the_only_secrets_that_cross(trace: Trace) -> None:
 
 # --- section 6 of docs/understand/protocol.md, attribute by attribute ------------------------------------
 
-KW, CBC_DATA, CMAC, HMAC, OAEP, ECDH, ECDSA = 0x2109, 0x1105, 0x108A, 0x251, 0x9, 0x1050, 0x1041
-RSA_PKCS, RSA_PSS, WRAP_PAD = 0x1, 0xD, 0x210A
-SK_WRAP = "0x0000210A"
-SECRET_USAGES = ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")
-PRIVATE_USAGES = ("DECRYPT", "SIGN", "UNWRAP", "DERIVE")
-PUBLIC_USAGES = ("ENCRYPT", "VERIFY", "WRAP")
-Template = dict[str, Value]
-
-
-def pack(*numbers: int) -> bytes:
-    """CK_ULONGs of this machine."""
-    return b"".join(each.to_bytes(8, "little") for each in numbers)
-
-
-def session_object(kind: str, key_type: str) -> Template:
-    """What every object has. CKA_COPYABLE false is not shown by the spy."""
-    return {
-        "CKA_CLASS": kind,
-        "CKA_KEY_TYPE": key_type,
-        "CKA_TOKEN": False,
-        "CKA_LABEL": b"",
-        "CKA_ID": b"",
-        "CKA_COPYABLE": Unseen(1),
-    }
-
-
-def secret(
-    *usages: str, allowed: tuple[int, ...], extractable: bool = False, length: bool = False
-) -> Template:
-    """A secret key. ``length``: CKA_VALUE_LEN is given, where the key is not unwrapped."""
-    return {
-        **session_object("CKO_SECRET_KEY", "CKK_AES"),
-        "CKA_PRIVATE": True,
-        "CKA_SENSITIVE": True,
-        "CKA_EXTRACTABLE": extractable,
-        **{f"CKA_{each}": each in usages for each in SECRET_USAGES},
-        "CKA_ALLOWED_MECHANISMS": pack(*allowed),
-        **({"CKA_VALUE_LEN": pack(32)} if length else {}),
-    }
-
-
-def private(key_type: str, *usages: str, allowed: tuple[int, ...], extractable: bool) -> Template:
-    """A private key."""
-    return {
-        **session_object("CKO_PRIVATE_KEY", key_type),
-        "CKA_PRIVATE": True,
-        "CKA_SENSITIVE": True,
-        "CKA_EXTRACTABLE": extractable,
-        **{f"CKA_{each}": each in usages for each in PRIVATE_USAGES},
-        "CKA_ALLOWED_MECHANISMS": pack(*allowed),
-    }
-
-
-def public(key_type: str, *usages: str, **more: Value) -> Template:
-    """A public key; ``more`` are its parameters."""
-    return {
-        **session_object("CKO_PUBLIC_KEY", key_type),
-        "CKA_PRIVATE": False,
-        **{f"CKA_{each}": each in usages for each in PUBLIC_USAGES},
-        **{f"CKA_{name}": value for name, value in more.items()},
-    }
-
-
-P256 = bytes.fromhex("06082a8648ce3d030107")
-MASTER_KEY = secret("WRAP", "UNWRAP", allowed=(KW,), length=True)
-RECORD_KEY = secret("SIGN", "VERIFY", allowed=(HMAC,), length=True)
-KCAR = secret("DERIVE", allowed=(CBC_DATA,))
-T = secret("UNWRAP", allowed=(KW,), length=True)
-FOR_BASIC_T = secret("UNWRAP", allowed=(KW,))
-KEK = secret("UNWRAP", allowed=(WRAP_PAD,))
-"""V_x, KEY, KOWF in signing."""
-V_NEXT = secret("WRAP", allowed=(WRAP_PAD,))
-KOWF_COMPARED = secret("SIGN", allowed=(CMAC,))
-KOWF_AGREED = secret("SIGN", allowed=(CMAC,), length=True)
-NEW_DERIVING = secret("DERIVE", allowed=(CBC_DATA,), extractable=True, length=True)
-"""KCAR and KEK1 at enrolment."""
-NEW_KEY = secret("WRAP", allowed=(WRAP_PAD,), extractable=True, length=True)
-V_1 = secret("WRAP", allowed=(WRAP_PAD,), length=True)
-Z = secret("DERIVE", allowed=(CBC_DATA,), length=True)
-K_R = secret("WRAP", allowed=(KW,), length=True)
-SELF_TEST_V = secret(allowed=(KW,), extractable=True, length=True)
-"""V as a card's answer carries it."""
-OAEP_SECRET = secret(allowed=(KW,), extractable=True, length=True)
-"""32 random bytes, encrypted once under PK; used for nothing."""
-
-
-def sk(scheme: Scheme, key: KeySpec) -> Template:
-    """SK while it signs."""
-    gives_kowf = scheme is Scheme.PIN
-    if key is KeySpec.P256:
-        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][:gives_kowf])
-    else:
-        usages, allowed = ("SIGN", *(["UNWRAP"] if gives_kowf else [])), (RSA_PKCS, *[OAEP][:gives_kowf])
-    return private(key_type(key), *usages, allowed=allowed, extractable=scheme is Scheme.ROLLING)
-
-
-def key_type(key: KeySpec) -> str:
-    """CKK_..."""
-    return "CKK_EC" if key is KeySpec.P256 else "CKK_RSA"
-
-
-def new_sk(scheme: Scheme, key: KeySpec) -> Template:
-    """SK when it is made: all its signature mechanisms, extractable so that it can be wrapped."""
-    gives_kowf = scheme is Scheme.PIN
-    if key is KeySpec.P256:
-        usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][:gives_kowf])
-    else:
-        usages = ("SIGN", *(["UNWRAP"] if gives_kowf else []))
-        allowed = (RSA_PKCS, RSA_PSS, *[OAEP][:gives_kowf])
-    return private(key_type(key), *usages, allowed=allowed, extractable=True)
-
-
-def new_pk(scheme: Scheme, key: KeySpec) -> Template:
-    """PK: in scheme pin with RSA it encrypts P once, by C_WrapKey; otherwise it does nothing in the token."""
-    if key is KeySpec.P256:
-        return public("CKK_EC", EC_PARAMS=P256)
-    usages = ("WRAP",) if scheme is Scheme.PIN else ()
-    return public("CKK_RSA", *usages, MODULUS_BITS=pack(2048), PUBLIC_EXPONENT=b"\x01\x00\x01")
-
-
-EPHEMERAL = (
-    public("CKK_EC", EC_PARAMS=P256),
-    private("CKK_EC", "DERIVE", allowed=(ECDH,), extractable=False),
-)
-POINT = (
-    public("CKK_EC", EC_PARAMS=P256),
-    # Its private half can do nothing; SoftHSM takes no empty list of mechanisms.
-    private("CKK_EC", allowed=(ECDSA,), extractable=False),
-)
-
 
 @dataclass(frozen=True)
 class Made:
@@ -570,11 +467,10 @@ def expected_enrolment(scheme: Scheme, key: KeySpec) -> list[Made]:
             Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (V_1,), 2, ("V_1",)),
         ]
     elif rsa:
-        first = secret("WRAP", allowed=(WRAP_PAD,), extractable=True)
         made += [
             kcar,
             Made(generate, "CKM_AES_KEY_GEN", (OAEP_SECRET,), None, ("random bytes of P",)),
-            Made("C_UnwrapKey", "CKM_RSA_PKCS_OAEP", (first,), 0, ("KOWF",)),
+            Made("C_UnwrapKey", "CKM_RSA_PKCS_OAEP", (NEW_KOWF_BY_RSA,), 0, ("KOWF",)),
         ]
     else:
         made += [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hsm_signer.types import Algorithm, KeySpec, Scheme
-from tests.functional import test_trace as trace
+from tests.support import templates as trace
 from tests.support.spy import mechanisms as mechanisms_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,7 +216,7 @@ SHOWN: dict[str, list[trace.Template]] = {
     "self-test: T_i as a card has it": [trace.K_R],
     "self-test: V_i as a card's answer carries it": [trace.SELF_TEST_V],
 }
-"""Row of section 6 -> what tests/functional/test_trace.py finds in the trace."""
+"""Row of section 6 -> the templates that tests/functional/test_trace.py finds in the trace."""
 NOT_ON_SOFTHSM = {"combine 1: V_x once more"}
 """Shown in tests/token/test_workspace.py."""
 USAGES = {"ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE"}

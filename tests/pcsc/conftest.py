@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from card_applet_sim import SimulatedCard, vpcd
-from tests.support.pcscd import SLOTS, Inserted, Pcscd, inserted
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One of the service's two."""
-
-    service: Pcscd
-    number: int
-
-    @property
-    def name(self) -> str:
-        """As the service calls it."""
-        return SLOTS[self.number]
-
-    @property
-    def address(self) -> str:
-        """As --card takes it."""
-        return f"pcsc:{self.name}"
-
-    @property
-    def port(self) -> int:
-        """Where vpcd waits for its card."""
-        return self.service.port + self.number
-
-    @contextmanager
-    def holding(self, card: vpcd.Card) -> Iterator[Inserted]:
-        """the card in the reader, seen by the service; in the end it is out, and that is seen, too."""
-        try:
-            with inserted(card, self.port) as slot:
-                self.service.await_card(self.name)
-                yield slot
-        finally:
-            if self.service.running:
-                self.service.await_card(self.name, present=False)
+from card_applet_sim import SimulatedCard
+from tests.support.pcscd import Pcscd
+from tests.support.readers import MakeCard, Reader
 
 
 @pytest.fixture
@@ -59,9 +25,6 @@ def other_reader(pcscd: Pcscd) -> Reader:
     """The second."""
     pcscd.ensure()
     return Reader(pcscd, 1)
-
-
-MakeCard = Callable[[str], SimulatedCard]
 
 
 @pytest.fixture
@@ -83,27 +46,3 @@ def make_card(tmp_path: Path) -> Iterator[MakeCard]:
 def card(make_card: MakeCard) -> SimulatedCard:
     """A blank simulated card, in no reader yet."""
     return make_card("card")
-
-
-class Wrapped:
-    """A card whose answers a test bends: a base to override ``transmit``."""
-
-    def __init__(self, card: vpcd.Card) -> None:
-        self.card = card
-        self.events: list[str] = []
-        """Commands as hexadecimal, and ``reset``."""
-
-    @property
-    def atr(self) -> bytes:
-        """The card's."""
-        return self.card.atr
-
-    def transmit(self, apdu: bytes) -> bytes:
-        """Pass on and keep."""
-        self.events.append(apdu.hex())
-        return self.card.transmit(apdu)
-
-    def reset(self) -> None:
-        """Pass on and keep."""
-        self.events.append("reset")
-        self.card.reset()

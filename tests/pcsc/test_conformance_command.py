@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from card_applet_sim import SimulatedCard
-from tests.card.host import OK, Host, Profile
-
-from .conftest import Reader
+from tests.support.card.host import OK, Host, Profile
+from tests.support.readers import Reader
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "conformance"

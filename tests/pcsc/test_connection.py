@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,74 +20,12 @@ from hsm_signer.card.commands import CardSession, CardState
 from hsm_signer.card.pcsc import PcscConnection, list_cards, open_reader
 from hsm_signer.card.pins import CardPin
 from hsm_signer.errors import CardInUse, CardNotFound, CardRemoved, InputError, SignerError
-from tests.card.host import OK, Host, Profile
+from tests.support.card.host import OK, Host, Profile
 from tests.support.pcscd import SLOTS, Pcscd, states, until
-
-from .conftest import MakeCard, Reader, Wrapped
+from tests.support.readers import Foreign, MakeCard, Reader, Wrapped, other_program
 
 SELECT = bytes.fromhex("00A4040009F048534D5349474E0100")
 VERIFY = bytes.fromhex("00200081")
-
-
-class Foreign:
-    """A card without our application, as every other card answers."""
-
-    atr = bytes.fromhex("3B00")
-
-    def transmit(self, apdu: bytes) -> bytes:
-        return b"\x6a\x82" if apdu[1] == 0xA4 else b"\x6d\x00"
-
-    def reset(self) -> None:
-        """Nothing to forget."""
-
-
-@contextmanager
-def other_program(reader: str, *, exclusive: bool = False, transaction: bool = False) -> Iterator[Any]:
-    """Another process that has the card open, as pyscard's user would."""
-    script = """
-import sys
-from smartcard import scard as s
-code, context = s.SCardEstablishContext(0)
-mode = s.SCARD_SHARE_EXCLUSIVE if "exclusive" in sys.argv else s.SCARD_SHARE_SHARED
-code, card, protocol = s.SCardConnect(context, sys.argv[1], mode, 3)
-assert code == 0, hex(code)
-if "transaction" in sys.argv:
-    assert s.SCardBeginTransaction(card) == 0
-for line in iter(lambda: (print("ready", flush=True), sys.stdin.readline())[1], ""):
-    if line == "end\\n":
-        assert s.SCardEndTransaction(card, s.SCARD_LEAVE_CARD) == 0
-    elif line == "reset\\n":
-        code, protocol = s.SCardReconnect(card, mode, 3, s.SCARD_RESET_CARD)
-        assert code == 0, hex(code)
-    elif line == "leave\\n":
-        assert s.SCardDisconnect(card, s.SCARD_LEAVE_CARD) == 0
-"""
-    options = ["exclusive"] * exclusive + ["transaction"] * transaction
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, reader, *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-
-    def say(word: str) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(word + "\n")
-        process.stdin.flush()
-        if word != "go":
-            assert process.stdout.readline() == "ready\n"
-
-    try:
-        yield say
-    finally:
-        process.stdin.close()
-        process.wait(10)
-        process.stdout.close()
 
 
 def enrolled(card: SimulatedCard) -> SimulatedCard:

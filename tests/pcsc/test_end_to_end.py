@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +25,11 @@ from hsm_signer.workstation.enrolment import (
 from hsm_signer.workstation.signing import (
     sign_content,
 )
-from tests.conftest import CommandLine
 from tests.support import needs
+from tests.support.commandline import Process
 from tests.support.jcardsim import JavaCard, command
 from tests.support.people import PIN, PUK, WRONG_PIN, digests
-
-from .conftest import Reader
+from tests.support.readers import Foreign, Reader, other_program
 
 SELECT = "00A4040009F048534D5349474E01"
 
@@ -115,71 +116,68 @@ def _a_life(name: str, server: Server, reader: Reader) -> None:
         assert session.status().state is CardState.BLANK
 
 
-def test_by_command(cli: CommandLine, reader: Reader, blank: vpcd.Card, tmp_path: Path) -> None:
+def test_by_command(process: Process, reader: Reader, blank: vpcd.Card, tmp_path: Path) -> None:
     """Every command of a card's life, with pcsc: alone and with a part of the reader's name."""
     document = tmp_path / "document"
     document.write_bytes(b"a contract\n" * 1000)
-    assert "no card" in cli("card", "list").stdout
+    assert "no card" in process("card", "list").out
     with reader.holding(blank):
-        assert cli("card", "selftest", "pcsc:").stdout.count("ok ") >= 7
-        (row, _) = cli("card", "list", "--json").json
+        assert process("card", "selftest", "pcsc:").out.count("ok ") >= 7
+        (row, _) = process("card", "list", "--json").json
         assert row["application"]
         assert row["status"]["state"] == "blank"
-        cli("enrol", "dora", "--card", "pcsc:test reader", "--puk-file", tmp_path / "puk", pin=PIN)
-        cli("sign", document, "--card", "pcsc:00 00", pin=PIN)
-        cli("verify", document, "--signature", f"{document}.sig", "--user", "dora")
+        process("enrol", "dora", "--card", "pcsc:test reader", "--puk-file", tmp_path / "puk", pin=PIN)
+        process("sign", document, "--card", "pcsc:00 00", pin=PIN)
+        process("verify", document, "--signature", f"{document}.sig", "--user", "dora")
         if isinstance(blank, JavaCard):
             return  # the rest is the same whatever the card
-        wrong = cli("sign", document, "-f", "--card", "pcsc:", pin="12345", status=2)
-        assert "[pin.malformed]" in wrong.stderr
-        table = cli("card", "list").stdout.splitlines()
+        wrong = process("sign", document, "-f", "--card", "pcsc:", pin="12345", status=2)
+        assert "[pin.malformed]" in wrong.err
+        table = process("card", "list").out.splitlines()
         assert table[0].split() == ["READER", "CARD", "USER", "SERIAL"]
         assert "active" in table[1]
         assert "dora" in table[1]
         assert "no card" in table[2]
-        (row, empty) = cli("card", "list", "--json").json
+        (row, empty) = process("card", "list", "--json").json
         assert (row["reader"], row["user"], row["problem"]) == (reader.name, "dora", None)
         assert row["status"]["pin_tries"] == 3
         assert (empty["card_present"], empty["status"], empty["atr"]) == (False, None, None)
-        info = cli("card", "info", "pcsc:", "--json").json
+        info = process("card", "info", "pcsc:", "--json").json
         assert info["user"] == "dora"
-        assert cli("pin", "tries", "--card", "pcsc:", "--json").json == {"pin": 3, "puk": 10}
+        assert process("pin", "tries", "--card", "pcsc:", "--json").json == {"pin": 3, "puk": 10}
         new = {"HSM_SIGNER_CARD_NEW_PIN": "8675309"}
-        cli("pin", "change", "--card", "pcsc:", pin=PIN, env=new)
-        cli("pin", "unblock", "--card", "pcsc:", "--puk-file", tmp_path / "puk", env=new)
-        test = cli("card", "selftest", "pcsc:", "--json").json
+        process("pin", "change", "--card", "pcsc:", pin=PIN, env=new)
+        process("pin", "unblock", "--card", "pcsc:", "--puk-file", tmp_path / "puk", env=new)
+        test = process("card", "selftest", "pcsc:", "--json").json
         assert test["good"]
-        cli("card", "reset", "pcsc:", "--yes", pin="8675309")
-        assert cli("card", "info", "pcsc:", "--json").json["state"] == "blank"
+        process("card", "reset", "pcsc:", "--yes", pin="8675309")
+        assert process("card", "info", "pcsc:", "--json").json["state"] == "blank"
 
 
-def test_commands_without_a_card(cli: CommandLine, reader: Reader, card: SimulatedCard) -> None:
-    missing = cli("card", "info", "pcsc:00 00", status=4)
-    assert missing.stderr.startswith(f"error: there is no card in {reader.name} [card.not-found]\nhint: ")
-    assert cli("card", "info", "pcsc:00 00", "--wait", "0.3", status=4).stderr == missing.stderr
-    assert "[input.invalid]" in cli("card", "new", "pcsc:", status=2).stderr
-    elsewhere = cli("card", "list", status=4, env={"PCSCLITE_CSOCK_NAME": "/nowhere"})
-    assert "(PC/SC) is not running [card.not-found]" in elsewhere.stderr
+def test_commands_without_a_card(process: Process, reader: Reader, card: SimulatedCard) -> None:
+    missing = process("card", "info", "pcsc:00 00", status=4)
+    assert missing.err.startswith(f"error: there is no card in {reader.name} [card.not-found]\nhint: ")
+    assert process("card", "info", "pcsc:00 00", "--wait", "0.3", status=4).err == missing.err
+    assert "[input.invalid]" in process("card", "new", "pcsc:", status=2).err
+    elsewhere = process("card", "list", status=4, env={"PCSCLITE_CSOCK_NAME": "/nowhere"})
+    assert "(PC/SC) is not running [card.not-found]" in elsewhere.err
 
 
-def test_a_card_that_is_shared(cli: CommandLine, reader: Reader, card: SimulatedCard) -> None:
+def test_a_card_that_is_shared(process: Process, reader: Reader, card: SimulatedCard) -> None:
     """The command works, and one line says that it is not alone."""
-    from .test_connection import other_program
-
     with reader.holding(card):
         with other_program(reader.name):
-            shared = cli("card", "info", "pcsc:", "--json")
+            shared = process("card", "info", "pcsc:", "--json")
             assert shared.json["state"] == "blank"
-            assert shared.stderr.splitlines()[0].startswith(f"another program has the card in {reader.name}")
-        assert "another program" not in cli("card", "info", "pcsc:", "--json").stderr
+            assert shared.err.splitlines()[0].startswith(f"another program has the card in {reader.name}")
+        assert "another program" not in process("card", "info", "pcsc:", "--json").err
 
 
-def test_wait_for_a_card(cli: CommandLine, reader: Reader, card: SimulatedCard) -> None:
-    import threading
-
+def test_wait_for_a_card(process: Process, reader: Reader, card: SimulatedCard) -> None:
     done: list[object] = []
     waiting = threading.Thread(
-        target=lambda: done.append(cli("card", "info", "pcsc:", "--wait", "60", "--json").json), daemon=True
+        target=lambda: done.append(process("card", "info", "pcsc:", "--wait", "60", "--json").json),
+        daemon=True,
     )
     waiting.start()
     waiting.join(1.5)
@@ -191,16 +189,14 @@ def test_wait_for_a_card(cli: CommandLine, reader: Reader, card: SimulatedCard) 
     assert done[0]["state"] == "blank"
 
 
-def test_selftest_of_another_card(cli: CommandLine, reader: Reader) -> None:
-    from .test_connection import Foreign
-
+def test_selftest_of_another_card(process: Process, reader: Reader) -> None:
     with reader.holding(Foreign()):
-        ran = cli("card", "selftest", "pcsc:", status=7)
-        assert "MISSING" in ran.stdout
-        assert "it lacks: application [verification.failed]" in ran.stderr
-        assert not cli("card", "selftest", "pcsc:", "--json", status=7).json["good"]
-        listed = cli("card", "list")
-        assert "no signing application" in listed.stdout
+        ran = process("card", "selftest", "pcsc:", status=7)
+        assert "MISSING" in ran.out
+        assert "it lacks: application [verification.failed]" in ran.err
+        assert not process("card", "selftest", "pcsc:", "--json", status=7).json["good"]
+        listed = process("card", "list")
+        assert "no signing application" in listed.out
 
 
 # --- a program nobody here wrote -----------------------------------------------------------------------
@@ -227,17 +223,15 @@ def _java_process(reader: Reader) -> subprocess.Popen[bytes]:
 
 
 def _simulator_process(reader: Reader, tmp_path: Path) -> subprocess.Popen[bytes]:
-    import sys
-
     SimulatedCard.create(tmp_path / "served")
     arguments = [sys.executable, "-m", "card_applet_sim", "serve", str(tmp_path / "served")]
     return subprocess.Popen([*arguments, "--port", str(reader.port)], stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("kind", ["simulator", "jcardsim"])
-def test_opensc_tool_selects_and_talks(kind: str, reader: Reader, tmp_path: Path, cli: CommandLine) -> None:
+def test_opensc_tool_selects_and_talks(kind: str, reader: Reader, tmp_path: Path, process: Process) -> None:
     """Card process, service and program: three of them, none of which shares code with another."""
-    process = _java_process(reader) if kind == "jcardsim" else _simulator_process(reader, tmp_path)
+    card = _java_process(reader) if kind == "jcardsim" else _simulator_process(reader, tmp_path)
     try:
         reader.service.await_card(reader.name)
         said = opensc(reader, SELECT, "80CA0000", "00200081", "806EAA55", "80CA0001")
@@ -245,9 +239,9 @@ def test_opensc_tool_selects_and_talks(kind: str, reader: Reader, tmp_path: Path
         expected = ["0x90, SW2=0x00", "0x90, SW2=0x00", "0x69, SW2=0x85", "0x90, SW2=0x00", "0x6A, SW2=0x86"]
         assert [word.split("SW1=")[1].split(")")[0] for word in words] == expected
         assert "F0 48 53 4D 53 49 47 4E" in said, "the AID in the answer to SELECT"
-        listed = cli("card", "list", "--json").json
+        listed = process("card", "list", "--json").json
         assert listed[0]["status"]["serial"].upper() in said.replace(" ", "")
     finally:
-        process.terminate()
-        process.wait(20)
+        card.terminate()
+        card.wait(20)
         reader.service.await_card(reader.name, present=False)

@@ -30,8 +30,7 @@ from hsm_signer.workstation.signing import (
     sign_content,
 )
 from tests.support.people import PIN, Home
-
-from .conftest import Reader, Wrapped
+from tests.support.readers import Reader, Wrapped
 
 SELECT, VERIFY, BEGIN, HASH, AUTHORISE = 0xA4, 0x20, 0x60, 0x2A, 0x64
 

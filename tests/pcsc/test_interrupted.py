@@ -19,8 +19,7 @@ from hsm_signer.types import Message, SignOutcome
 from hsm_signer.workstation.signing import sign_content
 from tests.support.pcscd import Inserted, until
 from tests.support.people import PIN, Home
-
-from .conftest import Reader, Wrapped
+from tests.support.readers import Reader, Wrapped
 
 CONTENT = Message(BytesSource(b"a message" * 1000))
 

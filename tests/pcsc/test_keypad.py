@@ -36,8 +36,8 @@ from hsm_signer.errors import (
     SignerError,
 )
 from hsm_signer.types import Algorithm, Challenge, CredentialId, Message, RollingValue, Scheme, SpkiDer
-from tests.card.host import OK, Host, Profile, expected_keys, open_answer, sha256
 from tests.support import people
+from tests.support.card.host import OK, Host, Profile, expected_keys, open_answer, sha256
 from tests.support.people import Home
 
 PROFILE = Profile()

@@ -12,10 +12,8 @@ from card_applet_sim import SimulatedCard
 from hsm_signer.card.atr import extended_length, historical_bytes
 from hsm_signer.card.selftest import SelfTest, on_curve, probe
 from hsm_signer.errors import CardRemoved
-from tests.card.host import OK, Host, Profile
-
-from .conftest import MakeCard, Wrapped
-from .test_connection import Foreign
+from tests.support.card.host import OK, Host, Profile
+from tests.support.readers import Foreign, MakeCard, Wrapped
 
 
 class Direct:

@@ -16,9 +16,8 @@ import pytest
 
 from card_applet_sim import CardError, SimulatedCard, vpcd
 from card_applet_sim.vpcd import Redactor, Slot
-from tests.card.host import OK, Host, Profile
-
-from .conftest import Wrapped
+from tests.support.card.host import OK, Host, Profile
+from tests.support.readers import Wrapped
 
 ROOT = Path(__file__).parents[2]
 SELECT = bytes.fromhex("00A4040009F048534D5349474E0100")

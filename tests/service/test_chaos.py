@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import socket
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,6 @@ import pytest
 
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin
-from hsm_signer.core import algorithms
 from hsm_signer.errors import SignerError
 from hsm_signer.server.initialise import (
     NewInstallation,
@@ -32,9 +30,8 @@ from hsm_signer.server.installation import (
     Installation,
     no_prompt,
 )
-from hsm_signer.server.server import Server
 from hsm_signer.service.roles import Role
-from hsm_signer.types import ACCEPTED, Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
+from hsm_signer.types import Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
 from hsm_signer.workstation.enrolment import (
     Enrolment,
     enrol,
@@ -46,7 +43,8 @@ from hsm_signer.workstation.signing import (
 from tests.support import processes
 from tests.support.people import PIN, SOFTHSM_CONF, Home, Person
 from tests.support.postgresql import Postgresql
-from tests.support.service import Service, add_client, serving
+from tests.support.scenes import check_evidence
+from tests.support.service import Service, add_client, free_port, serving
 
 # A connection that a killed process broke in its handshake is left to the garbage collector by the HTTP
 # client: its complaint is about nothing here, and must not fall upon another file's test.
@@ -169,14 +167,6 @@ def both(homes: tuple[Home, Home]) -> Iterator[list[Node]]:
             node.stack.close()
 
 
-def free_port() -> int:
-    """One that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Load:
     """Threads that sign, and what they were told."""
@@ -280,20 +270,3 @@ def test_nothing_acknowledged_is_lost(
     record_property("measured", f"chaos: {dict(killed)} killed, {len(load.acknowledged)} signed meanwhile")
     with nodes[0].server() as server:
         check_evidence(server, [*load.acknowledged, *last.acknowledged])
-
-
-def check_evidence(server: Server, acknowledged: list[tuple[DigestList, SignOutcome]]) -> None:
-    """Exactly once each, with these very signatures, which verify; and the audit finds nothing."""
-    entries: dict[bytes, list[tuple[bytes, ...]]] = {}
-    for _, entry in server.entries():
-        if entry.outcome == ACCEPTED and entry.d is not None:
-            entries.setdefault(entry.d, []).append(entry.signatures)
-    assert {len(signatures) for signatures in entries.values()} == {1}
-    assert len({outcome.d for _, outcome in acknowledged}) == len(acknowledged)
-    for content, outcome in acknowledged:
-        assert entries[outcome.d] == [outcome.signatures]
-        verify = algorithms.verifier(outcome.spki, outcome.algorithm)
-        for digest, signature in zip(content.digests, outcome.signatures, strict=True):
-            verify(digest, signature)
-    report = server.audit()
-    assert report.good, report.findings[:10]

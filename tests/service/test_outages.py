@@ -47,17 +47,14 @@ from hsm_signer.service.wire import operations as wire
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.types import ACCEPTED, DigestList, Event, SignOutcome
 from hsm_signer.workstation.remote import RemoteServer
-from tests.conftest import use_store
+from tests.support.fake_worker import FakeWorker, ask, pool_on, run, until
 from tests.support.front import api, problem, send
+from tests.support.other_users import User, give, python_for_others, reachable
 from tests.support.people import Home, Person, digests
 from tests.support.postgresql import Postgresql, copy_store
-from tests.support.scenes import authorise, database, verifies
-from tests.support.service import WAIT, Service, User, give, reachable, serving
-
-from .conftest import Tenants
-from .test_chaos import check_evidence, free_port
-from .test_front_pool import FakeWorker, ask, pool_on, run, until
-from .test_supervisor import python_for_others
+from tests.support.scenes import authorise, check_evidence, database, verifies
+from tests.support.service import WAIT, Service, free_port, serving
+from tests.support.tenants import Tenants
 
 # A connection that a killed process broke in its handshake is left to the garbage collector by the HTTP
 # client: its complaint is about nothing here, and must not fall upon another file's test.
@@ -285,7 +282,7 @@ def on_postgresql(tenants: Tenants, postgresql: Postgresql) -> Iterator[Tenants]
     name = postgresql.make()
     url = postgresql.url(name)
     copy_store(sqlite_url(database(tenants.home)), url)
-    use_store(tenants.home, url)
+    tenants.home.use_store(url)
     yield tenants
     postgresql.drop(name)
 

@@ -49,8 +49,7 @@ from tests.support.authority import Authority
 from tests.support.front import trusting
 from tests.support.people import Home, Person
 from tests.support.service import serving
-
-from .conftest import Tenants
+from tests.support.tenants import Tenants
 
 AUTHORITY = Authority()
 

@@ -24,14 +24,12 @@ from hsm_signer.service.front.http.bodies import strict_json
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.operations import Call, Caller
 from hsm_signer.types import Event, Message, Scheme, SigningRequest, SignOutcome
+from tests.support.fake_worker import FakeWorker, ask, pool_on, run, until
 from tests.support.front import Wire, api, problem
-from tests.support.people import Home
+from tests.support.people import Home, make_person
 from tests.support.scenes import authorise, verifies
 from tests.support.service import Service, serving
-
-from .conftest import Running, Tenants
-from .test_front_pool import FakeWorker, ask, pool_on, run, until
-from .test_worker_operations import enrolled
+from tests.support.tenants import Running, Tenants
 
 # --- answers that nobody takes -----------------------------------------------------------------------------
 
@@ -90,7 +88,7 @@ def test_registrar_gets_the_lost_answer_of_an_enrolment(
             return sign(request)
 
         monkeypatch.setattr(registrar, "sign", kept)
-        person = enrolled(registrar, tmp_path, Scheme.PIN, "lost-answer")
+        person = make_person(registrar, tmp_path, "lost-answer", scheme=Scheme.PIN)
         again = sign(sent[-1])
         assert again.repeated
         verifies(again, sent[-1].content)

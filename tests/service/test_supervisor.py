@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ from hsm_signer.service import supervisor
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import socket_path
 from hsm_signer.types import Algorithm
-from tests.support import needs
+from tests.support.other_users import python_for_others
 from tests.support.people import digests
+from tests.support.processes import environment_of
 from tests.support.scenes import authorise, verifies
 from tests.support.service import WAIT, Service, in_process, serving, sign_call
-
-from .conftest import Running, Tenants
+from tests.support.tenants import Running, Tenants
 
 
 def gone(pid: int) -> bool:
@@ -44,12 +43,6 @@ def wait_until_gone(*pids: int) -> None:
     while not all(map(gone, pids)):
         assert time.monotonic() < until, pids
         time.sleep(0.02)
-
-
-def environment_of(pid: int) -> dict[str, str]:
-    """As the process got it."""
-    items = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(item.decode().split("=", 1) for item in items if item)
 
 
 # --- workers -----------------------------------------------------------------------------------------------
@@ -343,18 +336,6 @@ def test_the_front_alone_needs_no_home(tenants: Tenants, tmp_path: Path) -> None
         assert front["arguments"][:4] == [
             *("--settings", str(other / "service.toml"), "--sockets", str(other / "sockets")),
         ]
-
-
-def python_for_others() -> tuple[str, dict[str, str]]:
-    """An interpreter that every user can run, and the environment in which it finds the program."""
-    real = Path(sys.executable).resolve()
-    if all(each.stat().st_mode & 0o001 for each in real.parents):
-        return sys.executable, {}
-    system = f"/usr/bin/python3.{sys.version_info.minor}"
-    if not Path(system).exists():
-        needs.missing(system, "a Python of the same version that other users can run")
-    root = Path(supervisor.__file__).parents[1]
-    return system, {"PYTHONPATH": f"{root}:{sysconfig.get_path('purelib')}"}
 
 
 @pytest.mark.usefixtures("as_root")

@@ -26,12 +26,12 @@ from hsm_signer.service.wire.frames import socket_path
 from hsm_signer.types import Scheme
 from hsm_signer.workstation.remote import RemoteServer
 from tests.support import processes
+from tests.support.other_users import User, give, python_for_others, reachable
 from tests.support.people import digests, make_person
+from tests.support.processes import environment_of
 from tests.support.scenes import database, verifies
-from tests.support.service import Service, User, give, reachable, serving
-
-from .conftest import Tenants
-from .test_supervisor import environment_of, python_for_others
+from tests.support.service import Service, serving
+from tests.support.tenants import Tenants
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hsm_signer.card.address import create_card, open_card
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
-from hsm_signer.config.installation import Config
+from hsm_signer.config.installation import CONFIG_FILE, Config
 from hsm_signer.core.content import BytesSource
 from hsm_signer.server.initialise import (
     TOKEN_FOLDER,
@@ -35,6 +35,7 @@ from hsm_signer.types import (
     PinCheck,
     Scheme,
     SignOutcome,
+    Status,
 )
 from hsm_signer.workstation.enrolment import (
     Enrolment,
@@ -124,7 +125,9 @@ def make_person(
         puk=None if basic else CardPuk(PUK, source="test"),
         pin_check=pin_check,
     )
-    enrol(server, person.card, wanted)
+    found = enrol(server, person.card, wanted)
+    assert found.record.status is Status.ACTIVE
+    assert found.certification_request.startswith("-----BEGIN CERTIFICATE REQUEST-----")
     return person
 
 
@@ -148,6 +151,13 @@ class Home:
     def server(self) -> AbstractContextManager[Server]:
         """Token and store of this home, opened in this process."""
         return self.installation.server()
+
+    def use_store(self, url: str) -> None:
+        """Have it use this store and no other."""
+        (self.path / "store.db").unlink()
+        file = self.path / CONFIG_FILE
+        file.write_text(file.read_text().replace("sqlite:///store.db", url))
+        assert self.config.store.url == url
 
     def __getitem__(self, name: str) -> Person:
         return self.people[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 PRELOAD = ["__main__", "tests.support.victim"]
@@ -43,3 +44,9 @@ def finish(process: ForkServerProcess) -> int:
 def run(target: Callable[..., None], *arguments: Any) -> int:
     """Start and finish."""
     return finish(start(target, *arguments))
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """As the process got it."""
+    items = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return dict(item.decode().split("=", 1) for item in items if item)

@@ -30,10 +30,12 @@ from hsm_signer.types import (
     Content,
     CredentialId,
     CredentialRecord,
+    DigestList,
     Event,
     EvidenceEntry,
     Message,
     Quantity,
+    RollingValue,
     SealedRecord,
     SigningRequest,
     SignOutcome,
@@ -43,6 +45,12 @@ from hsm_signer.workstation.servers import (
 )
 
 from .people import PIN, Home, Person
+
+NOBODY = CredentialId(bytes(16))
+AUTHORISATION = Authorisation(
+    NOBODY, Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),)
+)
+"""Of the right form, and for nobody's credential."""
 
 
 def message(data: bytes = b"message") -> Message:
@@ -162,6 +170,14 @@ def windows_found(home: Home, values: Iterable[bytes], width: int = 8) -> list[t
     ]
 
 
+# --- the token ----------------------------------------------------------------------------------------------
+
+
+def objects(server: Server) -> set[int]:
+    """Handles of every object there is, session objects included."""
+    return {each.handle for each in server.environment.session.pkcs11.get_objects()}
+
+
 # --- refusals ----------------------------------------------------------------------------------------------
 
 
@@ -231,6 +247,23 @@ def still_signs(server: Server, person: Person) -> None:
     assert not outcome.repeated
     report = server.audit()
     assert report.good, report.findings
+
+
+def check_evidence(server: Server, acknowledged: list[tuple[DigestList, SignOutcome]]) -> None:
+    """Exactly once each, with these very signatures, which verify; and the audit finds nothing."""
+    entries: dict[bytes, list[tuple[bytes, ...]]] = {}
+    for _, entry in server.entries():
+        if entry.outcome == ACCEPTED and entry.d is not None:
+            entries.setdefault(entry.d, []).append(entry.signatures)
+    assert {len(signatures) for signatures in entries.values()} == {1}
+    assert len({outcome.d for _, outcome in acknowledged}) == len(acknowledged)
+    for content, outcome in acknowledged:
+        assert entries[outcome.d] == [outcome.signatures]
+        verify = algorithms.verifier(outcome.spki, outcome.algorithm)
+        for digest, signature in zip(content.digests, outcome.signatures, strict=True):
+            verify(digest, signature)
+    report = server.audit()
+    assert report.good, report.findings[:10]
 
 
 # --- what only an operator's tools, or an attacker with the token's PIN, could write -----------------------

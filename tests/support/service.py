@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 import signal
 import socket
 import ssl
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,6 +43,7 @@ from hsm_signer.types import (
 )
 
 from . import processes
+from .other_users import User
 from .people import Home
 
 WAIT = 60.0
@@ -53,16 +51,6 @@ WAIT = 60.0
 
 LAST_LINES = 20
 """Of the log of a busy service: that many are shown whatever they are of."""
-
-
-@dataclass(frozen=True)
-class User:
-    """A system user, by numbers."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...] = ()
-    """Besides."""
 
 
 class Service:
@@ -306,21 +294,12 @@ def serving(
         service.destroy()
 
 
-@contextmanager
-def reachable() -> Iterator[Path]:
-    """A folder that every user can reach, unlike those of pytest; removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="hsm-signer-"))
-    try:
-        folder.chmod(0o755)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-def give(path: Path, user: User) -> None:
-    """The folder and everything in it to this user."""
-    for each in (path, *path.rglob("*")):
-        os.chown(each, user.uid, user.gid)
+def free_port() -> int:
+    """One that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 # --- clients -----------------------------------------------------------------------------------------------

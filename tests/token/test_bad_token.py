@@ -38,10 +38,9 @@ from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession, load_library
 from hsm_signer.token.uri import TokenUri
 from hsm_signer.types import Combine, KeySpec, Scheme
+from tests.support.enrolments import wanted
 from tests.support.people import Home, make_person
-from tests.support.scenes import sql, still_signs
-
-from .test_workspace import objects, wanted
+from tests.support.scenes import objects, sql, still_signs
 
 
 def refuses(home: Home, error: type[SignerError], match: str) -> SignerError:

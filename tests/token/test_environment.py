@@ -14,8 +14,7 @@ from hsm_signer.server.server import Server
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Scheme
 from tests.support.people import Home, make_person
-
-from .test_workspace import objects
+from tests.support.scenes import objects
 
 MESSAGE = b"the quick brown fox"
 

@@ -20,10 +20,9 @@ from hsm_signer.server.server import Server
 from hsm_signer.token import probe as probing
 from hsm_signer.token.profile import PROFILE_FORMAT, TokenProfile
 from hsm_signer.types import Combine, KeySpec, Scheme
+from tests.support.enrolments import wanted
 from tests.support.people import Home
-from tests.support.scenes import still_signs
-
-from .test_workspace import objects, wanted
+from tests.support.scenes import objects, still_signs
 
 
 def stored(home: Home) -> dict[str, Any]:

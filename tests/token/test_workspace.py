@@ -42,41 +42,14 @@ from hsm_signer.types import (
     Combine,
     Digest,
     KeySpec,
-    NewCredential,
-    PinCheck,
-    PinPolicy,
     Quantity,
     RollingValue,
     Scheme,
     WrappedKey,
 )
+from tests.support.enrolments import wanted
 from tests.support.people import Home
-from tests.support.scenes import authorise, message, still_signs, verifies
-
-
-def objects(server: Server) -> set[int]:
-    """Handles of every object there is, session objects included."""
-    return {each.handle for each in server.environment.session.pkcs11.get_objects()}
-
-
-def wanted(
-    scheme: Scheme = Scheme.ROLLING, combine: Combine = Combine.CBC, key: KeySpec = KeySpec.P256
-) -> NewCredential:
-    """An enrolment with a card's point of our own."""
-    basic = scheme is Scheme.BASIC
-    point = ec.generate_private_key(ec.SECP256R1()).public_key()
-    return NewCredential(
-        owner="carol",
-        scheme=scheme,
-        combine=Combine.NONE if basic else combine,
-        key=key,
-        pin_policy=PinPolicy.NONE if basic else PinPolicy.ALWAYS,
-        pin_check=PinCheck.NONE if basic else PinCheck.SERVER,
-        pin_tries=0 if basic else 3,
-        puk_tries=0 if basic else 10,
-        card_point=point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
-        card_serial=bytes(8),
-    )
+from tests.support.scenes import authorise, message, objects, still_signs, verifies
 
 
 @pytest.mark.parametrize("name", ["alice", "bob", "paula", "peter", "basil"])
@@ -235,7 +208,7 @@ def test_card_point_that_is_none(server: Server, point: bytes) -> None:
     """An invalid point would give the ephemeral key away bit by bit: refused before the token sees it."""
     before = objects(server)
     with pytest.raises(InputError, match="card point: expected 65 bytes"):
-        server.environment.create(replace(wanted(), card_point=point))
+        server.environment.create(wanted(card_point=point))
     assert objects(server) == before
 
 
@@ -243,7 +216,7 @@ def test_point_of_another_curve(server: Server) -> None:
     point = ec.generate_private_key(ec.SECP256K1()).public_key()
     encoded = point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     with pytest.raises(InputError, match="card point"):
-        server.environment.create(replace(wanted(), card_point=encoded))
+        server.environment.create(wanted(card_point=encoded))
 
 
 def test_object_that_cannot_be_destroyed_withholds_the_signature(

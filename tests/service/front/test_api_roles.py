@@ -14,13 +14,12 @@ import pytest
 from hsm_signer.core import forms
 from hsm_signer.service.roles import PERMITTED, Role
 from hsm_signer.types import SigningRequest
+from tests.support.enrolments import wanted
 from tests.support.front import api, body_of, problem
 from tests.support.people import digests
 from tests.support.scenes import authorise
 from tests.support.service import Service, serving
-
-from .conftest import Tenants
-from .test_worker_operations import wanted
+from tests.support.tenants import Tenants
 
 
 @dataclass(frozen=True)

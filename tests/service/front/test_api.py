@@ -36,6 +36,7 @@ from hsm_signer.workstation.enrolment import (
     enrol,
 )
 from tests.support.authority import Authority
+from tests.support.enrolments import wanted
 from tests.support.front import (
     PROBLEM,
     Identity,
@@ -51,9 +52,7 @@ from tests.support.front import (
 from tests.support.people import PIN, PUK, Person, digests
 from tests.support.scenes import altered, authorise, flipped_quantity, message, passing_wrong_pins, verifies
 from tests.support.service import Service, WorkerClient, in_process, serving
-
-from .conftest import Tenants
-from .test_worker_operations import wanted
+from tests.support.tenants import Tenants
 
 SETTINGS = """
 [tls]

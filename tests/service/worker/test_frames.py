@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from hsm_signer.errors import CredentialUnknown, FrameMalformed
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_CHUNK, MAX_FRAME, Kind, frame_bytes
-from tests.support.scenes import authorise, sql
+from tests.support.scenes import AUTHORISATION, authorise, sql
 from tests.support.service import WorkerClient, error_in
-
-from .conftest import Running
-from .test_worker_roles import AUTHORISATION
+from tests.support.tenants import Running
 
 TABLES = ("credential", "evidence", "client")
 

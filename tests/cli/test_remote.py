@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ import pytest
 
 from hsm_signer.config import installation as config
 from hsm_signer.core.certificates import from_pem, to_pem
-from tests.cli.conftest import Ran
 from tests.support.authority import Authority
+from tests.support.commandline import Process, Ran
 from tests.support.far import Far, far_service
 from tests.support.people import PIN, PUK, WRONG_PIN, Home
 
@@ -49,24 +48,10 @@ class Workstation:
         return ("--server", self.far.service.url, "--ca", str(self.far.service.ca))
 
     def __call__(self, *arguments: str | Path, status: int = 0, pin: str | None = None) -> Ran:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HSM_SIGNER", "SOFTHSM2"))}
-        environment |= {config.HOME_VARIABLE: str(self.home), **self.variables}
-        if pin is not None:
-            environment[config.CARD_PIN_VARIABLE] = pin
-        ran = subprocess.run(
-            [sys.executable, "-m", "hsm_signer", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=self.folder,
-            timeout=120,
-            check=False,
-            start_new_session=True,
-        )
+        ran = Process(self.home, self.folder, self.variables)(*arguments, status=status, pin=pin)
         for token in self.far.tokens.values():
-            assert token not in ran.stdout + ran.stderr
-        return Ran(ran.returncode, ran.stdout, ran.stderr).check(status).tells_nothing()
+            assert token not in ran.out + ran.err
+        return ran.tells_nothing()
 
     def configure(self, **settings: str | Path) -> None:
         """config.toml with these in [server]."""

@@ -27,8 +27,7 @@ from hsm_signer.errors import all_errors
 from hsm_signer.service.front import openapi
 from tests.support.front import PROBLEM, api
 from tests.support.service import Service, serving
-
-from .conftest import Tenants
+from tests.support.tenants import Tenants
 
 SETTINGS = "[limits]\nrate = 100000\nburst = 100000\n"
 EXAMPLES = 5

@@ -11,7 +11,7 @@ from hsm_signer.service.front.metrics import Metrics
 from hsm_signer.service.front.pool import Pool
 from hsm_signer.service.roles import PERMITTED
 from hsm_signer.service.wire.frames import MAX_CHUNK, MAX_FRAME, Kind
-from tests.cli.test_documents import SERVICE, table
+from tests.support.documents import SERVICE, table
 from tests.support.people import ROOT
 
 

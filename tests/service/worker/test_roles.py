@@ -15,29 +15,21 @@ from hsm_signer.service.roles import PERMITTED, Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.types import (
     Algorithm,
-    Authorisation,
     Combine,
     CredentialId,
     Digest,
     Event,
     PinCheck,
     PinPolicy,
-    Quantity,
-    RollingValue,
     Scheme,
     Status,
 )
-from tests.support.people import digests
-from tests.support.scenes import authorise, verifies
+from tests.support.enrolments import wanted
+from tests.support.people import digests, make_person
+from tests.support.scenes import AUTHORISATION, NOBODY, authorise, verifies
 from tests.support.service import in_process, sign_call
+from tests.support.tenants import Running
 
-from .conftest import Running
-from .test_worker_operations import wanted
-
-NOBODY = CredentialId(bytes(16))
-AUTHORISATION = Authorisation(
-    NOBODY, Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),)
-)
 ANCHOR = Anchor(format=1, time=0, last_entry=0, credentials=0, entries=0, root="0" * 64)
 
 OPERATIONS: dict[str, Any] = {
@@ -118,10 +110,8 @@ def test_a_refused_operation_changes_nothing(running: Running) -> None:
 
 
 def test_a_registrar_uses_credentials_in_enrolment_only(running: Running, tmp_path: Path) -> None:
-    from .test_worker_operations import enrolled
-
     with running.as_client("registrar") as registrar, running.as_client("app") as client:
-        person = enrolled(registrar, tmp_path, Scheme.ROLLING, "by-registrar")
+        person = make_person(registrar, tmp_path, "by-registrar", scheme=Scheme.ROLLING)
         number = registrar.credential(person.name).credential_id
         assert registrar.credential_by_id(number).status is Status.ACTIVE
         request = authorise(client, person, b"text")

@@ -29,8 +29,7 @@ from tests.support import processes
 from tests.support.people import digests
 from tests.support.scenes import authorise, database, verifies
 from tests.support.service import WorkerClient, error_in, in_process, serving, sign_call
-
-from .conftest import Running, Tenants
+from tests.support.tenants import Running, Tenants
 
 NOBODY = 65534
 
@@ -399,9 +398,8 @@ def _count_objects(home: str, token: str) -> None:
     from hsm_signer.service.worker import access, handlers
     from hsm_signer.service.worker.threads import TokenThread
     from hsm_signer.types import KeySpec, Scheme
+    from tests.support.enrolments import wanted
     from tests.support.people import Person
-
-    from .test_worker_operations import wanted
 
     thread = TokenThread(Path(home), 60.0, lambda state, reason: None)
     thread.start()

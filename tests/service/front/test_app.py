@@ -26,8 +26,7 @@ from hsm_signer.service.wire.operations import (
     encode,
 )
 from hsm_signer.types import CredentialId, Digest, Event, EvidenceEntry
-
-from .test_front_pool import FakeWorker, pool_on, run, until
+from tests.support.fake_worker import FakeWorker, pool_on, run, until
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = Path(__file__).parents[2] / "docs" / "understand" / "apdu.md"
+PAGE = Path(__file__).parents[3] / "docs" / "understand" / "apdu.md"
 _MARK = re.compile(r"<!-- table: ([a-z-]+) -->")
 
 Row = dict[str, str]

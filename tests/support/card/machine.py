@@ -18,10 +18,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.card import contract, host
-from tests.card.host import BASIC, BASIC_PROFILE, OK, PIN, SESSION, XOR, Host, Profile, sha256
-from tests.card.model import COMMANDS, DIGEST_LENGTHS, Model, parse
-
+from . import contract, host
+from .host import BASIC, BASIC_PROFILE, OK, PIN, SESSION, XOR, Host, Profile, sha256
+from .model import COMMANDS, DIGEST_LENGTHS, Model, parse
 from .targets import Target, make_blank
 
 PROFILES = [

@@ -17,8 +17,7 @@ from hsm_signer.service.front.http.limits import MAX_BUCKETS, Buckets
 from tests.support.front import Wire, api, problem
 from tests.support.people import Home
 from tests.support.service import Service, serving
-
-from .conftest import Tenants
+from tests.support.tenants import Tenants
 
 # --- buckets -----------------------------------------------------------------------------------------------
 

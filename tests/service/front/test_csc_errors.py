@@ -36,7 +36,7 @@ ERRORS = {
     "invalid_authentication_data",
 }
 SECRET = "hsc_secret"
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "call" / "csc.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "call" / "csc.md"
 
 
 def asked(path: str = "/csc/v2/signatures/signHash") -> Request:

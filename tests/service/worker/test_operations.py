@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from hsm_signer.card.address import create_card
-from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.config.service import LimitSettings
 from hsm_signer.errors import (
     CertificateUnsuitable,
@@ -39,75 +37,23 @@ from hsm_signer.types import (
     Event,
     KeySpec,
     Message,
-    NewCredential,
     PinCheck,
     PinPolicy,
     Scheme,
     Status,
 )
-from hsm_signer.workstation.enrolment import (
-    Enrolment,
-    enrol,
-)
 from tests.support.authority import Authority
-from tests.support.people import PIN, PUK, Person, digests
+from tests.support.enrolments import POINT, wanted
+from tests.support.people import digests, make_person
 from tests.support.scenes import authorise, message, verifies
-from tests.support.service import WorkerClient, in_process, sign_call
-
-from .conftest import Running, Tenants
-
-POINT = bytes.fromhex(
-    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
-    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
-)
-"""The base point of P-256: a point of nobody's card."""
-
-
-def wanted(**changes: Any) -> NewCredential:
-    """A card's wish; nobody's yet."""
-    return replace(
-        NewCredential(
-            owner=f"new-{secrets.token_hex(4)}",
-            scheme=Scheme.ROLLING,
-            combine=Combine.CBC,
-            key=KeySpec.P256,
-            pin_policy=PinPolicy.ALWAYS,
-            pin_check=PinCheck.SERVER,
-            pin_tries=3,
-            puk_tries=10,
-            card_point=POINT,
-            card_serial=bytes(8),
-        ),
-        **changes,
-    )
-
-
-def enrolled(client: WorkerClient, folder: Path, scheme: Scheme, name: str) -> Person:
-    """Somebody enrolled through the socket."""
-    person = Person(name, scheme, KeySpec.P256, folder / f"{name}.card")
-    create_card(person.address)
-    basic = scheme is Scheme.BASIC
-    found = enrol(
-        client,
-        person.card,
-        Enrolment(
-            owner=name,
-            scheme=scheme,
-            key=KeySpec.P256,
-            pin=None if basic else CardPin(PIN, source="test"),
-            puk=None if basic else CardPuk(PUK, source="test"),
-            pin_check=PinCheck.CARD,
-        ),
-    )
-    assert found.record.status is Status.ACTIVE
-    assert found.certification_request.startswith("-----BEGIN CERTIFICATE REQUEST-----")
-    return person
+from tests.support.service import in_process, sign_call
+from tests.support.tenants import Running, Tenants
 
 
 @pytest.mark.parametrize("scheme", Scheme)
 def test_enrol_and_sign(running: Running, tmp_path: Path, scheme: Scheme) -> None:
     with running.as_tls() as client:
-        person = enrolled(client, tmp_path, scheme, f"new-{scheme.name.lower()}")
+        person = make_person(client, tmp_path, f"new-{scheme.name.lower()}", scheme=scheme)
         for content in (message(b""), message(b"short"), message(secrets.token_bytes(1_200_000))):
             outcome = person.sign(client, content)
             verifies(outcome, content)
@@ -279,7 +225,7 @@ def test_other_ids_are_16_bytes(running: Running) -> None:
 
 def test_certificates(running: Running, tmp_path: Path) -> None:
     with running.as_client("app") as client:
-        person = enrolled(client, tmp_path, Scheme.ROLLING, "certified")
+        person = make_person(client, tmp_path, "certified", scheme=Scheme.ROLLING)
         view = client.credential(person.name)
         number = view.credential_id
         request = client.call(wire.GetCertificationRequest(credential_id=number))
@@ -317,7 +263,7 @@ def _put_chain(server: Any, credential_id: CredentialId, chain: tuple[bytes, ...
 
 def test_statuses(running: Running, tmp_path: Path) -> None:
     with running.as_client("app") as client:
-        person = enrolled(client, tmp_path, Scheme.ROLLING, "changing")
+        person = make_person(client, tmp_path, "changing", scheme=Scheme.ROLLING)
         number = client.credential(person.name).credential_id
 
         def change(event: Event) -> Status:

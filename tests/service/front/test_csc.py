@@ -40,8 +40,7 @@ from tests.support.front import make_identity, pem, trusting
 from tests.support.people import PIN, Home, Person, make_person
 from tests.support.scenes import flipped_quantity, passing_wrong_pins
 from tests.support.service import WorkerClient, add_client, serving
-
-from .conftest import Tenants
+from tests.support.tenants import Tenants
 
 MOST = 5
 """Hashes that one authorisation may have in these tests."""

@@ -14,10 +14,11 @@ import pytest
 
 from card_applet_sim import SimulatedCard
 from hsm_signer.card import pcsc
-from tests.card.host import OK, Host, stream
-from tests.card.model import parse
 from tests.support import needs
 from tests.support.jcardsim import JavaCard
+
+from .host import OK, Host, stream
+from .model import parse
 
 CARD_VARIABLE = "CARD"
 CONSENT_VARIABLE = "CARD_MAY_BE_ERASED"
