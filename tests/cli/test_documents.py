@@ -17,7 +17,7 @@ from hsm_signer.errors import all_errors
 from hsm_signer.service.roles import PERMITTED, Role
 from tests.support import needs
 from tests.support.commandline import VARIABLES
-from tests.support.documents import OPERATIONS, README, SERVICE, table
+from tests.support.documents import README, SERVICE, table
 from tests.support.people import ROOT
 
 from . import console

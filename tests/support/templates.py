@@ -1,4 +1,4 @@
-"""Section 6 of docs/understand/protocol.md, attribute by attribute: every key's template, as pkcs11-spy shows it."""
+"""Section 6 of protocol.md, attribute by attribute: every key's template, as pkcs11-spy shows it."""
 
 from __future__ import annotations
 
