@@ -372,6 +372,12 @@ class SignOutcome:
     failures_before: int
     """Wrong keys counted since the signature before this one: somebody else may have guessed at the PIN."""
 
+    @property
+    def signature(self) -> bytes:
+        """The only signature, as a message has it. Raises ValueError where digests have several."""
+        (signature,) = self.signatures
+        return signature
+
 
 @dataclass(frozen=True, slots=True)
 class NewCredential:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hsm_signer.config import installation as configuration
 from hsm_signer.server.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
+from hsm_signer.testing import Home, make_home, own_environment
 from hsm_signer.types import KeySpec, Scheme
 from tests.support import needs
 from tests.support.commandline import Cli, Process
 from tests.support.pcscd import Pcscd
-from tests.support.people import Home, make_home
+from tests.support.people import SOFTHSM_CONF, use_store
 
 if TYPE_CHECKING:
     from tests.support.postgresql import Postgresql
@@ -37,17 +37,10 @@ PEOPLE = (
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment() -> Iterator[None]:
     """Nothing of the developer's own installation reaches a test."""
-    for name in (
-        configuration.HOME_VARIABLE,
-        configuration.TOKEN_PIN_VARIABLE,
-        configuration.CARD_PIN_VARIABLE,
-        configuration.SERVER_VARIABLE,
-        configuration.SERVER_TOKEN_VARIABLE,
-        "SOFTHSM2_CONF",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    with own_environment():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +68,9 @@ def pcscd(_own_pcscd: Pcscd) -> Pcscd:
 def template_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Made once: the token probed, RSA keys generated. Never used itself, only copied."""
     needs.softhsm_module()
-    return make_home(tmp_path_factory.mktemp("template") / "home", PEOPLE)
+    folder = tmp_path_factory.mktemp("template")
+    with own_environment():
+        return make_home(folder / "home", PEOPLE, softhsm_conf=SOFTHSM_CONF)
 
 
 @pytest.fixture
@@ -141,7 +136,7 @@ def _filled_store(postgresql: Postgresql, template_home: Home) -> str:
 def postgresql_home(home: Home, postgresql: Postgresql, _filled_store: str) -> Iterator[Home]:
     """``home`` with its store on the server, and no other."""
     name = postgresql.make(_filled_store)
-    home.use_store(postgresql.url(name))
+    use_store(home, postgresql.url(name))
     yield home
     postgresql.drop(name)
 

@@ -26,6 +26,8 @@ PUK_LENGTH = 24
 """Of a PUK we generate: 24 letters of 5 bits, 120 bits (the protocol asks for 100 at least)."""
 PUK_SEPARATORS = "- "
 """What people type between the printed groups."""
+GIVEN = "given by the program"
+"""The source of one that says no other."""
 
 _DIGITS = frozenset("0123456789")
 _DRAWS = 1000
@@ -76,7 +78,7 @@ class CardPin(_Secret):
 
     __slots__ = ()
 
-    def __init__(self, text: str, *, source: str) -> None:
+    def __init__(self, text: str, *, source: str = GIVEN) -> None:
         wrong = _why_not_pin(text)
         if wrong:
             raise PinMalformed(
@@ -96,7 +98,7 @@ class CardPuk(_Secret):
 
     __slots__ = ()
 
-    def __init__(self, text: str, *, source: str) -> None:
+    def __init__(self, text: str, *, source: str = GIVEN) -> None:
         bare = "".join(c for c in text if c not in PUK_SEPARATORS)
         wrong = _why_not_puk(bare)
         if wrong:

@@ -339,7 +339,7 @@ def _enrol_and_sign(server: Server, folder: Path, scheme: Scheme, key: KeySpec) 
     for algorithm in key.algorithms:
         for content, signed in _contents_for(algorithm):
             outcome = sign_content(server, opener, content, algorithm=algorithm, ask_pin=ask_pin)
-            verify = algorithms.verifier(enrolled.record.spki, algorithm)
+            verify = algorithms.verifier(enrolled.credential.spki, algorithm)
             for each, signature in zip(signed, outcome.signatures, strict=True):
                 verify(each, signature)
                 made += 1

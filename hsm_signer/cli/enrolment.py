@@ -300,7 +300,7 @@ def _told(secrets: _Secrets) -> list[tuple[str, str]]:
 def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: bool) -> None:
     from hsm_signer.core.algorithms import key_spec_of
 
-    record, told = enrolled.record, _told(secrets)
+    record, told = enrolled.credential, _told(secrets)
     key = key_spec_of(record.spki).cli_name
     if as_json:
         described: dict[str, Any] = {

@@ -66,7 +66,7 @@ class Enrolment:
 class Enrolled:
     """An active credential."""
 
-    record: AnyCredential
+    credential: AnyCredential
     certification_request: str
     """PEM."""
     resumed: bool
@@ -111,7 +111,7 @@ def enrol(
         credential_id=credential_id,
     )
     return Enrolled(
-        record=server.credential_by_id(credential_id),
+        credential=server.credential_by_id(credential_id),
         certification_request=certificate_requests.certification_request(
             request_info, outcome.algorithm, outcome.signatures[0]
         ),

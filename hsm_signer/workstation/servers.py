@@ -28,16 +28,19 @@ class SigningServer(Protocol):
     """What signing needs of a server, near or far."""
 
     def challenge(self, credential_id: CredentialId) -> Challenge:
-        """Step 880."""
+        """Return what the card needs to authorise the next signature (step 880); changes nothing.
+
+        Raises CredentialUnknown, and the refusals of a credential that cannot sign now.
+        """
         ...
 
     def sign(self, request: SigningRequest) -> SignOutcome:
-        """Steps 1 to 10."""
+        """Carry out what a card authorised (docs/protocol.md, section 5); the same again gives the same."""
         ...
 
 
 class EnrolmentServer(SigningServer, Protocol):
-    """What enrolment needs beyond that."""
+    """What enrolment needs of a server beyond that."""
 
     @property
     def combines(self) -> tuple[Combine, ...]:
@@ -45,53 +48,53 @@ class EnrolmentServer(SigningServer, Protocol):
         ...
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
-        """Why the server cannot hold such a credential, in words; "" if it can."""
+        """Say why the server cannot hold such a credential, in words; "" if it can."""
         ...
 
     def credential(self, owner: str) -> AnyCredential:
-        """The user's credential, or the newest revoked one; raises CredentialUnknown."""
+        """Return a user's credential, or the newest revoked one; raises CredentialUnknown."""
         ...
 
     def credential_by_id(self, credential_id: CredentialId) -> AnyCredential:
-        """A credential by id; raises CredentialUnknown."""
+        """Return a credential by its id, 16 bytes; raises CredentialUnknown."""
         ...
 
     def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
-        """Keys and a pending record."""
+        """Make a user's keys and a pending record; return what the card has to get."""
         ...
 
     def request_info(self, credential_id: CredentialId) -> bytes:
-        """DER CertificationRequestInfo of a pending credential."""
+        """Return the DER CertificationRequestInfo (RFC 2986, 4.1) of a pending credential."""
         ...
 
     def give_up_enrolment(self, credential_id: CredentialId) -> None:
-        """Delete a pending record."""
+        """Delete a pending record whose card never got its keys; raises StatusUnsuitable."""
         ...
 
 
 class CredentialServer(EnrolmentServer, Protocol):
-    """What the commands about credentials need beyond that."""
+    """What a server does for those who call it, on this machine or as a service: the same methods."""
 
     def credentials_of(self, owner: str) -> Sequence[AnyCredential]:
-        """Every credential of the user, the live one first."""
+        """Return every credential that a user ever had, the live one first."""
         ...
 
     def credentials(self) -> Iterator[AnyCredential]:
-        """All credentials, ascending by credential id."""
+        """Go through all credentials, ascending by credential id."""
         ...
 
     def change_status(self, credential_id: CredentialId, event: Event) -> AnyCredential:
-        """Suspend, resume, unlock or revoke; raises StatusUnsuitable."""
+        """Suspend, resume, unlock or revoke; raises StatusUnsuitable, RecordConflict (try again)."""
         ...
 
     def certification_request(self, credential_id: CredentialId) -> str:
-        """PKCS#10, PEM; raises CredentialPending."""
+        """Return the certificate request (PKCS#10, RFC 2986), PEM; raises CredentialPending."""
         ...
 
     def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
-        """The chain kept beside the credential, DER each, leaf first."""
+        """Return the chain kept with the credential, DER each, leaf first; empty without one."""
         ...
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
-        """Keep another; raises CertificateUnsuitable."""
+        """Keep another chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
         ...

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hsm_signer.testing import PIN, Home
 from tests.support.commandline import Cli, changed, tree
-from tests.support.people import PIN, Home
 
 
 def _sql(home: Home, statement: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hsm_signer.server.installation import Installation
+from hsm_signer.testing import PIN, WRONG_PIN, Home, Person, make_person
 from hsm_signer.types import KeySpec, Scheme
 from tests.support.commandline import Cli
-from tests.support.people import PIN, WRONG_PIN, Home, Person, make_person
 
 
 def person(home: Home, scheme: Scheme, key: KeySpec = KeySpec.P256) -> Person:

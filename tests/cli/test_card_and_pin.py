@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hsm_signer.card.commands import CardSession
+from hsm_signer.testing import PIN, PUK, WRONG_PIN, Home
 from tests.support.commandline import Cli, changed, tree
-from tests.support.people import PIN, PUK, WRONG_PIN, Home
 
 NEW_PIN = "606162"
 

@@ -12,9 +12,9 @@ from hsm_signer.errors import NotAuthenticated
 from hsm_signer.server.signing import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
+from hsm_signer.testing import Home
 from tests.support.authority import Authority
 from tests.support.commandline import Cli
-from tests.support.people import Home
 
 
 def test_roles_are_those_of_the_service() -> None:

@@ -13,10 +13,10 @@ import pytest
 from hsm_signer.core.algorithms import load_public_pem
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, Home, Person
 from hsm_signer.types import KeySpec, Scheme
 from tests.support.commandline import Cli, changed, tree
 from tests.support.needs import program
-from tests.support.people import PIN, Home, Person
 from tests.support.scenes import passing_wrong_pins
 
 

@@ -14,9 +14,9 @@ from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import StoreReadOnly, WrongKey
 from hsm_signer.server.server import Server
 from hsm_signer.store.store import Store
+from hsm_signer.testing import PIN, Home
 from hsm_signer.types import KeySpec, Scheme
 from tests.support.commandline import Cli, as_nobody, changed, tree
-from tests.support.people import PIN, Home
 
 CYCLE = frozenset({"ok", "not-possible"})
 

@@ -12,10 +12,10 @@ import pytest
 
 from hsm_signer.card.commands import CardSession
 from hsm_signer.errors import CardRemoved
+from hsm_signer.testing import PIN, WRONG_PIN, Home
 from hsm_signer.workstation import enrolment as workstation
 from tests.support import needs
 from tests.support.commandline import Cli, changed, tree
-from tests.support.people import PIN, WRONG_PIN, Home
 
 PUK_LINE = re.compile(r"^PUK: ([A-Z2-9]{4}-){5}[A-Z2-9]{4}$", re.MULTILINE)
 

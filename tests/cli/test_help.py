@@ -14,9 +14,9 @@ from hsm_signer.cli import choices, secret_input
 from hsm_signer.cli.context import App
 from hsm_signer.cli.main import ALIASES, COMMANDS, main
 from hsm_signer.config import installation as config
+from hsm_signer.testing import PIN, Home
 from hsm_signer.types import Algorithm, KeySpec, PinCheck, PinPolicy, Scheme
 from tests.support.commandline import Cli, Process
-from tests.support.people import PIN, Home
 
 HEAVY = ("sqlalchemy", "alembic", "cryptography", "pkcs11", "asn1crypto", "msgspec", "card_applet_sim")
 NOT_FOR_SIGNING = {

@@ -13,9 +13,10 @@ from hsm_signer.server.initialise import (
     PIN_FILE,
     SO_PIN_FILE,
 )
+from hsm_signer.testing import Home
 from tests.support import needs
 from tests.support.commandline import Cli, tree
-from tests.support.people import SOFTHSM_CONF, Home
+from tests.support.people import SOFTHSM_CONF
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 from hsm_signer.cli import protected_files
 from hsm_signer.config import installation as config
 from hsm_signer.server import initialise, installation
+from hsm_signer.testing import PIN, WRONG_PIN, Home
 from tests.support import needs
 from tests.support.commandline import Cli, as_nobody, changed, tree
-from tests.support.people import PIN, WRONG_PIN, Home
 
 NO_TEXT = os.fsdecode(b"b\xff")
 

@@ -16,8 +16,8 @@ import pytest
 from hsm_signer.cli import output
 from hsm_signer.cli.context import App
 from hsm_signer.errors import InputError
+from hsm_signer.testing import PIN, Home
 from tests.support.commandline import Cli, Process
-from tests.support.people import PIN, Home
 
 MEGABYTE = 1 << 20
 

@@ -14,10 +14,10 @@ import pytest
 
 from hsm_signer.config import installation as config
 from hsm_signer.core.certificates import from_pem, to_pem
+from hsm_signer.testing import PIN, PUK, WRONG_PIN, Home
 from tests.support.authority import Authority
 from tests.support.commandline import Process, Ran
 from tests.support.far import Far, far_service
-from tests.support.people import PIN, PUK, WRONG_PIN, Home
 
 
 @pytest.fixture(scope="module")

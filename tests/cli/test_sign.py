@@ -14,10 +14,10 @@ from hsm_signer.card.commands import CardSession
 from hsm_signer.cli import files
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, WRONG_PIN, Home, make_person
 from hsm_signer.types import PinCheck
 from tests.support import needs
 from tests.support.commandline import Cli, changed, tree
-from tests.support.people import PIN, WRONG_PIN, Home, make_person
 from tests.support.scenes import passing_wrong_pins
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from hsm_signer.cli import output
 from hsm_signer.errors import FileError
+from hsm_signer.testing import PIN, Home
 from hsm_signer.workstation import enrolment as workstation
 from tests.support.commandline import Cli, Process, Ran, changed, tree
-from tests.support.people import PIN, Home
 
 PUK_LINE = re.compile(r"^PUK: (?:[A-Z2-9]{4}-){5}[A-Z2-9]{4}$", re.MULTILINE)
 PIN_LINE = re.compile(r"^PIN: ([0-9]{6})$", re.MULTILINE)

@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hsm_signer.testing import PIN, Home
 from tests.support.commandline import Cli, changed, tree
-from tests.support.people import PIN, Home
 
 
 @pytest.fixture

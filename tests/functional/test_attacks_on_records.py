@@ -27,8 +27,8 @@ from hsm_signer.evidence import findings
 from hsm_signer.evidence.chain import ChainPosition, next_entry
 from hsm_signer.server.server import Server
 from hsm_signer.store.rows import entry_row
+from hsm_signer.testing import Home
 from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, Status
-from tests.support.people import Home
 from tests.support.scenes import (
     authorise,
     chain,

@@ -24,6 +24,7 @@ from hsm_signer.errors import (
     WrongKey,
 )
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, Home, Person, make_person
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -37,7 +38,7 @@ from hsm_signer.types import (
     Scheme,
     SigningRequest,
 )
-from tests.support.people import PIN, Home, Person, digests, make_person
+from tests.support.people import digests
 from tests.support.scenes import (
     altered,
     authorise,

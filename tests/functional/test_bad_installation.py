@@ -28,10 +28,10 @@ from hsm_signer.server.installation import (
     SOFTHSM_FILE,
     Installation,
 )
+from hsm_signer.testing import Home
 from hsm_signer.token import softhsm
 from hsm_signer.types import SigningRequest
 from tests.support import processes, victim
-from tests.support.people import Home
 from tests.support.scenes import (
     authorise,
     chain,

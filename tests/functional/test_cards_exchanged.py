@@ -15,6 +15,7 @@ from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin
 from hsm_signer.errors import CardMismatch, ChallengeStale, SignerError
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, Home, Person, make_person
 from hsm_signer.types import KeySpec, Scheme, SigningRequest, Status
 from hsm_signer.workstation.enrolment import (
     enrol,
@@ -23,7 +24,6 @@ from hsm_signer.workstation.signing import (
     sign_content,
 )
 from tests.support import victim
-from tests.support.people import PIN, Home, Person, make_person
 from tests.support.scenes import chain, message, still_signs
 
 

@@ -19,12 +19,13 @@ import pytest
 from hsm_signer.card.address import create_card
 from hsm_signer.errors import CredentialExists, CredentialPending, CredentialUnknown, WrongKey
 from hsm_signer.store.database import sqlite_url
+from hsm_signer.testing import PIN, Home, Person, make_person
 from hsm_signer.types import ACCEPTED, FAILURES_BEFORE_LOCK, Content, Event, KeySpec, PinCheck, Scheme, Status
 from hsm_signer.workstation.enrolment import (
     enrol,
 )
 from tests.support import needs, processes, victim
-from tests.support.people import PIN, Home, Person, digests, make_person
+from tests.support.people import digests, use_store
 from tests.support.scenes import authorise, chain, message, passing_wrong_pins, still_signs, verifies
 
 CONTENT = message(b"signed while the power fails")
@@ -195,7 +196,7 @@ def _killed_while_enrolling(home: Home, tmp_path: Path, scheme: Scheme, point: s
         else:
             enrolled = enrol(server, carol.card, wanted)
             assert enrolled.resumed == installed
-            assert enrolled.record.status is Status.ACTIVE
+            assert enrolled.credential.status is Status.ACTIVE
         still_signs(server, carol)
         records = [each for each in server.credentials() if each.owner == "carol"]
         assert [each.status for each in records] == [Status.ACTIVE], "nothing half made is left"
@@ -238,7 +239,7 @@ def test_the_database_server_is_killed_while_two_sign(
     with running(fsync="on", full_page_writes="on") as database:
         url = database.url(database.make())
         copy_store(sqlite_url(home.path / "store.db"), url)
-        home.use_store(url)
+        use_store(home, url)
         writing = [
             processes.start(victim.sign_on, home.path, person, report, stop)
             for person, report in zip(people, reports, strict=True)

@@ -19,6 +19,7 @@ from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import algorithms
 from hsm_signer.errors import SignatureInvalid
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
 from hsm_signer.workstation.enrolment import (
     Enrolled,
@@ -26,7 +27,6 @@ from hsm_signer.workstation.enrolment import (
     enrol,
 )
 from tests.support import needs
-from tests.support.people import PIN, PUK, Person
 from tests.support.scenes import flip
 
 KEYS = (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.RSA2048, KeySpec.RSA3072)
@@ -155,7 +155,7 @@ def test_signatures(
     checked = 0
     for number, algorithm in enumerate(key.algorithms):
         assert algorithm.hash is not None
-        verify = algorithms.verifier(made.record.spki, algorithm)
+        verify = algorithms.verifier(made.credential.spki, algorithm)
 
         document = DOCUMENTS[number % len(DOCUMENTS)]
         outcome = person.sign(server, document, algorithm)
@@ -186,8 +186,8 @@ def check_request(openssl: OpenSsl, made: Enrolled, key: KeySpec) -> None:
     assert "verify OK" in ran.stdout + ran.stderr
     assert "CN=Carol Öberg,O=Example\\, Inc.,C=DE" in ran.stdout
     public = openssl("req", "-in", path, "-pubkey", "-noout")
-    assert public == algorithms.spki_pem(made.record.spki)
-    assert algorithms.key_spec_of(made.record.spki) is key
+    assert public == algorithms.spki_pem(made.credential.spki)
+    assert algorithms.key_spec_of(made.credential.spki) is key
 
 
 def test_openssl_and_cryptography_refuse_what_is_not_signed(

@@ -29,6 +29,7 @@ from hsm_signer.errors import (
 from hsm_signer.schemes.key_operations import KekUse
 from hsm_signer.server.server import Server
 from hsm_signer.store.store import Store
+from hsm_signer.testing import PIN, PUK, Home, Person, make_person
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
@@ -45,7 +46,6 @@ from hsm_signer.types import (
     WrappedKey,
 )
 from tests.support.enrolments import pending
-from tests.support.people import PIN, PUK, Home, Person, make_person
 from tests.support.scenes import (
     altered,
     authorise,

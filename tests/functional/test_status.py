@@ -25,6 +25,7 @@ from hsm_signer.errors import (
 from hsm_signer.server.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
+from hsm_signer.testing import Home, make_person
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
     ACCEPTED,
@@ -45,7 +46,7 @@ from hsm_signer.workstation.signing import (
     submit,
 )
 from tests.support.enrolments import pending
-from tests.support.people import Home, digests, make_person
+from tests.support.people import digests
 from tests.support.scenes import (
     altered,
     authorise,

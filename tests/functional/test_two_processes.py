@@ -19,9 +19,10 @@ import pytest
 from hsm_signer.config.installation import CARD_PIN_VARIABLE, HOME_VARIABLE
 from hsm_signer.core import algorithms
 from hsm_signer.errors import AlreadyInitialised
+from hsm_signer.testing import PIN, Home, make_person
 from hsm_signer.types import ACCEPTED, Algorithm, Event, Scheme
 from tests.support import processes, victim
-from tests.support.people import PIN, ROOT, SOFTHSM_CONF, Home, make_person
+from tests.support.people import ROOT, SOFTHSM_CONF
 from tests.support.scenes import chain, still_signs
 
 

@@ -17,6 +17,7 @@ from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import CardPinWrong
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, PUK, WRONG_PIN
 from hsm_signer.types import Algorithm, Content, KeySpec, Message, PinCheck, PinPolicy, Scheme
 from hsm_signer.workstation.enrolment import (
     Enrolment,
@@ -28,7 +29,7 @@ from hsm_signer.workstation.signing import (
 from tests.support import needs
 from tests.support.commandline import Process
 from tests.support.jcardsim import JavaCard, command
-from tests.support.people import PIN, PUK, WRONG_PIN, digests
+from tests.support.people import digests
 from tests.support.readers import Foreign, Reader, other_program
 
 SELECT = "00A4040009F048534D5349474E01"
@@ -99,7 +100,7 @@ def _a_life(name: str, server: Server, reader: Reader) -> None:
         sign(Message(BytesSource(b"x" * length)))
     sign(digests(b"one", b"two", b"three"))
     with open_card(reader.address) as session:
-        assert session.status().credential_id == enrolled.record.credential_id
+        assert session.status().credential_id == enrolled.credential.credential_id
     if check is PinCheck.CARD and not basic:
         with pytest.raises(CardPinWrong) as error:
             sign(digests(b"one"), WRONG_PIN)

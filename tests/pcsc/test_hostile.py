@@ -21,6 +21,7 @@ from hsm_signer.errors import (
     SignerError,
 )
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, Home
 from hsm_signer.types import KeySpec, Message, PinCheck, Scheme
 from hsm_signer.workstation.enrolment import (
     Enrolment,
@@ -29,7 +30,6 @@ from hsm_signer.workstation.enrolment import (
 from hsm_signer.workstation.signing import (
     sign_content,
 )
-from tests.support.people import PIN, Home
 from tests.support.readers import Reader, Wrapped
 
 SELECT, VERIFY, BEGIN, HASH, AUTHORISE = 0xA4, 0x20, 0x60, 0x2A, 0x64
@@ -154,7 +154,7 @@ def test_points(server: Server, reader: Reader, card: SimulatedCard) -> None:
                 enrol(server, lambda: open_card(reader.address), wanted)
         bent.bending = False
         enrolled = enrol(server, lambda: open_card(reader.address), wanted)
-        assert enrolled.record.owner == "dora"
+        assert enrolled.credential.owner == "dora"
 
 
 def test_a_card_that_stops_taking_extended_apdus(

@@ -15,10 +15,10 @@ from hsm_signer.card.pins import CardPin
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import CardNotFound, CardRemoved, SignerError
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, Home
 from hsm_signer.types import Message, SignOutcome
 from hsm_signer.workstation.signing import sign_content
 from tests.support.pcscd import Inserted, until
-from tests.support.people import PIN, Home
 from tests.support.readers import Reader, Wrapped
 
 CONTENT = Message(BytesSource(b"a message" * 1000))

@@ -35,10 +35,9 @@ from hsm_signer.errors import (
     PinMissing,
     SignerError,
 )
+from hsm_signer.testing import PIN, Home
 from hsm_signer.types import Algorithm, Challenge, CredentialId, Message, RollingValue, Scheme, SpkiDer
-from tests.support import people
 from tests.support.card.host import OK, Host, Profile, expected_keys, open_answer, sha256
-from tests.support.people import Home
 
 PROFILE = Profile()
 FEATURES = bytes.fromhex("0604420000DB 0704420000DC".replace(" ", ""))
@@ -294,13 +293,13 @@ def run(home: Home, *arguments: str, pin: str | None = None) -> Result:
 def test_commands_leave_the_pin_to_the_keypad(home: Home, pad: FakeReader, tmp_path: Path) -> None:
     document = tmp_path / "document"
     document.write_bytes(b"a contract")
-    pad.typed = [people.PIN]
+    pad.typed = [PIN]
     done = run(home, "sign", str(document), "--card", "pad:")
     assert done.exception is None, done.exception
     assert "type it there" in done.stderr
     assert (tmp_path / "document.sig").exists()
     new = "864209"
-    pad.typed = [people.PIN, new, new]
+    pad.typed = [PIN, new, new]
     assert run(home, "pin", "change", "--card", "pad:").exception is None
     # A PIN that was given is used; the keypad is for those who give none.
     assert run(home, "sign", "-f", str(document), "--card", "pad:", pin=new).exception is None
@@ -311,7 +310,7 @@ def test_commands_leave_the_pin_to_the_keypad(home: Home, pad: FakeReader, tmp_p
 
 
 def test_pin_change_with_another_number_of_digits(home: Home, pad: FakeReader) -> None:
-    pad.typed = [people.PIN, "86420975", "86420975"]
+    pad.typed = [PIN, "86420975", "86420975"]
     failed = run(home, "pin", "change", "--card", "pad:", "--digits", "8")
     assert isinstance(failed.exception, PinMalformed)
     assert pad.card.transmit(bytes.fromhex("00200081"))[-2:] == b"\x63\xc3"

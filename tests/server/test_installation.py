@@ -42,11 +42,12 @@ from hsm_signer.server.installation import (
     token_pin,
 )
 from hsm_signer.store.store import Store
+from hsm_signer.testing import Home
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
 from hsm_signer.token.uri import TokenUri
 from tests.support import needs
-from tests.support.people import SOFTHSM_CONF, Home
+from tests.support.people import SOFTHSM_CONF
 
 
 def content(folder: Path) -> list[str]:

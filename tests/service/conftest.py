@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hsm_signer.testing import Home
 from tests.support import needs
 from tests.support.authority import Authority
-from tests.support.people import Home
 from tests.support.service import in_process, serving
 from tests.support.tenants import Running, Tenants, add_clients
 

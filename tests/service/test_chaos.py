@@ -31,6 +31,7 @@ from hsm_signer.server.installation import (
     no_prompt,
 )
 from hsm_signer.service.roles import Role
+from hsm_signer.testing import PIN, Home, Person
 from hsm_signer.types import Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
 from hsm_signer.workstation.enrolment import (
     Enrolment,
@@ -41,7 +42,7 @@ from hsm_signer.workstation.signing import (
     sign_content,
 )
 from tests.support import processes
-from tests.support.people import PIN, SOFTHSM_CONF, Home, Person
+from tests.support.people import SOFTHSM_CONF
 from tests.support.postgresql import Postgresql
 from tests.support.scenes import check_evidence
 from tests.support.service import Service, add_client, free_port, serving

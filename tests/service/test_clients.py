@@ -30,9 +30,9 @@ from hsm_signer.service import clients
 from hsm_signer.service.clients import Client, Identity
 from hsm_signer.service.roles import Role
 from hsm_signer.store.store import Store
+from hsm_signer.testing import Home
 from hsm_signer.token.environment import SecureEnvironment
 from tests.support.factories import TIME, new_store
-from tests.support.people import Home
 
 LIFETIME = 3600
 EXPIRES = TIME + LIFETIME * 1_000_000

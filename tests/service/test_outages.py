@@ -45,12 +45,13 @@ from hsm_signer.server.initialise import (
 from hsm_signer.server.server import Server
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.store.database import sqlite_url
+from hsm_signer.testing import Home, Person
 from hsm_signer.types import ACCEPTED, DigestList, Event, SignOutcome
 from hsm_signer.workstation.remote import RemoteServer
 from tests.support.fake_worker import FakeWorker, ask, pool_on, run, until
 from tests.support.front import api, problem, send
 from tests.support.other_users import User, give, python_for_others, reachable
-from tests.support.people import Home, Person, digests
+from tests.support.people import digests, use_store
 from tests.support.postgresql import Postgresql, copy_store
 from tests.support.scenes import authorise, check_evidence, database, verifies
 from tests.support.service import WAIT, Service, free_port, serving
@@ -282,7 +283,7 @@ def on_postgresql(tenants: Tenants, postgresql: Postgresql) -> Iterator[Tenants]
     name = postgresql.make()
     url = postgresql.url(name)
     copy_store(sqlite_url(database(tenants.home)), url)
-    tenants.home.use_store(url)
+    use_store(tenants.home, url)
     yield tenants
     postgresql.drop(name)
 

@@ -44,10 +44,10 @@ from pyhanko_certvalidator import ValidationContext
 
 from hsm_signer.card.commands import authorise_content
 from hsm_signer.core import forms, oids
+from hsm_signer.testing import Home, Person
 from hsm_signer.types import Algorithm, Digest, DigestList, HashName
 from tests.support.authority import Authority
 from tests.support.front import trusting
-from tests.support.people import Home, Person
 from tests.support.service import serving
 from tests.support.tenants import Tenants
 

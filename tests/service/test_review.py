@@ -23,10 +23,10 @@ from hsm_signer.service.front.csc.models import SignAsked
 from hsm_signer.service.front.http.bodies import strict_json
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.operations import Call, Caller
+from hsm_signer.testing import Home, make_person
 from hsm_signer.types import Event, Message, Scheme, SigningRequest, SignOutcome
 from tests.support.fake_worker import FakeWorker, ask, pool_on, run, until
 from tests.support.front import Wire, api, problem
-from tests.support.people import Home, make_person
 from tests.support.scenes import authorise, verifies
 from tests.support.service import Service, serving
 from tests.support.tenants import Running, Tenants

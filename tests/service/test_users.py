@@ -23,11 +23,12 @@ from hsm_signer.server.initialise import (
     SO_PIN_FILE,
 )
 from hsm_signer.service.wire.frames import socket_path
+from hsm_signer.testing import make_person
 from hsm_signer.types import Scheme
 from hsm_signer.workstation.remote import RemoteServer
 from tests.support import processes
 from tests.support.other_users import User, give, python_for_others, reachable
-from tests.support.people import digests, make_person
+from tests.support.people import digests
 from tests.support.processes import environment_of
 from tests.support.scenes import database, verifies
 from tests.support.service import Service, serving

@@ -39,10 +39,11 @@ from hsm_signer.store.client_rows import ClientRow
 from hsm_signer.store.database import parse_url
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.store.store import Store
+from hsm_signer.testing import make_person
 from hsm_signer.types import Event, EvidenceEntry
 from tests.support import needs
 from tests.support.factories import TIME, Person, sha
-from tests.support.people import SOFTHSM_CONF, make_person
+from tests.support.people import SOFTHSM_CONF
 from tests.support.scenes import still_signs
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ import pytest
 from hsm_signer.cli import secret_input
 from hsm_signer.cli.main import entry
 from hsm_signer.config import installation as config
-
-from .people import PIN, PUK, WRONG_PIN
+from hsm_signer.testing import PIN, PUK, WRONG_PIN
 
 SECRETS = (PIN, PUK, WRONG_PIN)
 VARIABLES = (

@@ -10,9 +10,8 @@ from typing import Any
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.types import Combine, KeySpec, NewCredential, PinCheck, PinPolicy, Scheme
-
-from .people import PIN, PUK, Person
 
 POINT = bytes.fromhex(
     "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"

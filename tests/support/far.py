@@ -10,11 +10,11 @@ from typing import Any
 
 from hsm_signer.core.certificates import to_pem
 from hsm_signer.service.roles import Role
+from hsm_signer.testing import Home, Person, make_person
 from hsm_signer.workstation.remote import RemoteServer
 
 from .authority import Authority
 from .front import Identity, make_identity
-from .people import Home, Person, make_person
 from .service import Service, add_client, serving
 
 MAX_MESSAGE = 8 << 20

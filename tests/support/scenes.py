@@ -22,6 +22,7 @@ from hsm_signer.core.content import BytesSource, measure
 from hsm_signer.errors import CardPinWrong, SignerError
 from hsm_signer.evidence.chain import ChainPosition, next_entry
 from hsm_signer.server.server import Server
+from hsm_signer.testing import PIN, Home, Person
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -43,8 +44,6 @@ from hsm_signer.types import (
 from hsm_signer.workstation.servers import (
     SigningServer,
 )
-
-from .people import PIN, Home, Person
 
 NOBODY = CredentialId(bytes(16))
 AUTHORISATION = Authorisation(

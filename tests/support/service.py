@@ -30,6 +30,7 @@ from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_CHUNK, Frame, Kind, frame_bytes, socket_path
+from hsm_signer.testing import Home
 from hsm_signer.types import (
     Challenge,
     Content,
@@ -44,7 +45,6 @@ from hsm_signer.types import (
 
 from . import processes
 from .other_users import User
-from .people import Home
 
 WAIT = 60.0
 """Seconds for anything to happen; a machine with much to do takes its time."""

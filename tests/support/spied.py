@@ -29,6 +29,7 @@ from hsm_signer.server.installation import (
     Installation,
     no_prompt,
 )
+from hsm_signer.testing import Person, make_person
 from hsm_signer.token import softhsm
 from hsm_signer.types import (
     Authorisation,
@@ -42,7 +43,7 @@ from hsm_signer.types import (
 
 from . import spy
 from .needs import spy_module
-from .people import Person, digests, make_person
+from .people import digests
 from .scenes import card_keys, chain, message
 
 LABEL = "spied"

@@ -10,8 +10,8 @@ from typing import Any
 from hsm_signer.server.signing import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
+from hsm_signer.testing import Home
 
-from .people import Home
 from .service import Service, WorkerClient
 
 

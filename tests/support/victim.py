@@ -26,14 +26,13 @@ from hsm_signer.server.installation import (
     no_prompt,
 )
 from hsm_signer.store.store import Store
+from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.token.environment import SecureEnvironment
 from hsm_signer.types import KeySpec, PinCheck, Scheme, SigningRequest
 from hsm_signer.workstation.enrolment import (
     Enrolment,
     enrol,
 )
-
-from .people import PIN, PUK, Person
 
 SIGN_POINTS = (
     *(f"step {step}" for step in range(1, 10)),

@@ -34,12 +34,12 @@ from hsm_signer.server.installation import (
     Installation,
     no_prompt,
 )
+from hsm_signer.testing import Home, make_person
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession, load_library
 from hsm_signer.token.uri import TokenUri
 from hsm_signer.types import Combine, KeySpec, Scheme
 from tests.support.enrolments import wanted
-from tests.support.people import Home, make_person
 from tests.support.scenes import objects, sql, still_signs
 
 

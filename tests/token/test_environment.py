@@ -11,9 +11,9 @@ import pytest
 from hsm_signer.core import algorithms
 from hsm_signer.errors import AuthorisationMismatch, TokenError, TokenUnavailable, WrongKey
 from hsm_signer.server.server import Server
+from hsm_signer.testing import Home, make_person
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Scheme
-from tests.support.people import Home, make_person
 from tests.support.scenes import objects
 
 MESSAGE = b"the quick brown fox"

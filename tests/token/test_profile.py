@@ -17,11 +17,11 @@ from hsm_signer.server.installation import (
     PROFILE_FILE,
 )
 from hsm_signer.server.server import Server
+from hsm_signer.testing import Home
 from hsm_signer.token import probe as probing
 from hsm_signer.token.profile import PROFILE_FORMAT, TokenProfile
 from hsm_signer.types import Combine, KeySpec, Scheme
 from tests.support.enrolments import wanted
-from tests.support.people import Home
 from tests.support.scenes import objects, still_signs
 
 

@@ -28,6 +28,7 @@ from hsm_signer.errors import (
 )
 from hsm_signer.schemes.key_operations import KekUse
 from hsm_signer.server.server import Server
+from hsm_signer.testing import Home
 from hsm_signer.token import primitives
 from hsm_signer.token import workspace as workspaces
 from hsm_signer.token.binding import AttributeMapper, CkKeyDerivationStringData, SecretKeyObject
@@ -48,7 +49,6 @@ from hsm_signer.types import (
     WrappedKey,
 )
 from tests.support.enrolments import wanted
-from tests.support.people import Home
 from tests.support.scenes import authorise, message, objects, still_signs, verifies
 
 

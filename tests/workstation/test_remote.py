@@ -30,6 +30,7 @@ from hsm_signer.errors import (
     TokenUnsuitable,
     WrongKey,
 )
+from hsm_signer.testing import Home, Person, make_person
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -50,7 +51,7 @@ from hsm_signer.workstation.remote import RemoteServer
 from hsm_signer.workstation.signing import submit
 from tests.support.authority import Authority
 from tests.support.far import MAX_MESSAGE, Far, far_service
-from tests.support.people import Home, Person, digests, make_person
+from tests.support.people import digests
 from tests.support.scenes import authorise, message, passing_wrong_pins, verifies
 
 NOBODY = CredentialId(bytes(16))
@@ -226,16 +227,16 @@ def test_users_of_any_name(far: Far, app: RemoteServer, name: str) -> None:
     made = Person(name, Scheme.ROLLING, KeySpec.P256, far.folder / f"{name.encode().hex()}.card")
     from hsm_signer.card.address import create_card
     from hsm_signer.card.pins import CardPuk
+    from hsm_signer.testing import PUK
     from hsm_signer.workstation.enrolment import (
         Enrolment,
         enrol,
     )
-    from tests.support.people import PUK
 
     create_card(made.address)
     wanted = Enrolment(name, made.scheme, made.key, made.pin(), CardPuk(PUK, source="test"))
     enrolled = enrol(app, made.card, wanted)
-    assert app.credential(name).credential_id == enrolled.record.credential_id
+    assert app.credential(name).credential_id == enrolled.credential.credential_id
     assert [each.owner for each in app.credentials_of(name)] == [name]
 
 

@@ -22,6 +22,7 @@ from hsm_signer.server.signing import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.front.native import models
 from hsm_signer.service.roles import Role
+from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
@@ -49,7 +50,7 @@ from tests.support.front import (
     send,
     signatures_path,
 )
-from tests.support.people import PIN, PUK, Person, digests
+from tests.support.people import digests
 from tests.support.scenes import altered, authorise, flipped_quantity, message, passing_wrong_pins, verifies
 from tests.support.service import Service, WorkerClient, in_process, serving
 from tests.support.tenants import Tenants

@@ -22,6 +22,7 @@ from hsm_signer.card.pins import CardPin
 from hsm_signer.core import algorithms, forms, oids
 from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
+from hsm_signer.testing import PIN, Home, Person, make_person
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
@@ -37,7 +38,6 @@ from hsm_signer.types import (
 )
 from tests.support.authority import DAY, Authority
 from tests.support.front import make_identity, pem, trusting
-from tests.support.people import PIN, Home, Person, make_person
 from tests.support.scenes import flipped_quantity, passing_wrong_pins
 from tests.support.service import WorkerClient, add_client, serving
 from tests.support.tenants import Tenants

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from hsm_signer.service.front.http.limits import MAX_BUCKETS, Buckets
+from hsm_signer.testing import Home
 from tests.support.front import Wire, api, problem
-from tests.support.people import Home
 from tests.support.service import Service, serving
 from tests.support.tenants import Tenants
 

@@ -24,10 +24,10 @@ from cryptography import x509
 from hsm_signer.config.service import TlsSettings
 from hsm_signer.errors import ConfigError
 from hsm_signer.service.front.http.tls import load_certificate, make_certificate_for_trying, make_context
+from hsm_signer.testing import Home
 from tests.support import needs
 from tests.support.authority import Authority
 from tests.support.front import Identity, api, make_identity, pem, problem, trusting
-from tests.support.people import Home
 from tests.support.service import Service, serving
 
 

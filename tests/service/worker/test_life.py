@@ -397,9 +397,9 @@ def _count_objects(home: str, token: str) -> None:
     from hsm_signer.errors import Refused
     from hsm_signer.service.worker import access, handlers
     from hsm_signer.service.worker.threads import TokenThread
+    from hsm_signer.testing import Person
     from hsm_signer.types import KeySpec, Scheme
     from tests.support.enrolments import wanted
-    from tests.support.people import Person
 
     thread = TokenThread(Path(home), 60.0, lambda state, reason: None)
     thread.start()

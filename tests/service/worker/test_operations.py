@@ -29,6 +29,7 @@ from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import Kind, frame_bytes
 from hsm_signer.service.worker import access, handlers
+from hsm_signer.testing import make_person
 from hsm_signer.types import (
     ACCEPTED,
     Combine,
@@ -44,7 +45,7 @@ from hsm_signer.types import (
 )
 from tests.support.authority import Authority
 from tests.support.enrolments import POINT, wanted
-from tests.support.people import digests, make_person
+from tests.support.people import digests
 from tests.support.scenes import authorise, message, verifies
 from tests.support.service import in_process, sign_call
 from tests.support.tenants import Running, Tenants
@@ -54,6 +55,10 @@ from tests.support.tenants import Running, Tenants
 def test_enrol_and_sign(running: Running, tmp_path: Path, scheme: Scheme) -> None:
     with running.as_tls() as client:
         person = make_person(client, tmp_path, f"new-{scheme.name.lower()}", scheme=scheme)
+        credential = client.credential(person.name)
+        assert credential.status is Status.ACTIVE
+        request = client.call(wire.GetCertificationRequest(credential_id=credential.credential_id))
+        assert request.startswith("-----BEGIN CERTIFICATE REQUEST-----")
         for content in (message(b""), message(b"short"), message(secrets.token_bytes(1_200_000))):
             outcome = person.sign(client, content)
             verifies(outcome, content)
@@ -61,9 +66,9 @@ def test_enrol_and_sign(running: Running, tmp_path: Path, scheme: Scheme) -> Non
         listed = digests(b"one", b"two", b"three")
         verifies(person.sign(client, listed), listed)
         # The same request again: the same answer, nothing signed twice.
-        request = authorise(client, person, b"again")
-        first = client.sign(request)
-        second = client.sign(request)
+        again = authorise(client, person, b"again")
+        first = client.sign(again)
+        second = client.sign(again)
         assert (second.signatures, second.repeated) == (first.signatures, True)
 
 

@@ -13,6 +13,7 @@ from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, NotPermitted
 from hsm_signer.evidence.anchor import Anchor
 from hsm_signer.service.roles import PERMITTED, Role
 from hsm_signer.service.wire import operations as wire
+from hsm_signer.testing import make_person
 from hsm_signer.types import (
     Algorithm,
     Combine,
@@ -25,7 +26,7 @@ from hsm_signer.types import (
     Status,
 )
 from tests.support.enrolments import wanted
-from tests.support.people import digests, make_person
+from tests.support.people import digests
 from tests.support.scenes import AUTHORISATION, NOBODY, authorise, verifies
 from tests.support.service import in_process, sign_call
 from tests.support.tenants import Running
