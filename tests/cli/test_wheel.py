@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import email
 import importlib
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import needs
+import hsm_signer
 from tests.support.people import ROOT
 
 PACKAGES = ("hsm_signer", "card_applet_sim")
@@ -24,36 +24,28 @@ PACKAGES = ("hsm_signer", "card_applet_sim")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Every file of the wheel, by its name in it.
 
-    Where the environment has no `wheel` to pack one, setuptools installs what it would pack into an empty
-    folder. Both work on a copy: neither leaves anything in the clone, nor finds anything of an older build.
+    Made of a copy: packing leaves nothing in the clone, nor finds anything of an older build.
     """
-    if importlib.util.find_spec("setuptools") is None:
-        needs.missing("setuptools", "pip install setuptools")
     folder = tmp_path_factory.mktemp("wheel")
-    source, root = folder / "source", folder / "root"
+    source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    if importlib.util.find_spec("wheel") is not None:
-        command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-        _run(source, *command, "--wheel-dir", str(folder), ".")
-        (made,) = folder.glob("*.whl")
-        with zipfile.ZipFile(made) as archive:
-            return {each: archive.read(each) for each in archive.namelist()}
-    command = ["-W", "ignore", "-c", "import setuptools; setuptools.setup()", "--quiet", "install"]
-    _run(source, *command, "--root", str(root), "--single-version-externally-managed", "--no-compile")
-    (metadata,) = root.rglob("entry_points.txt")
-    base = metadata.parents[1]
-    return {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
-
-
-def _run(folder: Path, *arguments: str) -> None:
+    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     ran = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, *command, "--wheel-dir", str(folder), "."],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    (made,) = folder.glob("*.whl")
+    with zipfile.ZipFile(made) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_every_module_is_in_it(installed: dict[str, bytes]) -> None:
@@ -90,6 +82,27 @@ def test_both_commands_are_in_it(installed: dict[str, bytes]) -> None:
     for target in commands.values():
         module, _, name = target.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_licence_is_in_it(installed: dict[str, bytes]) -> None:
+    (packed,) = (value for name, value in installed.items() if name.endswith(".dist-info/licenses/LICENSE"))
+    assert packed == (ROOT / "LICENSE").read_bytes()
+    assert b"Copyright 2026 The hsm-signer authors" in packed
+    assert b"TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in packed
+
+
+def test_it_says_whose_it_is(installed: dict[str, bytes]) -> None:
+    (written,) = (value for name, value in installed.items() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(written)
+    assert metadata["Version"] == hsm_signer.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_all("License-File") == ["LICENSE"]
+    assert metadata["Author"] == "The hsm-signer authors"
+    assert metadata["Requires-Python"] == ">=3.11"
+    urls = dict(each.split(", ") for each in metadata.get_all("Project-URL", []))
+    assert {"Homepage", "Documentation", "Changelog", "Issues"} == set(urls)
+    assert all(each.startswith("https://github.com/hsm-signer/hsm-signer") for each in urls.values())
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
 def test_nothing_else_is_in_it(installed: dict[str, bytes]) -> None:
