@@ -37,7 +37,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -243,20 +243,31 @@ class Service:
     ca: Path
     """The certificate to trust: its own, self-signed."""
 
-    def add_client(self, name: str, *roles: str, user: str | None = None) -> str:
-        """Add a client; return its bearer token. Raises InputError with the command's words.
+    _tokens: dict[tuple[str | None, ...], str] = field(default_factory=dict, repr=False)
+
+    def token(self, *roles: str, user: str | None = None) -> str:
+        """Return the bearer token of a client with these roles, made the first time it is asked for.
 
         ``roles``: signer, registrar, auditor, admin. ``user``: the only one whose credentials it may use.
+        Raises InputError with the words of `hsm-signer client add`.
         """
-        arguments = [part for role in roles for part in ("--role", role)]
-        if user is not None:
-            arguments += ["--user", user]
-        command = _command(self.home, "client", "add", name, *arguments)
-        with own_environment():
-            ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if ran.returncode != 0:
-            raise InputError(ran.stderr.strip())
-        return ran.stdout.strip()
+        key = (user, *sorted(roles))
+        if key not in self._tokens:
+            arguments = [part for role in roles for part in ("--role", role)]
+            if user is not None:
+                arguments += ["--user", user]
+            name = f"test-{len(self._tokens) + 1}"
+            with own_environment():
+                ran = subprocess.run(  # noqa: S603
+                    _command(self.home, "client", "add", name, *arguments),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+            if ran.returncode != 0:
+                raise InputError(ran.stderr.strip())
+            self._tokens[key] = ran.stdout.strip()
+        return self._tokens[key]
 
 
 @contextmanager

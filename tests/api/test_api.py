@@ -360,7 +360,7 @@ def service(template_home: Home, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def test_a_service_is_a_server_as_well(service: Service, tmp_path: Path) -> None:
     alice = service.home["alice"]
-    token = service.add_client("desk", "signer", "registrar", "admin")
+    token = service.token("signer", "registrar", "admin")
     with hsm_signer.connect(service.url, token=token, ca=os.fspath(service.ca)) as server:
         for message in (LETTER, PAGES):
             outcome = hsm_signer.sign(server, alice.address, message, pin=alice.pin)
@@ -380,7 +380,7 @@ def test_a_service_is_a_server_as_well(service: Service, tmp_path: Path) -> None
 
 def test_a_service_refuses_strangers_and_those_without_the_role(service: Service) -> None:
     alice = service.home["alice"]
-    token = service.add_client("reader", "auditor")
+    token = service.token("auditor")
     with (
         hsm_signer.connect(service.url, token=token, ca=service.ca) as server,
         pytest.raises(NotPermitted),

@@ -15,12 +15,15 @@ from hsm_signer import testing
 from hsm_signer.errors import InputError, ServiceUnreachable
 from hsm_signer.testing import Home, own_environment, serving
 from tests.support import needs
+from tests.support.people import ROOT
 
+PAGE = (ROOT / "docs" / "call" / "index.md").read_text(encoding="utf-8")
 CONFTEST, EXAMPLE = re.findall(r"::\n\n((?:    .*\n|\n)+)", testing.__doc__ or "")
 PROJECT = {
     # It imports the kit before pytest does: that must not warn.
     "conftest.py": f"from hsm_signer.testing import Home\n{textwrap.dedent(CONFTEST)}",
     "test_example.py": EXAMPLE,
+    "test_page.py": "".join(re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[-1:]),
     "test_installation.py": """\
         import os
         import pytest
@@ -49,16 +52,19 @@ PROJECT = {
     "test_service.py": """\
         import pytest
         import hsm_signer
+        from hsm_signer.errors import NotPermitted
 
-        @pytest.fixture(scope="session")
-        def token(hsm_signer_service):
-            return hsm_signer_service.add_client("app", "signer")
-
-        def test_sign(hsm_signer_service, token):
+        def test_roles(hsm_signer_service):
             alice = hsm_signer_service.home["alice"]
-            with hsm_signer.connect(hsm_signer_service.url, token=token, ca=hsm_signer_service.ca) as server:
+            url, ca = hsm_signer_service.url, hsm_signer_service.ca
+            token = hsm_signer_service.token("signer", user="alice")
+            assert hsm_signer_service.token("signer", user="alice") == token
+            with hsm_signer.connect(url, token=token, ca=ca) as server:
                 outcome = hsm_signer.sign(server, alice.address, b"letter", pin=alice.pin)
-            hsm_signer.verify(outcome.spki, b"letter", outcome.signature)
+                hsm_signer.verify(outcome.spki, b"letter", outcome.signature)
+            with hsm_signer.connect(url, token=hsm_signer_service.token("auditor"), ca=ca) as server:
+                with pytest.raises(NotPermitted):
+                    hsm_signer.sign(server, alice.address, b"letter", pin=alice.pin)
 
         def test_both(hsm_signer_service, hsm_signer_server):
             assert hsm_signer_server.credential("alice").owner == "alice"
@@ -71,12 +77,14 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """What passed when pytest ran the project once, warnings as errors, beside somebody's installation."""
     needs.softhsm_module()
     folder = tmp_path_factory.mktemp("project")
+    environment = {**os.environ, "HSM_SIGNER_HOME": "/nowhere", "HSM_SIGNER_TOKEN_PIN": "not this one's"}
+    environment.pop("SOFTHSM2_CONF", None)
     for name, text in PROJECT.items():
         (folder / name).write_text(textwrap.dedent(text))
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", "-W", "error", "-p", "no:cacheprovider", str(folder)],
         cwd=folder,
-        env={**os.environ, "HSM_SIGNER_HOME": "/nowhere", "HSM_SIGNER_TOKEN_PIN": "not this one's"},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -89,6 +97,13 @@ def test_the_example_of_the_module_is_a_project_that_runs(ran: set[str]) -> None
     assert "test_example.py::test_the_letter_is_signed" in ran
 
 
+def test_so_is_the_example_of_the_page(ran: set[str]) -> None:
+    assert {
+        "test_page.py::test_the_letter_is_signed",
+        "test_page.py::test_the_letter_is_signed_far_away",
+    } < ran
+
+
 def test_every_test_has_an_installation_of_its_own(ran: set[str]) -> None:
     assert {f"test_installation.py::test_own[{number}]" for number in (1, 2)} < ran
 
@@ -98,7 +113,7 @@ def test_after_a_test_the_environment_is_as_before(ran: set[str]) -> None:
 
 
 def test_a_service_and_an_installation_at_once(ran: set[str]) -> None:
-    assert {"test_service.py::test_sign", "test_service.py::test_both"} < ran
+    assert {"test_service.py::test_roles", "test_service.py::test_both"} < ran
 
 
 def test_a_service_that_does_not_start_says_why(home: Home) -> None:
@@ -107,10 +122,12 @@ def test_a_service_that_does_not_start_says_why(home: Home) -> None:
         pass
 
 
-def test_a_client_that_cannot_be_added(template_home: Home) -> None:
-    service = testing.Service(template_home, "https://localhost", Path("ca.pem"))
+def test_a_role_that_there_is_not(template_home: Home) -> None:
+    tokens: dict[tuple[str | None, ...], str] = {(None, "signer"): "hsc_secret"}
+    service = testing.Service(template_home, "https://localhost", Path("ca.pem"), tokens)
     with pytest.raises(InputError, match="'king' is not one of"):
-        service.add_client("app", "king")
+        service.token("king")
+    assert "hsc_" not in repr(service)
 
 
 def test_nothing_of_a_test_stays_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
