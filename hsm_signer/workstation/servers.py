@@ -35,7 +35,11 @@ class SigningServer(Protocol):
         ...
 
     def sign(self, request: SigningRequest) -> SignOutcome:
-        """Carry out what a card authorised (docs/protocol.md, section 5); the same again gives the same."""
+        """Carry out what a card authorised; the same request again gives the same outcome.
+
+        docs/understand/protocol.md, section 5. Raises Refused for what the server refuses, and errors of
+        token and store.
+        """
         ...
 
 
