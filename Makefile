@@ -1,11 +1,12 @@
 # make demo    a whole session on this machine, explained      make test    the whole suite
 # make check   types and style                                 make bench   ratios, measured in one run
+# make reference  the command reference and the man page, from the commands' own help
 # make applet  the card applet in Java, built and tested; with JAVACARD_SDK=path also as a CAP file
 # make conformance CARD=pcsc:READER CARD_MAY_BE_ERASED=yes     a real card against docs/understand/apdu.md
 PY := .venv/bin/python
 BRIDGE := card_applet/bridge/target/card-bridge.jar
 
-.PHONY: setup readers demo test check bench applet conformance clean
+.PHONY: setup readers demo test check bench reference applet conformance clean
 
 setup:
 	@scripts/setup
@@ -29,6 +30,9 @@ bench: readers
 	@$(PY) -m benchmarks
 	@$(PY) -m benchmarks.apdu
 	@$(PY) -m benchmarks.service
+
+reference: setup
+	@$(PY) scripts/reference.py
 
 applet:
 	@scripts/setup applet

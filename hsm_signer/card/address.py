@@ -62,8 +62,7 @@ def create_card(address: str) -> None:
     if kind.create is None:
         raise InputError(
             f"{address}: cards for readers are not made by a command",
-            hint="docs/run/operations.md tells how the application gets onto a card. "
-            "Simulated cards: sim:PATH",
+            hint="docs/run/readers.md tells how the application gets onto a card. Simulated cards: sim:PATH",
         )
     kind.create(rest)
 

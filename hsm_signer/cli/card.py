@@ -134,7 +134,7 @@ def selftest(app: App, card: str, as_json: bool) -> None:
         missing = ", ".join(each.name for each in found.missing)
         raise VerificationFailed(
             f"this card cannot be enrolled; it lacks: {missing}",
-            hint="docs/run/operations.md says what a card needs, and how the application gets onto it",
+            hint="docs/run/readers.md says what a card needs, and how the application gets onto it",
         )
 
 

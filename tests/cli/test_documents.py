@@ -1,4 +1,4 @@
-"""README.md and docs/run/operations.md say what is so."""
+"""The pages for operators say what is so."""
 
 from __future__ import annotations
 
@@ -15,22 +15,11 @@ from hsm_signer.config import installation as config
 from hsm_signer.config import service as settings
 from hsm_signer.errors import all_errors
 from hsm_signer.service.roles import PERMITTED, Role
-from tests.support import needs
 from tests.support.commandline import VARIABLES
-from tests.support.documents import README, SERVICE, table
+from tests.support.documents import PAGES, table
 from tests.support.people import ROOT
 
-from . import console
-
-
-def test_the_session_in_the_readme_is_real(tmp_path: Path) -> None:
-    needs.softhsm_module()
-    needs.program("openssl", "openssl")
-    steps = console.steps_in(README)
-    assert len(steps) > 10
-    again = console.run([step.command for step in steps], tmp_path)
-    for said, is_so in zip(steps, again, strict=True):
-        assert console.normalised(is_so.output) == console.normalised(said.output), said.command
+from .test_help import CONTRACT
 
 
 def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
@@ -52,30 +41,30 @@ def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, st
 
 
 def test_every_setting_is_in_the_reference() -> None:
-    rows = table("| key | type | default | what |")
+    rows = table("| key | type | default | what |", "run/configuration.md", "config.toml")
     assert [tuple(row[:3]) for row in rows] == list(_settings("", config.Config))
     assert all(row[3] for row in rows)
 
 
 def test_every_setting_of_the_service_is_in_its_reference() -> None:
-    rows = table("| key | type | default | what |", SERVICE)
+    rows = table("| key | type | default | what |", "run/configuration.md", "service.toml")
     assert [tuple(row[:3]) for row in rows] == list(_settings("", settings.Settings))
     assert all(row[3] for row in rows)
 
 
 def test_the_table_of_roles_is_what_workers_go_by() -> None:
-    rows = table("| operation | signer | registrar | auditor | admin |", SERVICE)
+    rows = table("| operation | signer | registrar | auditor | admin |", "run/service.md")
     said = {row[0]: {role for role, cell in zip(Role, row[1:], strict=True) if cell} for row in rows}
     assert said == PERMITTED
     assert {row[0] for row in rows if "pending only" in row} == {"challenge", "sign"}
 
 
 def test_every_variable_is_in_the_reference() -> None:
-    assert {row[0] for row in table("| variable | what |")} == set(VARIABLES)
+    assert {row[0] for row in table("| variable | what |", "run/configuration.md")} == set(VARIABLES)
 
 
 def test_every_error_is_in_the_reference() -> None:
-    rows = table("| code | exit status | again | what |")
+    rows = table("| code | exit status | again | what |", "run/errors.md")
     expected = [(e.code, str(e.exit_status), "yes" if e.retryable else "") for e in all_errors()]
     assert sorted(tuple(row[:3]) for row in rows) == sorted(expected)
     assert len({row[0] for row in rows}) == len(rows)
@@ -83,19 +72,27 @@ def test_every_error_is_in_the_reference() -> None:
 
 
 def test_every_exit_status_is_in_the_reference() -> None:
-    listed = {int(row[0]) for row in table("| exit status | what |")}
+    listed = {int(row[0]) for row in table("| exit status | what |", "run/errors.md")}
     assert listed == {0, INTERRUPTED} | {error.exit_status for error in all_errors()}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/run/operations.md"])
-def test_commands_in_the_documents_exist(document: str) -> None:
-    from .test_help import CONTRACT
+CODE = re.compile(r"(?ms)^```(?:console|text)\n(.*?)^```$|`([^`\n]+)`|^ {4}([^\n]*)$")
+"""Blocks, what stands between backticks, and indented lines."""
 
-    text = (ROOT / document).read_text(encoding="utf-8")
-    named = set(re.findall(r"hsm-signer ([a-z]+)(?: ([a-z-]+))?", text))
-    assert named
-    for command, sub in named - {("signs", "files")}:
-        if CONTRACT.get(command):
+
+def commands_named(page: Path) -> set[tuple[str, str]]:
+    """Every `hsm-signer COMMAND [SUB]` in a page's code."""
+    code = "\n".join("".join(found.groups("")) for found in CODE.finditer(page.read_text(encoding="utf-8")))
+    return set(re.findall(r"(?<![\w./-])hsm-signer ([a-z]+)(?: ([a-z-]+))?", code))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_documents_exist(page: Path) -> None:
+    for command, sub in commands_named(page):
+        assert command in CONTRACT, command
+        if CONTRACT[command]:
             assert sub in CONTRACT[command], (command, sub)
-        elif command not in CONTRACT:
-            assert command in ("signs", "is", "and"), command
+
+
+def test_documents_name_every_command() -> None:
+    assert {command for page in PAGES for command, _ in commands_named(page)} == set(CONTRACT)

@@ -18,6 +18,7 @@ import hsm_signer
 from tests.support.people import ROOT
 
 PACKAGES = ("hsm_signer", "card_applet_sim")
+MAN_PAGE = Path("docs", "man", "hsm-signer.1")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    (source / MAN_PAGE).parent.mkdir(parents=True)
+    shutil.copy(ROOT / MAN_PAGE, source / MAN_PAGE)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -68,6 +71,11 @@ def test_the_migrations_are_in_it(installed: dict[str, bytes]) -> None:
     assert found == here
     assert found
     assert "hsm_signer/store/migrations/env.py" in installed
+
+
+def test_the_man_page_is_in_it(installed: dict[str, bytes]) -> None:
+    (page,) = (value for name, value in installed.items() if name.endswith("/share/man/man1/hsm-signer.1"))
+    assert page == (ROOT / MAN_PAGE).read_bytes()
 
 
 def test_both_commands_are_in_it(installed: dict[str, bytes]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm_signer.types import Algorithm, KeySpec, Scheme
+from hsm_signer.types import Algorithm, Combine, KeySpec, Scheme
 from tests.support import templates as trace
 from tests.support.spy import mechanisms as mechanisms_of
 
@@ -88,19 +88,48 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(place), target
 
 
+LONGEST_LINE = 110
+LONGEST_PARAGRAPH = 900
+LONGEST_CELL = 320
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_too_long_to_be_read(page: Path) -> None:
+    """Prose is wrapped; no paragraph, list item or cell goes on for ever. What is printed is as it is."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
+    lines = text.splitlines()
+    assert [line for line in lines if len(line) > LONGEST_LINE and not line.startswith(("|", "    "))] == []
+    cells = [cell for line in lines if line.startswith("|") for cell in line.split("|")]
+    assert [cell for cell in cells if len(cell) > LONGEST_CELL] == []
+    prose = "\n".join("" if line.startswith(("|", "    ")) else line for line in lines)
+    for paragraph in re.split(r"\n\s*\n|\n(?= *(?:[-*]|\d+\.) )", prose):
+        assert len(paragraph) <= LONGEST_PARAGRAPH, paragraph
+
+
 # --- docs/understand/threat-model.md ---------------------------------------------------------------------
 
 
 def adversaries() -> list[list[str]]:
     """Rows of the table "Who, and what they get"."""
-    text = (ROOT / "docs" / "understand" / "threat-model.md").read_text(encoding="utf-8")
-    section = text.split("\n## Who, and what they get\n")[1].split("\n## ")[0]
+    section = threats()
     lines = [line for line in section.splitlines() if line.startswith("|")]
     assert lines[0].endswith("| shown by |")
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-@pytest.mark.parametrize("row", adversaries(), ids=lambda row: row[0].replace("*", "")[:40])
+def threats() -> str:
+    """The section "Who, and what they get" of docs/understand/threat-model.md."""
+    text = (ROOT / "docs" / "understand" / "threat-model.md").read_text(encoding="utf-8")
+    return text.split("\n## Who, and what they get\n")[1].split("\n## ")[0]
+
+
+def test_every_adversary_has_a_section_that_says_what_stops_it() -> None:
+    told = dict(re.findall(r"(?ms)^### ([^\n]+)\n(.*?)(?=^### |\Z)", threats()))
+    assert list(told) == [re.findall(r"\[([^]]+)\]", row[0])[0] for row in adversaries()]
+    assert all(re.search(r"(?m)^\*What stops the rest:\* \S", text) for text in told.values())
+
+
+@pytest.mark.parametrize("row", adversaries(), ids=lambda row: row[0])
 def test_what_stops_an_adversary_is_shown(row: list[str]) -> None:
     """By files that hold tests; or the page says plainly that it is only stated."""
     shown_by = row[-1]
@@ -120,11 +149,11 @@ LINE = re.compile(r"^    ( *)((?:[\w.]+/?)(?: [\w.]+\.py)*)  +\S")
 
 
 def module_tree() -> dict[Path, list[Path]]:
-    """Of the indented tree at the beginning: each folder, and what it names in it."""
+    """Of the indented tree of "The map": each folder, and what it names in it."""
     text = (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
     found: dict[Path, list[Path]] = {}
     folders: list[tuple[int, Path]] = [(-1, ROOT)]
-    for line in text.split("\n## ")[0].splitlines():
+    for line in text.split("\n## The map\n")[1].split("\n## ")[0].splitlines():
         if not line.startswith("    "):
             continue
         match = LINE.match(line) or re.match(r"^    ( *)((?:[\w.]+\.py ?)+)$", line)
@@ -179,21 +208,20 @@ def section(number: int) -> str:
 
 def test_algorithm_numbers() -> None:
     """Section 1: the u16 that is bound into D."""
-    families = {
-        "RSASSA-PKCS1-v1_5": "rsa-pkcs1",
-        "RSASSA-PSS": "rsa-pss",
-        "ECDSA": "ecdsa",
-        "Ed25519": "ed25519",
+    found = re.findall(r"(?m)^\| 0x([0-9A-F]{4}) \| ([\w-]+) \|", section(1))
+    assert {int(number, 16): name for number, name in found} == {
+        int(each): each.cli_name for each in Algorithm
     }
-    found: dict[int, str] = {}
-    pattern = r"0x([0-9A-F]{4})((?:/\d)*) (RSASSA-[\w-]+|ECDSA|Ed25519)(?: with SHA-([\d/]+))?"
-    for first, others, family, hashes in re.findall(pattern, section(1)):
-        digits = [first[-1], *filter(None, others.split("/"))]
-        lengths = hashes.split("/") if hashes else ["256", "384", "512"] if others else [""]
-        for digit, length in zip(digits, lengths, strict=True):
-            name = families[family] + (f"-sha{length}" if length else "")
-            found[int(first[:-1] + digit, 16)] = name
-    assert found == {int(each): each.cli_name for each in Algorithm}
+
+
+def test_scheme_and_combine_numbers() -> None:
+    """Section 1: the codes that are bound into D."""
+    schemes = re.findall(r"(?m)^\| (\d) \| (\w+) \|$", section(1))
+    assert {int(number): name for number, name in schemes} == {
+        int(each): each.name.lower() for each in Scheme
+    }
+    combines = dict(re.findall(r"(?m)^\| (\d), [^|]* \| combine\(K, m\) = (.+?) \|", section(1)))
+    assert combines == {str(int(Combine.CBC)): "CBC_K(m)", str(int(Combine.XOR)): "K XOR m"}
 
 
 EVERY_KEY = [(scheme, key) for scheme in Scheme for key in (KeySpec.P256, KeySpec.RSA2048)]

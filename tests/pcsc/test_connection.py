@@ -420,7 +420,7 @@ class Piece:
 def test_addresses() -> None:
     with pytest.raises(InputError) as error:
         create_card("pcsc:")
-    assert "docs/run/operations.md" in (error.value.hint or "")
+    assert "docs/run/readers.md" in (error.value.hint or "")
     with pytest.raises(InputError, match="expected sim:PATH or pcsc:READER"), open_card("gem:x"):
         raise AssertionError
     with pytest.raises(InputError, match="nothing follows the colon"), open_card("sim:"):

@@ -6,13 +6,17 @@ import re
 
 from .people import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OPERATIONS = (ROOT / "docs" / "run" / "operations.md").read_text(encoding="utf-8")
-SERVICE = (ROOT / "docs" / "run" / "service.md").read_text(encoding="utf-8")
+DOCUMENTS = ROOT / "docs"
+GENERATED = DOCUMENTS / "run" / "commands.md"
+PAGES = [ROOT / "README.md", *sorted(set(DOCUMENTS.rglob("*.md")) - {GENERATED})]
+"""Every page that is written by hand."""
 
 
-def table(header: str, document: str = OPERATIONS) -> list[list[str]]:
-    """The rows of the table with this header; cells without their backticks."""
+def table(header: str, page: str, section: str = "") -> list[list[str]]:
+    """The rows of the first table with this header, of a page or of a section; cells without backticks."""
+    document = (DOCUMENTS / page).read_text(encoding="utf-8")
+    if section:
+        document = document.split(f"\n## {section}\n")[1].split("\n## ")[0]
     lines = document.splitlines()
     start = lines.index(header) + 2
     rows = []

@@ -1,7 +1,7 @@
 """The front's links to the workers: one queue, one connection for each worker, calls in flight on both.
 
 Sockets appear and go as workers are started and end: the folder is looked at five times a second.
-docs/run/service.md, section "The workers' socket", has the frames.
+docs/understand/service.md, section "The workers' socket", has the frames.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Operations of the workers' socket, their results, and how a failure is told.
 
 Encoded as MessagePack by msgspec, strictly: an unknown operation, field or enum member, a missing field or a
-value of another type is an error (FrameMalformed). docs/run/service.md, section "The workers' socket", has
-the frames. VERSION rises with every change that the other side has to know of.
+value of another type is an error (FrameMalformed). docs/understand/service.md, section "The workers' socket",
+has the frames. VERSION rises with every change that the other side has to know of.
 """
 
 from __future__ import annotations
