@@ -11,6 +11,7 @@ import pytest
 from hsm_signer.testing import Home
 from tests.support import needs
 from tests.support.authority import Authority
+from tests.support.other_users import Python, runnable_by_others
 from tests.support.service import in_process, serving
 from tests.support.tenants import Running, Tenants, add_clients
 
@@ -44,3 +45,10 @@ def running(template_tenants: Tenants, tmp_path_factory: pytest.TempPathFactory)
 def as_root() -> None:
     """For tests that are somebody else: in continuous integration they have to be possible."""
     needs.root()
+
+
+@pytest.fixture(scope="session")
+def python_for_others(as_root: None) -> Iterator[Python]:
+    """An interpreter with the program that every user can run."""
+    with runnable_by_others() as python:
+        yield python

@@ -28,6 +28,7 @@ import pytest
 from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.errors import (
     ChallengeStale,
+    RecordConflict,
     ServiceBusy,
     ServiceStopping,
     ServiceTimeout,
@@ -50,7 +51,7 @@ from hsm_signer.types import ACCEPTED, DigestList, Event, SignOutcome
 from hsm_signer.workstation.remote import RemoteServer
 from tests.support.fake_worker import FakeWorker, ask, pool_on, run, until
 from tests.support.front import api, problem, send
-from tests.support.other_users import User, give, python_for_others, reachable
+from tests.support.other_users import Python, User, give, reachable
 from tests.support.people import digests, use_store
 from tests.support.postgresql import Postgresql, copy_store
 from tests.support.scenes import authorise, check_evidence, database, verifies
@@ -356,7 +357,9 @@ def test_a_database_locked_for_too_long(tenants: Tenants) -> None:
 
 
 @pytest.fixture
-def as_somebody(tenants: Tenants) -> Iterator[Callable[[], AbstractContextManager[tuple[Tenants, Service]]]]:
+def as_somebody(
+    request: pytest.FixtureRequest, tenants: Tenants
+) -> Iterator[Callable[[], AbstractContextManager[tuple[Tenants, Service]]]]:
     """Nobody forbids root to write: a service that is run by somebody else."""
 
     with reachable() as folder:
@@ -370,9 +373,11 @@ def as_somebody(tenants: Tenants) -> Iterator[Callable[[], AbstractContextManage
                     yield moved, service
                 return
             give(moved.home.path, somebody)
-            python, environment = python_for_others()
-            environment["HOME"] = str(folder)
-            with serving(moved.home, python=python, environment=environment, user=somebody) as service:
+            python: Python = request.getfixturevalue("python_for_others")
+            environment = {**python.environment, "HOME": str(folder)}
+            with serving(
+                moved.home, python=python.executable, environment=environment, user=somebody
+            ) as service:
                 yield moved, service
 
         yield started
@@ -439,7 +444,9 @@ def test_workers_that_stand_still(tenants: Tenants) -> None:
             service.wait_until_ready()
             under_load.wait_for_more()
         under_load.everybody_signs()
-        assert set(under_load.codes) <= {ServiceTimeout.code, ServiceBusy.code}, under_load.codes
+        # What timed out was still with a worker: whoever asked again may have been in its own way.
+        expected = {ServiceTimeout.code, ServiceBusy.code, RecordConflict.code}
+        assert set(under_load.codes) <= expected, under_load.codes
         load.acknowledged += under_load.acknowledged
         nothing_restarted(service)
     check(tenants.home, load)

@@ -21,7 +21,6 @@ from hsm_signer.service import supervisor
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import socket_path
 from hsm_signer.types import Algorithm
-from tests.support.other_users import python_for_others
 from tests.support.people import digests
 from tests.support.processes import environment_of
 from tests.support.scenes import authorise, verifies
@@ -336,54 +335,6 @@ def test_the_front_alone_needs_no_home(tenants: Tenants, tmp_path: Path) -> None
         assert front["arguments"][:4] == [
             *("--settings", str(other / "service.toml"), "--sockets", str(other / "sockets")),
         ]
-
-
-@pytest.mark.usefixtures("as_root")
-def test_front_and_workers_as_different_users(tenants: Tenants, tmp_path: Path) -> None:
-    """The home belongs to one system user, the front runs as another; they meet in the sockets' group."""
-    import shutil
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="hsm-signer-"))
-    try:
-        folder.chmod(0o755)
-        home = tenants.copy_to(folder / "home").home
-        text = (
-            f'[worker]\nsockets = "{folder}/run"\nsocket_group = "54323"\nuser = "54321"\n'
-            'front_user = "54322"\n'
-        )
-        (folder / "service.toml").write_text(text)
-        for path in (home.path, *home.path.rglob("*")):
-            os.chown(path, 54321, 54321)
-        python, environment = python_for_others()
-        with with_another_front(
-            Tenants(home, tenants.tokens, tenants.certificate),
-            folder,
-            arguments=("--settings", str(folder / "service.toml")),
-            python=python,
-            environment=environment,
-        ) as service:
-            service.sockets = folder / "run"
-            front = service.wait_for("front")
-            assert (front["uid"], front["groups"]) == (54322, [54322, 54323])
-            service.wait_for_worker()
-            worker = service.pid_of("worker-0")
-            status = dict(
-                line.split(":\t", 1) for line in Path(f"/proc/{worker}/status").read_text().splitlines()
-            )
-            assert set(status["Uid"].split()) == {"54321"}
-            assert set(status["Gid"].split()) == {"54321"}
-            assert status["Groups"].split() == ["54323"]
-            found = (folder / "run").stat()
-            assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (54321, 54323, 0o750)
-            found = socket_path(folder / "run", 0).stat()
-            assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (54321, 54323, 0o660)
-            with service.worker(bearer=tenants.tokens["app"]) as client:
-                content = digests(b"x")
-                verifies(home["alice"].sign(client, content), content)
-            assert service.stop() == 0
-    finally:
-        shutil.rmtree(folder)
 
 
 def test_help_is_quick_and_imports_no_service() -> None:

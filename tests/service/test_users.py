@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,14 +26,12 @@ from hsm_signer.testing import make_person
 from hsm_signer.types import Scheme
 from hsm_signer.workstation.remote import RemoteServer
 from tests.support import processes
-from tests.support.other_users import User, give, python_for_others, reachable
+from tests.support.other_users import Python, User, become, connected_as, give, reachable
 from tests.support.people import digests
 from tests.support.processes import environment_of
 from tests.support.scenes import database, verifies
 from tests.support.service import Service, serving
 from tests.support.tenants import Tenants
-
-pytestmark = pytest.mark.usefixtures("as_root")
 
 SOCKETS = 54323
 """The group of the sockets."""
@@ -83,14 +80,15 @@ def settings_file(folder: Path, sockets: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["two commands", "one command, as root"])
-def running(request: pytest.FixtureRequest, template_tenants: Tenants) -> Iterator[Running]:
+def running(
+    request: pytest.FixtureRequest, template_tenants: Tenants, python_for_others: Python
+) -> Iterator[Running]:
     """`serve --part workers` and `serve --part front`, each by its own user; or `serve` by root."""
     with reachable() as folder, ExitStack() as stack:
         tenants = template_tenants.copy_to(folder / "home")
         give(tenants.home.path, WORKERS)
         pin = (tenants.home.path / PIN_FILE).read_text().strip()
-        python, environment = python_for_others()
-        environment = {**environment, "HOME": str(folder)}
+        environment = {**python_for_others.environment, "HOME": str(folder)}
         if request.param == "one command, as root":
             settings_file(folder / "etc", folder / "run")
             environment |= {**SECRETS, "HSM_SIGNER_TOKEN_PIN": pin}
@@ -100,11 +98,12 @@ def running(request: pytest.FixtureRequest, template_tenants: Tenants) -> Iterat
                     workers=2,
                     folder=folder / "etc",
                     sockets=folder / "run",
-                    python=python,
+                    python=python_for_others.executable,
                     environment=environment,
                 )
             )
             yield Running(tenants, service, service, folder)
+            assert service.stop() == 0, service.story
             return
         for name in ("workers", "front"):
             settings_file(folder / name, folder / "run" / "sockets")
@@ -118,7 +117,7 @@ def running(request: pytest.FixtureRequest, template_tenants: Tenants) -> Iterat
                     workers=2,
                     folder=folder / part,
                     sockets=folder / "run" / "sockets",
-                    python=python,
+                    python=python_for_others.executable,
                     environment=environment,
                     user=user,
                 )
@@ -126,6 +125,7 @@ def running(request: pytest.FixtureRequest, template_tenants: Tenants) -> Iterat
             for part, user in (("workers", WORKERS), ("front", FRONT))
         ]
         yield Running(tenants, services[0], services[1], folder)
+        assert [each.stop() for each in services] == [0, 0]
 
 
 # --- what the kernel says of a process ---------------------------------------------------------------------
@@ -167,13 +167,6 @@ def loaded(pid: int) -> set[str]:
     return {each for each in OF_WORKERS_ALONE if each in maps}
 
 
-def become(user: User) -> None:
-    """For good."""
-    os.setgroups(list(user.groups))
-    os.setgid(user.gid)
-    os.setuid(user.uid)
-
-
 def _open_as(user: User, paths: list[str], answer: str) -> None:
     with Path(answer).open("w") as file:
         become(user)
@@ -191,27 +184,6 @@ def opened_as(user: User, paths: list[Path], folder: Path) -> list[str]:
     answer = folder / "opened"
     assert processes.run(_open_as, user, list(map(str, paths)), str(answer)) == 0
     return answer.read_text().split()
-
-
-def _connect_as(user: User, path: str, answer: str) -> None:
-    with Path(answer).open("w") as file:
-        become(user)
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(60)
-            try:
-                sock.connect(path)
-                file.write("hello" if sock.recv(9) else "closed")
-            except PermissionError:
-                file.write("not reached")
-            except ConnectionResetError:
-                file.write("closed")
-
-
-def connected_as(user: User, path: Path, folder: Path) -> str:
-    """What a worker's socket has for this user."""
-    answer = folder / "connected"
-    assert processes.run(_connect_as, user, str(path), str(answer)) == 0
-    return answer.read_text()
 
 
 # --- tests -------------------------------------------------------------------------------------------------
@@ -284,3 +256,5 @@ def test_only_the_front_is_spoken_to(running: Running, tmp_path: Path) -> None:
     # Nor does anybody put a socket of his own in a worker's place.
     status = running.workers.sockets.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (WORKERS.uid, SOCKETS, 0o750)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (WORKERS.uid, SOCKETS, 0o660)

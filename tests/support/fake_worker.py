@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ from hsm_signer.service.wire.operations import (
     encode,
 )
 
+from .other_users import reachable
+
 TIMEOUT = 20.0
 """Seconds for anything that has to happen."""
 
@@ -36,9 +37,9 @@ def run(test: Callable[[Path], Awaitable[None]]) -> None:
     """In a loop of its own, with a folder whose name is short enough for sockets."""
 
     async def bounded() -> None:
-        with tempfile.TemporaryDirectory(prefix="pool-") as folder:
+        with reachable() as folder:
             async with asyncio.timeout(TIMEOUT * 3):
-                await test(Path(folder))
+                await test(folder)
 
     asyncio.run(bounded())
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from hsm_signer.store.database import parse_url
 from hsm_signer.store.store import Store
 
 from . import needs
+from .other_users import reachable_folder
 
 USER = "postgres"
 TIMEOUT = 60
@@ -46,8 +46,7 @@ class Postgresql:
     def __init__(self, **settings: str) -> None:
         """``settings``: of postgresql.conf, over those of :data:`SETTINGS`."""
         self.programs = needs.postgresql()
-        # Not below pytest's folder: only its owner may go there. And a socket's path is a short one.
-        self.folder = Path(tempfile.mkdtemp(prefix="hsm-signer-postgresql-"))
+        self.folder = reachable_folder()
         self._settings = {**SETTINGS, "unix_socket_directories": str(self.folder), **settings}
         self._as: dict[str, Any] = {}
         if os.getuid() == 0:

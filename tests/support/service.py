@@ -275,6 +275,8 @@ def serving(
             HOME_VARIABLE: str(home.path),
             **(environment or {}),
         },
+        # As systemd does; a folder of ours may be closed to other users.
+        cwd="/",
         start_new_session=True,
         user=None if user is None else user.uid,
         group=None if user is None else user.gid,

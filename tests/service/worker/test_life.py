@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +22,11 @@ from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import Kind, socket_path
 from hsm_signer.types import Algorithm, Authorisation, DigestList
 from tests.support import processes
+from tests.support.other_users import NOBODY, connected_as, reachable
 from tests.support.people import digests
 from tests.support.scenes import authorise, database, verifies
 from tests.support.service import WorkerClient, error_in, in_process, serving, sign_call
 from tests.support.tenants import Running, Tenants
-
-NOBODY = 65534
 
 
 def signs(running: Running, who: str = "alice") -> None:
@@ -53,61 +48,26 @@ def _audit(server: object) -> object:
 # --- who may connect ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that everybody can reach, for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="hsm-signer-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def _say_hello_as(uid: int, path: str, answer: str) -> None:
-    with Path(answer).open("wb") as file:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(30)
-            try:
-                sock.connect(path)
-                file.write(sock.recv(9))
-            except PermissionError:
-                file.write(b"not reached")
-            except ConnectionResetError:
-                pass
-
-
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
         ("", "not reached"),
-        (f'socket_group = "{NOBODY}"', ""),
-        (f'socket_group = "{NOBODY}"\nfront_user = "{NOBODY}"', "hello"),
+        (f'socket_group = "{NOBODY.gid}"', "closed"),
+        (f'socket_group = "{NOBODY.gid}"\nfront_user = "{NOBODY.uid}"', "hello"),
     ],
 )
-def test_peers_of_other_users(
-    tenants: Tenants, reachable: Path, tmp_path: Path, more: str, expected: str
-) -> None:
-    text = f'[worker]\nsockets = "{reachable}/run"\n{more}\n'
-    with serving(tenants.home, part="workers", settings=text, ready=False) as service:
-        service.sockets = reachable / "run"
-        service.wait_for_worker()
-        path = socket_path(service.sockets, 0)
-        answer = tmp_path / "answer"
-        assert processes.run(_say_hello_as, NOBODY, str(path), str(answer)) == 0
-        found = answer.read_bytes()
-        if expected == "hello":
-            assert len(found) == 9
-        else:
-            assert found == expected.encode()
-        if expected == "":
-            assert service.wait_for("peer-refused", part="worker")["uid"] == NOBODY
-        # Root may, whatever is set.
-        with service.worker() as client:
-            assert client.hello.state == "ready"
-        assert len(service.find("peer-refused")) == (expected == "")
+def test_peers_of_other_users(tenants: Tenants, tmp_path: Path, more: str, expected: str) -> None:
+    with reachable() as folder:
+        text = f'[worker]\nsockets = "{folder}/run"\n{more}\n'
+        with serving(tenants.home, part="workers", settings=text, sockets=folder / "run") as service:
+            assert connected_as(NOBODY, socket_path(service.sockets, 0), tmp_path) == expected
+            if expected == "closed":
+                assert service.wait_for("peer-refused", part="worker")["uid"] == NOBODY.uid
+            # Root may, whatever is set.
+            with service.worker() as client:
+                assert client.hello.state == "ready"
+            assert len(service.find("peer-refused")) == (expected == "closed")
 
 
 def test_modes_of_folder_and_socket(tenants: Tenants) -> None:
