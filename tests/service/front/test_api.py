@@ -18,8 +18,10 @@ from cryptography import x509
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import forms
+from hsm_signer.errors import InputError
 from hsm_signer.server.signing import system_clock
 from hsm_signer.service import clients
+from hsm_signer.service.front.http.bodies import strict_json
 from hsm_signer.service.front.native import models
 from hsm_signer.service.roles import Role
 from hsm_signer.testing import PIN, PUK, Person
@@ -396,6 +398,12 @@ def test_body_that_is_not_the_json_wanted(scene: Scene, body: bytes, words: str)
     assert problem(answer, 400, "input.invalid")["detail"].startswith(words)
 
 
+def test_names_in_an_object_are_counted() -> None:
+    assert strict_json(b"{" + b",".join(b'"%d":0' % each for each in range(100)) + b"}", "body")
+    with pytest.raises(InputError, match="at most 100 names"):
+        strict_json(b"{" + b",".join(b'"%d":0' % each for each in range(101)) + b"}", "body")
+
+
 @pytest.mark.parametrize(
     "media", ["text/plain", "application/x-www-form-urlencoded", "application/xml", "x", ""]
 )
@@ -609,6 +617,20 @@ def test_stranger_cannot_fill_the_disk(scene: Scene) -> None:
         )
         status, body = wire.answer()
     assert (status, json.loads(body)["code"]) == (401, "client.not-authenticated")
+
+
+def test_long_json_of_a_stranger_is_not_read(scene: Scene) -> None:
+    """To find every fault in a megabyte takes seconds, in which nobody else is served."""
+    path = f"/v1/credentials/{'00' * 16}/signatures"
+    head = {"Content-Type": "application/json"}
+    long = b"[" + b" " * 20_000
+    with api(scene.service) as stranger:
+        problem(stranger.post(path, content=b"[", headers=head), 400, "input.invalid")
+        problem(stranger.post(path, content=long, headers=head), 401, "client.not-authenticated")
+        made_up = {**head, "Authorization": f"Bearer hsc_{'A' * 43}"}
+        problem(stranger.post(path, content=long, headers=made_up), 401, "client.not-authenticated")
+        known = {**head, "Authorization": f"Bearer {scene.tenants.tokens['signer']}"}
+        problem(stranger.post(path, content=long, headers=known), 400, "input.invalid")
 
 
 def test_two_authorization_headers(scene: Scene) -> None:

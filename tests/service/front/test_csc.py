@@ -1050,3 +1050,17 @@ def test_bodies_that_are_too_large(desk: Desk) -> None:
     response = desk.http.post("/csc/v2/info", json={"clientData": "x" * (1 << 20)})
     assert response.status_code == 413
     assert response.json()["error"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "path", ["v2/credentials/authorize", "v2/signatures/signHash", "v1/signatures/signHash"]
+)
+def test_lists_of_a_stranger_are_not_read(desk: Desk, path: str) -> None:
+    """A megabyte of wrong hashes: refused for who sends it, before one of them is looked at."""
+    wrong = {"hashes": [5] * 100_000}
+    stranger = {"Authorization": "Bearer hsc_nobody"}
+    answer = desk.http.post(f"/csc/{path}", json=wrong, headers=stranger)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_token"), answer.text
+    known = {"Authorization": f"Bearer {desk.tokens['signer']}"}
+    answer = desk.http.post(f"/csc/{path}", json=wrong, headers=known)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request"), answer.text

@@ -254,6 +254,13 @@ def test_wrong_members(
     assert complaint(model, body) == expected
 
 
+def test_one_complaint_about_a_list_is_enough() -> None:
+    wrong = {"credentialID": "x", "SAD": "x", "signAlgo": "x", "hashes": [5] * 1000}
+    with pytest.raises(ValidationError) as caught:
+        SignAsked.model_validate(wrong)
+    assert caught.value.error_count() == 1
+
+
 @pytest.mark.parametrize("body", [[], "text", 5, None])
 def test_bodies_that_are_no_objects(body: Any) -> None:
     assert complaint(InfoAsked, body) == "The request is not a JSON object"

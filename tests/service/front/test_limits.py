@@ -271,6 +271,21 @@ def test_trailer_is_no_header(front: Service) -> None:
         assert (status, json.loads(answer)["code"]) == (401, "client.not-authenticated")
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_body_of_an_upgrade_is_no_request(front: Service, protocol: str) -> None:
+    """A proxy that sees one request must not get two answers: the second would be somebody else's."""
+    inner = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with Wire(front) as wire:
+        wire.send(
+            b"POST /csc/v2/info HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+            b"Upgrade: %b\r\nContent-Length: %d\r\n\r\n" % (protocol.encode(), len(inner))
+        )
+        wire.answer()
+        with suppress(OSError):
+            wire.send(inner)
+        assert wire.until_closed() == b""
+
+
 def test_more_connections_than_there_may_be(front: Service) -> None:
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(front)) for _ in range(5)]
@@ -290,6 +305,31 @@ def test_more_connections_than_there_may_be(front: Service) -> None:
             time.sleep(0.05)
     else:
         pytest.fail("closed connections are not forgotten")
+
+
+BIG = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_answers_that_nobody_takes_do_not_keep_a_connection(front: Service) -> None:
+    """As many connections as there may be, each asking for more than the system buffers, none reading."""
+    wires = [Wire(front) for _ in range(5)]
+    try:
+        for each in wires:
+            each.send(BIG * 20)
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            try:
+                with Wire(front) as wire:
+                    wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                    assert wire.answer()[0] == 200
+                    break
+            except (OSError, EOFError, AssertionError):
+                time.sleep(0.1)
+        else:
+            pytest.fail("they hold their places for ever")
+    finally:
+        for each in wires:
+            each.__exit__(None, None, None)
 
 
 def test_more_in_flight_than_there_may_be(front: Service) -> None:
@@ -383,3 +423,19 @@ def test_rate_of_each_client(rated: Rated) -> None:
         assert stranger.get("/metrics").status_code == 429
     line = rated.service.wait_for("request", status=429)
     assert line["code"] == "client.rate-limited"
+
+
+def test_access_tokens_of_a_client_share_its_rate(rated: Rated) -> None:
+    name, token = "signer", rated.tenants.tokens["signer"]
+    with api(rated.service) as client:
+        access = []
+        for _ in range(2):
+            answer = client.post("/csc/v2/auth/login", auth=(name, token), json={})
+            access.append({"Authorization": f"Bearer {answer.json()['access_token']}"})
+        # The address paid for the first login and for the first use of each token.
+        for headers in (*access, *access, *access):
+            assert client.get("/v1/whoami", headers=headers).status_code == 200
+        # The client paid for the second login and for four uses: one is left of six.
+        assert client.get("/v1/whoami", headers=access[1]).status_code == 200
+        for headers in access:
+            problem(client.get("/v1/whoami", headers=headers), 429, "client.rate-limited")

@@ -30,6 +30,7 @@ from hsm_signer.service.wire.operations import (
     Call,
     Caller,
     Failure,
+    GetAnchor,
     Logout,
     Reply,
     Sign,
@@ -100,6 +101,35 @@ def test_calls_are_shared_among_workers() -> None:
                 for frame in worker.calls:
                     worker.reply(frame.id)
             await asyncio.gather(*tasks)
+
+    run(test)
+
+
+def test_signatures_go_past_calls_that_only_read() -> None:
+    """Anchors over a million chains take minutes: as many as anybody likes must not stop the signing."""
+
+    async def test(folder: Path) -> None:
+        async with FakeWorker(folder).running() as worker, pool_on(folder) as pool:
+            await until(pool.workers)
+            anchor = Call(caller=Caller(bearer="b"), request_id="anchor", operation=GetAnchor())
+            anchors = [asyncio.ensure_future(pool.call(anchor)) for _ in range(5)]
+            await until(lambda: worker.calls)
+            others = [ask(pool, "other") for _ in range(3)]
+            await until(lambda: len(worker.calls) == 3)
+            assert [worker.asked(index) for index in range(3)] == ["anchor", "other", "other"]
+            worker.reply(2)
+            await until(lambda: len(worker.calls) == 4)
+            assert worker.asked(3) == "other"
+            worker.reply(1)
+            await until(lambda: len(worker.calls) == 5)
+            assert worker.asked(4) == "anchor"
+            worker.reply(3)
+            worker.reply(4)
+            await asyncio.gather(*others)
+            assert pool.queue == 3
+            for each in anchors:
+                each.cancel()
+            await asyncio.gather(*anchors, return_exceptions=True)
 
     run(test)
 

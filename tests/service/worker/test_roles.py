@@ -20,9 +20,12 @@ from hsm_signer.types import (
     CredentialId,
     Digest,
     Event,
+    Message,
     PinCheck,
     PinPolicy,
     Scheme,
+    SigningRequest,
+    SignOutcome,
     Status,
 )
 from tests.support.enrolments import wanted
@@ -124,6 +127,35 @@ def test_a_registrar_uses_credentials_in_enrolment_only(running: Running, tmp_pa
         entries = client.call(wire.GetEvidence(credential_id=number)).entries
         assert [entry.event for _, entry in entries] == [Event.ENROL, Event.ACTIVATE]
         verifies(client.sign(request), request.content)
+
+
+def test_registrar_gets_the_lost_answer_of_an_enrolment(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very request that finished it, and no other: the credential is not the registrar's to use."""
+    with running.as_client("registrar") as registrar, running.as_client("app") as client:
+        sent: list[SigningRequest] = []
+        sign = registrar.sign
+
+        def kept(request: SigningRequest) -> SignOutcome:
+            sent.append(request)
+            return sign(request)
+
+        monkeypatch.setattr(registrar, "sign", kept)
+        person = make_person(registrar, tmp_path, "lost-answer", scheme=Scheme.PIN)
+        again = sign(sent[-1])
+        assert again.repeated
+        verifies(again, sent[-1].content)
+        number = again.credential_id
+        assert isinstance(sent[-1].content, Message)
+        info = b"".join(sent[-1].content.source.chunks())
+        others = [authorise(client, person, info), authorise(client, person, b"text")]
+        verifies(client.sign(others[1]), others[1].content)
+        for each in others:
+            with pytest.raises(NotPermitted, match="in enrolment only"):
+                sign(each)
+        entries = client.call(wire.GetEvidence(credential_id=number)).entries
+        assert [entry.event for _, entry in entries] == [Event.ENROL, Event.ACTIVATE, Event.SIGN]
 
 
 # --- bound clients -----------------------------------------------------------------------------------------
