@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Table
 
 from hsm_signer.core.canonical import entry_hash
-from hsm_signer.evidence.chain import START, next_entry
+from hsm_signer.evidence.chain import START, draft_entry, next_entry
 from hsm_signer.server.installation import Installation
 from hsm_signer.store.database import is_sqlite
 from hsm_signer.store.rows import beside_record_row, entry_row, record_row
@@ -86,9 +86,8 @@ def _rows(ids: list[CredentialId], like: SealedRecord) -> Iterator[tuple[Row, Ro
 
 
 def _enrolment(credential_id: CredentialId, now: int) -> EvidenceEntry:
-    return next_entry(
-        START, time=now, credential_id=credential_id, event=Event.ENROL, record_version=1, actor="bulk"
-    )
+    draft = draft_entry(credential_id, Event.ENROL, actor="bulk", record_version=1)
+    return next_entry(START, draft, time=now)
 
 
 def _sqlite(connection: Any, table: Table, rows: list[Row]) -> None:

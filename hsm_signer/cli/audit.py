@@ -151,7 +151,7 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
         files.check_outputs([out], force=force, kept=kept(app))
 
     from hsm_signer.evidence.anchor import encode_anchor, make_anchor
-    from hsm_signer.server.signing import system_clock
+    from hsm_signer.server.base import system_clock
 
     with app.installation().open_store() as store:
         last = store.last_entry()

@@ -63,7 +63,7 @@ def add(
     """Add a client. Its bearer token goes to standard output, once; only its hash is kept."""
     from hsm_signer.config.home import current_actor
     from hsm_signer.core.owners import check_owner
-    from hsm_signer.server.signing import system_clock
+    from hsm_signer.server.base import system_clock
     from hsm_signer.service import clients
     from hsm_signer.service.roles import Role
 

@@ -26,8 +26,13 @@ INVISIBLE = frozenset(
 empty Braille pattern."""
 
 
+def as_recorded(owner: str) -> str:
+    """Bring a user's name, however it was typed, into the form that records have: NFC (UAX 15)."""
+    return unicodedata.normalize("NFC", owner)
+
+
 def check_owner(owner: str) -> None:
-    """Raises InputError for a name that cannot be a user's, or that could be taken for another's.
+    """Raise InputError for a name that cannot be a user's, or that could be taken for another's.
 
     1 to 255 bytes of UTF-8 in normalisation form C (Unicode Standard Annex 15), nothing invisible, no spaces
     around it, and no hyphen first: commands would take it for an option.
@@ -37,12 +42,12 @@ def check_owner(owner: str) -> None:
         raise InputError(
             f"user: expected 1 to {MAX_OWNER} bytes of printable text without spaces around it, got {owner!r}"
         )
-    if any(each in INVISIBLE for each in owner):
+    if not INVISIBLE.isdisjoint(owner):
         raise InputError(f"user: {owner!a} has characters that nobody can see")
     if owner.startswith("-"):
         raise InputError(f"user: {owner!r} begins with a hyphen, as options do")
-    if not unicodedata.is_normalized("NFC", owner):
+    if owner != as_recorded(owner):
         raise InputError(
             f"user: {owner!a} is not in Unicode's normalisation form C",
-            hint=f"spelt so it is: {unicodedata.normalize('NFC', owner)}",
+            hint=f"spelt so it is: {as_recorded(owner)}",
         )

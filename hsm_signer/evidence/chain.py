@@ -10,11 +10,11 @@ at a time, and the entry that raised it last is the one whose hash the record ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
-from hsm_signer.types import ACCEPTED, Algorithm, CredentialId, Digest, Event, EvidenceEntry, Mode
+from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry
 
 from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, Finding
 
@@ -44,57 +44,45 @@ START = ChainPosition(0, NO_PREVIOUS)
 
 
 def position_of(entry: EvidenceEntry) -> ChainPosition:
-    """The position that the chain has with ``entry`` as its last."""
+    """Give the position of a chain that ends with ``entry``."""
     return ChainPosition(entry.sequence, entry_hash(entry))
 
 
-def next_entry(
-    position: ChainPosition,
-    *,
-    time: int,
+def draft_entry(
     credential_id: CredentialId,
     event: Event,
-    record_version: int,
+    *,
     actor: str,
+    record_version: int = 0,
     outcome: str = ACCEPTED,
-    d: Digest | None = None,
-    nonce: bytes | None = None,
-    x: int | None = None,
-    algorithm: Algorithm | None = None,
-    mode: Mode | None = None,
-    h: Digest | None = None,
-    quantities_hash: Digest | None = None,
-    digests: tuple[bytes, ...] = (),
-    signatures: tuple[bytes, ...] = (),
 ) -> EvidenceEntry:
-    """The entry that follows ``position``: sequence one higher, ``previous`` its hash.
+    """Make an entry that has no place in a chain and no time yet: :func:`next_entry` gives it both.
 
-    The other arguments are the fields of :class:`~hsm_signer.types.EvidenceEntry`, with its lengths and
-    units. Nothing is checked here: the store refuses an entry that does not fit its chain.
+    The fields of an authorisation are absent.
     """
     return EvidenceEntry(
-        sequence=position.sequence + 1,
-        time=time,
+        sequence=0,
+        time=0,
         credential_id=credential_id,
         event=event,
         outcome=outcome,
         record_version=record_version,
         actor=actor,
-        previous=position.hash,
-        d=d,
-        nonce=nonce,
-        x=x,
-        algorithm=algorithm,
-        mode=mode,
-        h=h,
-        quantities_hash=quantities_hash,
-        digests=digests,
-        signatures=signatures,
+        previous=NO_PREVIOUS,
     )
 
 
+def next_entry(position: ChainPosition, draft: EvidenceEntry, *, time: int, **fields: Any) -> EvidenceEntry:
+    """Put ``draft`` at the end of a chain: its sequence is one higher, its ``previous`` the last hash.
+
+    ``time``: microseconds since 1970-01-01T00:00:00Z; ``fields`` in place of the draft's. Nothing is checked
+    here: the store refuses an entry that does not fit its chain.
+    """
+    return replace(draft, sequence=position.sequence + 1, previous=position.hash, time=time, **fields)
+
+
 class ChainCheck:
-    """Checks one chain entry by entry, in constant memory; feed it in ascending sequence."""
+    """A check of one chain, entry by entry in ascending sequence; its memory does not grow."""
 
     def __init__(self, credential_id: CredentialId) -> None:
         self.credential_id = credential_id
@@ -110,7 +98,7 @@ class ChainCheck:
         """Whether anything was carried out after enrolment: then its record may not be gone."""
 
     def add(self, entry: EvidenceEntry) -> Iterator[Finding]:
-        """What is wrong with ``entry`` as the next one of this chain; nothing if all is well."""
+        """Find what is wrong with ``entry`` as the next one of this chain; nothing if all is well."""
         if entry.credential_id != self.credential_id:
             yield self._finding(CHAIN_FOREIGN, "the entry belongs to another credential", entry)
             # Its place in the order of this chain would say nothing.
@@ -160,7 +148,7 @@ class ChainCheck:
 
 
 def check_chain(credential_id: CredentialId, entries: Iterable[EvidenceEntry]) -> Iterator[Finding]:
-    """Everything wrong with a chain: gaps in the sequence, previous hashes, credential ids, versions.
+    """Find all that is wrong with a chain: gaps in the sequence, previous hashes, credential ids, versions.
 
     ``entries`` come in ascending sequence. A chain cut off at its end is a good chain: only the record, or
     an anchor, knows that there was more.

@@ -7,90 +7,94 @@ authorisation, which signs the credential's own certificate request (PKCS#10, RF
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
-from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.owners import check_owner
-from hsm_signer.errors import CredentialPending, RecordDamaged
-from hsm_signer.evidence.chain import ChainPosition, next_entry
-from hsm_signer.store.store import Store
-from hsm_signer.token.environment import SecureEnvironment
-from hsm_signer.types import (
-    ACCEPTED,
-    Begun,
-    CredentialId,
-    CredentialView,
-    Digest,
-    Event,
-    EvidenceEntry,
-    NewCredential,
-    SealedRecord,
+from hsm_signer.errors import (
+    CredentialPending,
+    RecordDamaged,
+    Refused,
+    StoreBusy,
+    StoreError,
+    StoreReadOnly,
+    TokenMismatch,
 )
+from hsm_signer.evidence.chain import START
+from hsm_signer.types import ACCEPTED, Begun, CredentialId, CredentialView, Digest, Event, NewCredential
 
-from .signing import Clock, load_checked, system_clock
+from .base import ServerBase
+
+PENDING_LIFETIME = 24 * 60 * 60 * 1_000_000
+"""Microseconds after which a pending record is deleted (docs/understand/protocol.md, section 7, step 4)."""
 
 
-def begin(
-    environment: SecureEnvironment,
-    store: Store,
-    wanted: NewCredential,
-    *,
-    subject: str | None,
-    actor: str,
-    clock: Clock = system_clock,
-) -> Begun:
-    """Steps 1 to 3: keys in the token, the pending record committed. The card has got nothing yet.
+class Enrolment(ServerBase):
+    """The part of the server that makes credentials."""
 
-    ``subject`` is an RFC 4514 string; by default the user's name as CN. Raises CredentialExists, InputError,
-    TokenUnsuitable, TokenError, StoreError.
-    """
-    # Here and not above: what encodes ASN.1 takes longer to import than a signature takes to make.
-    from hsm_signer.core import certificate_requests
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
+        """Carry out steps 1 to 3: keys in the token, the pending record committed. The card has nothing yet.
 
-    check_owner(wanted.owner)
-    name = certificate_requests.subject_name(wanted.owner, subject)
-    draft, personalisation = environment.create(wanted)
-    request_info = certificate_requests.certification_request_info(name, draft.spki)
-    draft = replace(draft, request_hash=request_hash(request_info))
+        ``subject`` is an RFC 4514 string; by default the user's name as CN. What has been pending for 24
+        hours is deleted before. Raises CredentialExists, InputError, TokenUnsuitable, TokenError, StoreError.
+        """
+        # Here and not above: what encodes ASN.1 takes longer to import than a signature takes to make.
+        from hsm_signer.core import certificate_requests
 
-    def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-        entry = next_entry(
-            position,
-            time=clock(),
-            credential_id=draft.credential_id,
-            event=Event.ENROL,
-            record_version=draft.version,
-            actor=actor,
+        self._give_up_old_enrolments()
+        check_owner(wanted.owner)
+        name = certificate_requests.subject_name(wanted.owner, subject)
+        record, personalisation = self.environment.create(wanted)
+        info = certificate_requests.certification_request_info(name, record.spki)
+        entry = self.place(self.draft(record.credential_id, Event.ENROL, record.version), START)
+        sealed = self.seal(record, entry, request_hash=_request_hash(info))
+        self.store.insert(sealed, entry, request=info, created=entry.time)
+        return Begun(CredentialView.of(sealed.record), personalisation, info)
+
+    def request_info(self, credential_id: CredentialId) -> bytes:
+        """Return the stored DER CertificationRequestInfo of a credential (RFC 2986, 4.1).
+
+        Raises RecordDamaged unless the record vouches for it.
+        """
+        stored = self.load(credential_id)
+        record = stored.sealed.record
+        if stored.request is None or _request_hash(stored.request) != record.request_hash:
+            raise RecordDamaged(f"the certificate request of {record.owner!r} is not the one that was stored")
+        return stored.request
+
+    def certification_request(self, credential_id: CredentialId) -> str:
+        """Return the certificate request as the first authorisation signed it, in PEM.
+
+        Raises CredentialPending where that has not happened yet, RecordDamaged.
+        """
+        from hsm_signer.core import certificate_requests
+
+        info = self.request_info(credential_id)
+        for _, entry in self.store.entries(credential_id):
+            if entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED and entry.algorithm is not None:
+                return certificate_requests.certification_request(info, entry.algorithm, entry.signatures[0])
+        raise CredentialPending(
+            "the enrolment is not finished: nothing has signed the certificate request yet"
         )
-        return environment.seal(replace(draft, evidence_head=entry_hash(entry))), entry
 
-    store.insert(build, request=request_info, created=clock())
-    return Begun(CredentialView.of(draft), personalisation, request_info)
+    def give_up_enrolment(self, credential_id: CredentialId) -> None:
+        """Delete a pending record; its chain stays, ended by an EXPIRE entry. Raises StatusUnsuitable."""
+        record = self.load(credential_id).sealed.record
+        draft = self.draft(credential_id, Event.EXPIRE, record.version + 1)
+        with self.store.changing(credential_id, record.version) as change:
+            change.expire(self.place(draft, change.position))
+
+    def _give_up_old_enrolments(self) -> None:
+        """Delete every record that has been pending for 24 hours."""
+        for credential_id in self.store.pending_before(self.clock() - PENDING_LIFETIME):
+            try:
+                self.give_up_enrolment(credential_id)
+            except (StoreBusy, StoreReadOnly):
+                raise
+            except (Refused, StoreError, TokenMismatch):
+                # Finished or given up by another process meanwhile; or damaged, which the audit says: one bad
+                # record must not stop everybody else's enrolment.
+                continue
 
 
-def request_hash(request_info: bytes) -> Digest:
+def _request_hash(info: bytes) -> Digest:
     """SHA-256 of the CertificationRequestInfo, as the record carries it: H of the first authorisation."""
-    return Digest(hashlib.sha256(request_info).digest())
-
-
-def request_info(environment: SecureEnvironment, store: Store, credential_id: CredentialId) -> bytes:
-    """The stored DER CertificationRequestInfo; raises RecordDamaged unless the record vouches for it."""
-    loaded = load_checked(environment, store, credential_id)
-    record = loaded.sealed.record
-    if loaded.request is None or request_hash(loaded.request) != record.request_hash:
-        raise RecordDamaged(f"the certificate request of {record.owner!r} is not the one that was stored")
-    return loaded.request
-
-
-def signed_request(environment: SecureEnvironment, store: Store, credential_id: CredentialId) -> str:
-    """The certificate request as the first authorisation signed it, PEM, from store and evidence.
-
-    Raises CredentialPending where that has not happened yet, RecordDamaged.
-    """
-    from hsm_signer.core import certificate_requests
-
-    info = request_info(environment, store, credential_id)
-    for _, entry in store.entries(credential_id):
-        if entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED and entry.algorithm is not None:
-            return certificate_requests.certification_request(info, entry.algorithm, entry.signatures[0])
-    raise CredentialPending("the enrolment is not finished: nothing has signed the certificate request yet")
+    return Digest(hashlib.sha256(info).digest())

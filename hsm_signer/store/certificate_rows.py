@@ -12,12 +12,12 @@ from .fields import MAX_BLOB, BadValue, items, written
 from .rows import who
 from .schema import certificate
 from .statements import LOCK, raw
-from .transactions import Connected
+from .transactions import Transactions
 
 _CHECKS = {"chain": items(range(1, MAX_BLOB + 1).__contains__)}
 
 
-class CertificateRows(Connected):
+class CertificateRows(Transactions):
     """The table ``certificate``."""
 
     def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:

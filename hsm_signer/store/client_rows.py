@@ -16,7 +16,7 @@ from .fields import text as words
 from .pages import unspeakable
 from .schema import MAX_INTEGER, client, revoked_access
 from .statements import Row, raw
-from .transactions import Connected
+from .transactions import Transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ _REVOKE = text(
 ).bindparams(_HASH)
 
 
-class ClientRows(Connected):
+class ClientRows(Transactions):
     """The tables ``client`` and ``revoked_access``."""
 
     def insert_client(self, row: ClientRow) -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from sqlalchemy import Connection, Select, func, select, text, type_coerce
 from sqlalchemy.types import NullType
 
+from hsm_signer.core.owners import as_recorded
 from hsm_signer.errors import StoreDamaged
 from hsm_signer.types import CredentialId, EvidenceEntry, SealedRecord
 
@@ -15,12 +16,12 @@ from .fields import checked_integer
 from .rows import entry_from_row, sealed_from_row, who
 from .schema import credential, evidence
 from .statements import ENTRY, RECORD, Row, raw
-from .transactions import Connected
+from .transactions import Transactions
 
 NUMBER = "the number of an entry"
 
 
-class Pages(Connected):
+class Pages(Transactions):
     """Evidence by its numbers, records by their credential ids."""
 
     def page(
@@ -87,7 +88,7 @@ class Pages(Connected):
     ) -> list[SealedRecord]:
         """At most ``limit`` records with credential ids above ``after`` (None: from the first), ascending.
 
-        ``owner``: of this user only. Raises RecordDamaged.
+        ``owner``: of this user only, in any Unicode normalisation form. Raises RecordDamaged.
         """
         statement = select(*RECORD).order_by(credential.c.credential_id).limit(limit)
         if after is not None:
@@ -95,7 +96,7 @@ class Pages(Connected):
         if owner is not None:
             if unspeakable(owner):
                 return []
-            statement = statement.where(credential.c.owner == owner)
+            statement = statement.where(credential.c.owner == as_recorded(owner))
         with self._reading() as connection:
             rows = connection.execute(statement).all()
         return [sealed_from_row(row) for row in rows]

@@ -1,39 +1,38 @@
 """The store: one transaction per operation, and a record is never written without its evidence.
 
-What is written is built inside the transaction: the caller gets the end of the chain and returns the sealed
-record and its entry, both made for exactly that place. Nobody else can write in between, and if anything
-fails nothing is written.
+A change is made inside its transaction (``with store.changing(...) as change``): the caller sees where the
+chain ends, makes record and entry for exactly that place, and writes both. Nobody else can write in between,
+and if anything fails nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from sqlalchemy import Connection, Engine, delete, select, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.owners import as_recorded
 from hsm_signer.errors import (
     CredentialExists,
-    CredentialUnknown,
-    EvidenceMissing,
     RecordConflict,
-    StatusUnsuitable,
     StoreError,
     StoreMissing,
     StoreReadOnly,
     StoreTooOld,
 )
 from hsm_signer.evidence.chain import START, ChainPosition, Head
-from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+from hsm_signer.types import CredentialId, Digest, EvidenceEntry, SealedRecord, Status
 
 from . import schema
 from .certificate_rows import CertificateRows
+from .change import Change, LockedChain, position_from, rows_of, unknown
 from .client_rows import ClientRows
 from .database import (
     CONNECTIONS,
@@ -46,41 +45,33 @@ from .database import (
     translated,
     without_timeouts,
 )
-from .fields import checked_hash, checked_integer
+from .fields import checked_integer
 from .pages import Pages, unspeakable
 from .rows import (
     beside_record,
     beside_record_row,
     credential_id_of,
     entry_from_row,
-    entry_row,
-    record_row,
     sealed_from_row,
     who,
 )
-from .schema import certificate, credential
+from .schema import credential
 from .snapshot import Damaged, Snapshot
 from .statements import (
     CARRIED_OUT,
     DELETE,
     INSERT_ENTRY,
     INSERT_RECORD,
-    LAST,
     LOAD,
-    LOCK,
-    NEWEST_VERSION,
     RECORD,
-    UPDATE,
     WRITER,
     raw,
 )
 from .versions import check_empty, check_revision, make_file, migrating
 
-Written = tuple[SealedRecord, EvidenceEntry]
-
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class StoredCredential:
     """One credential as it stood at one moment."""
 
     sealed: SealedRecord
@@ -224,8 +215,8 @@ class Store(Pages, ClientRows, CertificateRows):
             without_timeouts(connection, self._url)
             yield Snapshot(connection, self._url)
 
-    def load(self, credential_id: CredentialId) -> Loaded:
-        """One credential with what its evidence says about its version.
+    def load(self, credential_id: CredentialId) -> StoredCredential:
+        """Read one credential with what its evidence says about its version.
 
         Raises CredentialUnknown; RecordDamaged where a field cannot be what it should, StoreDamaged where the
         evidence about it cannot.
@@ -233,7 +224,7 @@ class Store(Pages, ClientRows, CertificateRows):
         with self._reading() as connection:
             row = connection.execute(LOAD, {"b_id": credential_id}).one_or_none()
             if row is None:
-                raise _unknown(credential_id)
+                raise unknown(credential_id)
             sealed = sealed_from_row(row)
             version = sealed.record.version
             writer = connection.execute(WRITER, {"b_id": credential_id, "b_version": version}).one_or_none()
@@ -242,26 +233,26 @@ class Store(Pages, ClientRows, CertificateRows):
         request = beside_record("request", request, sealed)
         beside_record("created", created, sealed)
         if sequence is None:
-            return Loaded(sealed, request, 0, written_by, START)
-        return Loaded(
+            return StoredCredential(sealed, request, 0, written_by, START)
+        return StoredCredential(
             sealed,
             request,
             checked_integer(newest, f"a record version in the evidence of {who(credential_id)}"),
             written_by,
-            _position_from(credential_id, sequence, digest),
+            position_from(credential_id, sequence, digest),
         )
 
     def find(self, owner: str) -> list[SealedRecord]:
-        """A user's records, newest first: at most one that is live, and the revoked ones before it.
+        """Read a user's records, newest first: at most one that is live, and the revoked ones before it.
 
-        Raises RecordDamaged. No record is no error.
+        ``owner`` in any Unicode normalisation form. Raises RecordDamaged. No record is no error.
         """
         if unspeakable(owner):
             # Nobody has such a name, and PostgreSQL would not even let it be asked for.
             return []
         statement = (
             select(*RECORD)
-            .where(credential.c.owner == owner)
+            .where(credential.c.owner == as_recorded(owner))
             .order_by(credential.c.created.desc(), credential.c.credential_id)
         )
         with self._reading() as connection:
@@ -325,111 +316,52 @@ class Store(Pages, ClientRows, CertificateRows):
     # --- writing ---
 
     def insert(
-        self, build: Callable[[ChainPosition], Written], request: bytes | None, created: int
-    ) -> EvidenceEntry:
-        """Write a new credential and the first entry of its chain.
+        self, sealed: SealedRecord, entry: EvidenceEntry, *, request: bytes | None, created: int
+    ) -> None:
+        """Write a new credential and the first entry of its chain, both or neither.
 
         ``request``: the DER CertificationRequestInfo; ``created``: microseconds since 1970-01-01T00:00:00Z.
         Raises CredentialExists if the user has one that is not revoked, RecordConflict if the credential id
-        is taken, and ValueError if ``build`` returns what does not belong together.
+        is taken, ValueError unless record and entry belong together.
         """
-        owner = ""
+        row, entry_columns = rows_of(sealed, entry, START, 1)
+        row |= beside_record_row(request, created)
+        owner = sealed.record.owner
         try:
             with self._writing() as connection:
-                sealed, entry = build(START)
-                _check_written(sealed, entry, START, 1)
-                owner = sealed.record.owner
-                row = {**record_row(sealed), **beside_record_row(request, created)}
                 connection.execute(INSERT_RECORD, row)
-                connection.execute(INSERT_ENTRY, entry_row(entry))
+                connection.execute(INSERT_ENTRY, entry_columns)
         except RecordConflict as conflict:
-            if any(sealed.record.status is not Status.REVOKED for sealed in self.find(owner)):
+            if any(stored.record.status is not Status.REVOKED for stored in self.find(owner)):
                 raise CredentialExists(
                     f"{owner} has a credential already", hint="revoke it first"
                 ) from conflict
             raise
-        return entry
 
-    def commit(
-        self, credential_id: CredentialId, expected_version: int, build: Callable[[ChainPosition], Written]
-    ) -> EvidenceEntry:
-        """Write the next version of a record and the entry that says why, in one transaction.
+    @contextmanager
+    def changing(self, credential_id: CredentialId, version: int) -> Iterator[Change]:
+        """Lock a record that is at ``version`` for one change, which is written when the ``with`` ends.
 
-        Raises CredentialUnknown; RecordConflict if the version is not ``expected_version`` any more: then
-        ``build`` was not called and nothing was written; whatever ``build`` raises, with nothing written;
-        ValueError if it returns what does not belong together.
+        Raises CredentialUnknown, and RecordConflict if the record is at another version: then the body is not
+        entered. An error in the body passes, and nothing is written. Raises ValueError where the body wrote
+        nothing.
         """
         with self._writing() as connection:
-            self._lock(connection, credential_id, expected_version)
-            position = self._position(connection, credential_id)
-            sealed, entry = build(position)
-            _check_written(sealed, entry, position, expected_version + 1, credential_id)
-            row = record_row(sealed)
-            del row["credential_id"]
-            done = connection.execute(
-                UPDATE, {**row, "b_id": credential_id, "b_version": expected_version}
-            ).rowcount
-            if done != 1:
-                raise _conflict(credential_id)
-            connection.execute(INSERT_ENTRY, entry_row(entry))
-        return entry
+            change = Change(connection, credential_id, version)
+            yield change
+            change.refuse_unwritten()
 
-    def append(
-        self, credential_id: CredentialId, build: Callable[[ChainPosition], EvidenceEntry]
-    ) -> EvidenceEntry:
-        """Write an entry alone: an attempt that was refused and changes no record.
+    @contextmanager
+    def appending(self, credential_id: CredentialId) -> Iterator[LockedChain]:
+        """Lock a credential's chain for one entry without a record, written when the ``with`` ends.
 
-        Raises CredentialUnknown where there is no record (or strangers could fill the database),
-        EvidenceMissing if the entry names a record version that no evidence wrote, and ValueError for an
-        entry that is accepted or does not belong there.
+        Raises CredentialUnknown where there is no record (or strangers could fill the database). An error in
+        the body passes, and nothing is written. Raises ValueError where the body wrote nothing.
         """
         with self._writing() as connection:
-            self._lock(connection, credential_id)
-            position = self._position(connection, credential_id)
-            entry = build(position)
-            _check_entry(entry, position, credential_id)
-            newest = connection.execute(NEWEST_VERSION, {"b_id": credential_id}).scalar_one()
-            known = checked_integer(newest or 0, f"a record version in the evidence of {who(credential_id)}")
-            if entry.outcome == ACCEPTED:
-                raise ValueError("an entry without a record is a refusal")
-            if entry.record_version > known:
-                # Written down, it would pass for the missing one that wrote that version.
-                raise EvidenceMissing(f"evidence about the {who(credential_id)} is missing")
-            connection.execute(INSERT_ENTRY, entry_row(entry))
-        return entry
-
-    def expire(
-        self,
-        credential_id: CredentialId,
-        expected_version: int,
-        build: Callable[[ChainPosition], EvidenceEntry],
-    ) -> EvidenceEntry:
-        """Give up a pending credential: its record is deleted, its chain ends with an accepted EXPIRE.
-
-        The entry has ``record_version = expected_version + 1``, so that the row is outdated if put back.
-        Raises CredentialUnknown, RecordConflict, StatusUnsuitable if it is not pending, ValueError if
-        ``build`` returns another entry.
-        """
-        with self._writing() as connection:
-            status = self._lock(connection, credential_id, expected_version)
-            if status != Status.PENDING:
-                raise StatusUnsuitable("only a credential whose enrolment was not finished can be given up")
-            position = self._position(connection, credential_id)
-            entry = build(position)
-            _check_entry(entry, position, credential_id)
-            if (entry.event, entry.outcome, entry.record_version) != (
-                Event.EXPIRE,
-                ACCEPTED,
-                expected_version + 1,
-            ):
-                raise ValueError("a credential's last entry is an accepted EXPIRE with the next version")
-            own = {"b_id": credential_id, "b_version": expected_version}
-            done = connection.execute(DELETE, own).rowcount
-            if done != 1:
-                raise _conflict(credential_id)
-            connection.execute(delete(certificate).where(certificate.c.credential_id == credential_id))
-            connection.execute(INSERT_ENTRY, entry_row(entry))
-        return entry
+            chain = LockedChain(connection, credential_id)
+            yield chain
+            chain.refuse_unwritten()
 
     def probe_write(self) -> None:
         """Begin a write and take it back: raises StoreReadOnly, StoreBusy; changes nothing."""
@@ -448,63 +380,3 @@ class Store(Pages, ClientRows, CertificateRows):
             with translated(self._url), closing(self._engine.raw_connection()) as connection:
                 # Straight to the driver: a checkpoint does nothing inside a transaction.
                 connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-
-    # --- inside a transaction ---
-
-    def _lock(
-        self, connection: Connection, credential_id: CredentialId, expected_version: int | None = None
-    ) -> Any:
-        """Keep the row from other writers until the end; returns its status as the column holds it."""
-        row = connection.execute(LOCK, {"b_id": credential_id}).one_or_none()
-        if row is None:
-            raise _unknown(credential_id)
-        version, status = row
-        if expected_version is not None and version != expected_version:
-            raise _conflict(credential_id)
-        return status
-
-    def _position(self, connection: Connection, credential_id: CredentialId) -> ChainPosition:
-        row = connection.execute(LAST, {"b_id": credential_id}).one_or_none()
-        return START if row is None else _position_from(credential_id, *row)
-
-
-def _position_from(credential_id: CredentialId, sequence: Any, digest: Any) -> ChainPosition:
-    name = f"the end of the evidence of {who(credential_id)}"
-    return ChainPosition(checked_integer(sequence, name, low=1), Digest(checked_hash(digest, name)))
-
-
-def _check_entry(entry: EvidenceEntry, position: ChainPosition, credential_id: CredentialId) -> None:
-    """Raises ValueError: a mistake of the caller that would leave a chain no audit accepts."""
-    if entry.credential_id != credential_id:
-        raise ValueError("the entry belongs to another credential")
-    if (entry.sequence, entry.previous) != (position.sequence + 1, position.hash):
-        raise ValueError("the entry does not follow the end of the chain")
-
-
-def _check_written(
-    sealed: SealedRecord,
-    entry: EvidenceEntry,
-    position: ChainPosition,
-    version: int,
-    credential_id: CredentialId | None = None,
-) -> None:
-    """Raises ValueError: a mistake of the caller that would leave a record its evidence contradicts."""
-    record = sealed.record
-    _check_entry(entry, position, record.credential_id)
-    if credential_id is not None and record.credential_id != credential_id:
-        raise ValueError("the record belongs to another credential")
-    if not record.version == entry.record_version == version:
-        raise ValueError(f"record and entry have to be of version {version}")
-    if record.evidence_head != entry_hash(entry):
-        raise ValueError("the record does not name the entry written with it")
-
-
-def _unknown(credential_id: CredentialId) -> CredentialUnknown:
-    return CredentialUnknown(f"there is no {who(credential_id)} here")
-
-
-def _conflict(credential_id: CredentialId) -> RecordConflict:
-    return RecordConflict(
-        f"the record of {who(credential_id)} was written by somebody else in between; nothing was changed",
-        hint="try again",
-    )

@@ -13,7 +13,7 @@ from hsm_signer.errors import RecordConflict
 from .database import BEGIN, is_sqlite, is_unique_violation, translated
 
 
-class Connected:
+class Transactions:
     """An engine, and how it is read from and written to."""
 
     def __init__(self, engine: Engine, url: URL) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from pkcs11 import Mechanism
@@ -34,27 +34,21 @@ from hsm_signer.schemes.authorise import d_of, personalisation_digest, position_
 from hsm_signer.schemes.key_operations import Key
 from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
-    NONCE_LENGTH,
     Algorithm,
     Authorisation,
     CardPersonalisation,
     Combine,
     CredentialId,
     CredentialRecord,
-    Digest,
     HashName,
-    KeySpec,
     Mode,
     NewCredential,
-    PinCheck,
-    PinPolicy,
-    Quantity,
-    Scheme,
     SealedRecord,
     Status,
     WrappedKey,
 )
 
+from . import selftest
 from .faults import token_call
 from .primitives import GeneratedPair
 from .profile import TokenProfile
@@ -63,15 +57,14 @@ from .workspace import TokenWorkspace
 
 RECORD_FORMAT = 1
 TAG_PREFIX = b"hsm-signer/1/"
-SELF_TEST_MESSAGE = Digest(hashlib.sha256(b"hsm-signer/1/self-test").digest())
 
 Observe = Callable[[int], None]
 """Told the number of each step of docs/understand/protocol.md, section 5, when it is done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """What the token gives for one authorisation: not yet released."""
+class SigningResult:
+    """What the token gives for one authorisation, not yet released."""
 
     signatures: tuple[bytes, ...]
     rolled: Rolled | None
@@ -85,7 +78,7 @@ class SecureEnvironment:
     def __init__(
         self, session: TokenSession, profile: TokenProfile, *, mk_id: bytes, record_key_id: bytes
     ) -> None:
-        """Find both keys; raises TokenKeyMissing."""
+        """Find both keys by their ids, 8 bytes. Raises TokenKeyMissing."""
         self.session = session
         self.profile = profile
         self.mk_id = mk_id
@@ -106,11 +99,11 @@ class SecureEnvironment:
     # --- records ---------------------------------------------------------------------------------------
 
     def seal(self, record: CredentialRecord) -> SealedRecord:
-        """The record with its MAC: HMAC-SHA-256 by the token, 32 bytes."""
+        """Seal a record with its MAC: HMAC-SHA-256 by the token, 32 bytes."""
         return SealedRecord(record, self._mac(record))
 
     def check(self, sealed: SealedRecord) -> None:
-        """Raises RecordDamaged unless the MAC holds, TokenMismatch if KCAR is wrapped under another MK."""
+        """Raise RecordDamaged unless the MAC holds, TokenMismatch if KCAR is wrapped under another MK."""
         record = sealed.record
         if record.mac_key_id != self.record_key_id:
             raise RecordDamaged(
@@ -129,10 +122,11 @@ class SecureEnvironment:
             )
 
     def tag(self, domain: str, data: bytes) -> bytes:
-        """HMAC-SHA-256 under the record MAC key, 32 bytes, over "hsm-signer/1/" || domain || data.
+        """Make a MAC for what else this installation has to recognise as its own: clients, access tokens.
 
-        For what else this installation has to recognise as its own: ``domain`` says what it is, is never
-        "record" nor the beginning of another one in use, and ``data`` is in canonical form (encoding.py).
+        HMAC-SHA-256 under the record MAC key, 32 bytes, over "hsm-signer/1/" || domain || data. ``domain``
+        says what it is and is never "record" nor the beginning of another one in use; ``data`` is in
+        canonical form (core/canonical.py).
         """
         if not domain or "record".startswith(domain) or domain.startswith("record"):
             raise ValueError(f"{domain!r} could be taken for a record")
@@ -148,12 +142,12 @@ class SecureEnvironment:
         return mac
 
     def random(self, length: int) -> bytes:
-        """``length`` bytes from the token's generator."""
+        """Draw ``length`` bytes from the token's generator."""
         with self._workspace() as workspace:
             return workspace.random(length)
 
     def _workspace(self, private_wrap: int | None = None) -> TokenWorkspace:
-        """``private_wrap``: the mechanism that a record names, where it may be another than today's."""
+        """Open a workspace; ``private_wrap``: the mechanism that a record names, today's if None."""
         profile = self.profile
         if private_wrap is not None:
             if private_wrap not in self._profiles:
@@ -169,8 +163,8 @@ class SecureEnvironment:
         authorisation: Authorisation,
         measured: Measured,
         observe: Observe = lambda _: None,
-    ) -> Signed:
-        """Steps 3 to 8: open Q, open SK, sign exactly ``measured``, wrap SK again, erase.
+    ) -> SigningResult:
+        """Carry out steps 3 to 8: open Q, open SK, sign exactly ``measured``, wrap SK again, erase.
 
         D is computed here again, from what will be signed: nobody outside can say what it is. Raises
         AuthorisationMismatch (step 3), WrongKey (4 and 5), TokenError.
@@ -207,10 +201,10 @@ class SecureEnvironment:
             verify = algorithms.verifier(record.spki, algorithm)
             to_sign = (measured.message,) if measured.message is not None else measured.digests
             signatures = []
-            for each in to_sign:
-                signature = workspace.sign(sk, spec, algorithm, each)
+            for data in to_sign:
+                signature = workspace.sign(sk, spec, algorithm, data)
                 try:
-                    verify(each, signature)
+                    verify(data, signature)
                 except SignatureInvalid as error:
                     raise TokenError("the token made a signature that does not verify under PK") from error
                 signatures.append(signature)
@@ -220,12 +214,12 @@ class SecureEnvironment:
             observe(7)
         # 8. Every session object has been destroyed (steps 495, 700, 895).
         observe(8)
-        return Signed(tuple(signatures), rolled, workspace.destroyed)
+        return SigningResult(tuple(signatures), rolled, workspace.destroyed)
 
     # --- enrolment -------------------------------------------------------------------------------------
 
     def create(self, wanted: NewCredential) -> tuple[CredentialRecord, CardPersonalisation]:
-        """Keys for one credential: a pending record, not yet sealed, and what INSTALL gives to the card.
+        """Make the keys of one credential: a pending record, not yet sealed, and what INSTALL gives the card.
 
         Raises TokenUnsuitable where the token cannot hold such a credential, InputError for a card's point
         that is not on P-256.
@@ -234,69 +228,33 @@ class SecureEnvironment:
             raise TokenUnsuitable(obstacle)
         if not algorithms.is_p256_point(wanted.card_point):
             raise InputError("card point: expected 65 bytes, 04 || x || y, a point of P-256")
-        steps = steps_of(wanted.scheme)
         with self._workspace() as workspace:
-            credential_id = CredentialId(workspace.random(CREDENTIAL_ID_LENGTH))
-            pair = workspace.new_pair(wanted.key, gives_kowf=steps.sk_gives_kowf)
-            created = steps.create(workspace, pair, wanted.combine)
-            personalisation = self._personalise(workspace, wanted, credential_id, created)
-            record = self._record(wanted, credential_id, pair, created)
+            record, created = self._new_credential(workspace, wanted)
+            personalisation = self._personalise(workspace, wanted, record.credential_id, created)
         return record, personalisation
-
-    # --- is it well? -----------------------------------------------------------------------------------
 
     def self_test(self) -> None:
         """Make a credential of scheme rolling, sign with it through steps 3 to 8, and forget it.
 
-        The token plays the card, too: T_i and V are derived in it and leave it only as Q, as from a card.
-        Nothing is stored, and nobody ever holds these keys. Raises TokenError where anything of it fails.
+        The token plays the card, too. Raises TokenError where anything of it fails.
         """
-        steps = steps_of(Scheme.ROLLING)
         with self._workspace() as workspace:
-            pair = workspace.new_pair(KeySpec.P256, gives_kowf=False)
-            created = steps.create(workspace, pair, Combine.CBC)
-            credential_id = CredentialId(workspace.random(CREDENTIAL_ID_LENGTH))
-            wanted = NewCredential(
-                owner="self-test",
-                scheme=Scheme.ROLLING,
-                combine=Combine.CBC,
-                key=KeySpec.P256,
-                pin_policy=PinPolicy.ALWAYS,
-                pin_check=PinCheck.SERVER,
-                pin_tries=1,
-                puk_tries=1,
-                card_point=b"",
-                card_serial=b"",
-            )
-            record = self._record(wanted, credential_id, pair, created)
-            measured = Measured(Mode.DIGESTS, digest_list_hash((SELF_TEST_MESSAGE,)), (SELF_TEST_MESSAGE,))
-            authorisation = Authorisation(
-                credential_id=credential_id,
-                algorithm=Algorithm.ECDSA_SHA256,
-                x=record.x,
-                rolling_values=steps.challenge(record),
-                nonce=workspace.random(NONCE_LENGTH),
-                quantities=(),
-            )
-            kcar = created.kcar
-            if kcar is None:
-                raise AssertionError("scheme rolling without KCAR")
-            positions = position_digests(
-                d_of(record, authorisation, measured.mode, measured.h), authorisation.rolling_values
-            )
-            quantities = tuple(
-                Quantity(
-                    workspace.wrap_for_card(
-                        workspace.transient_for_card(kcar, record.combine, d_i),
-                        workspace.variant_for_card(created.kek, record.combine, rn),
-                    )
-                )
-                for d_i, rn in zip(positions, authorisation.rolling_values, strict=True)
-            )
+            record, created = self._new_credential(workspace, selftest.CREDENTIAL)
+            authorisation = selftest.authorise(workspace, record, created)
             try:
-                self.sign(record, replace(authorisation, quantities=quantities), measured)
+                self.sign(record, authorisation, selftest.CONTENT)
             except (AuthorisationMismatch, WrongKey) as error:
                 raise TokenError("the token does not open what it has wrapped itself") from error
+
+    def _new_credential(
+        self, workspace: TokenWorkspace, wanted: NewCredential
+    ) -> tuple[CredentialRecord, Created]:
+        """Make keys and record of a pending credential; the keys live as long as ``workspace``."""
+        steps = steps_of(wanted.scheme)
+        credential_id = CredentialId(workspace.random(CREDENTIAL_ID_LENGTH))
+        pair = workspace.new_pair(wanted.key, gives_kowf=steps.sk_gives_kowf)
+        created = steps.create(workspace, pair, wanted.combine)
+        return self._record(wanted, credential_id, pair, created), created
 
     def _personalise(
         self,

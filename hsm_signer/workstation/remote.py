@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 from hsm_signer.core import algorithms, certificates, forms
 from hsm_signer.core.content import MAX_ED25519_MESSAGE
+from hsm_signer.core.owners import as_recorded
 from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
 from hsm_signer.types import (
     Algorithm,
@@ -189,7 +189,7 @@ class RemoteServer:
 
     def credential(self, owner: str) -> CredentialView:
         """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown."""
-        name = unicodedata.normalize("NFC", owner)
+        name = as_recorded(owner)
         # A name may be "..": percent-encoded, or it would be a step up in the path.
         segment = quote(name, safe="").replace(".", "%2E")
         found = self._channel.read(forms.credential_from_json, "GET", f"/v1/users/{segment}/credential")
@@ -203,7 +203,7 @@ class RemoteServer:
 
     def credentials_of(self, owner: str) -> list[CredentialView]:
         """Every credential the user ever had that is still recorded, the live one first."""
-        found = list(self.credentials(unicodedata.normalize("NFC", owner)))
+        found = list(self.credentials(owner))
         return sorted(found, key=lambda each: each.status is Status.REVOKED)
 
     def credentials(self, owner: str | None = None) -> Iterator[CredentialView]:

@@ -9,7 +9,7 @@ import pytest
 
 from hsm_signer.cli.clients import ROLES
 from hsm_signer.errors import NotAuthenticated
-from hsm_signer.server.signing import system_clock
+from hsm_signer.server.base import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
 from hsm_signer.testing import Home

@@ -19,7 +19,7 @@ from hsm_signer.core.content import digest_list_hash
 from hsm_signer.errors import InputError, SignatureInvalid, StoreDamaged
 from hsm_signer.evidence.anchor import Anchor, check_anchor, decode_anchor, encode_anchor, make_anchor
 from hsm_signer.evidence.audit import AuditReport, audit
-from hsm_signer.evidence.chain import START, Head, next_entry
+from hsm_signer.evidence.chain import START, Head, draft_entry, next_entry
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.evidence.merkle import merkle_root
 from hsm_signer.store.store import Store
@@ -209,15 +209,8 @@ def test_entries_swapped_between_credentials(store: Store, path: Path, alice: Pe
 
 def test_an_added_entry(store: Store, path: Path, alice: Person) -> None:
     position = store.load(alice.id).position
-    forged = next_entry(
-        position,
-        time=TIME,
-        credential_id=alice.id,
-        event=Event.SIGN,
-        record_version=alice.record.version + 1,
-        actor="forger",
-        **alice.signature_fields("never authorised"),
-    )
+    draft = draft_entry(alice.id, Event.SIGN, actor="forger", record_version=alice.record.version + 1)
+    forged = next_entry(position, draft, time=TIME, **alice.signature_fields("never authorised"))
     from hsm_signer.store.rows import entry_row
 
     row = entry_row(forged)
@@ -370,14 +363,8 @@ def test_an_audit_holds_one_entry_at_a_time() -> None:
         nonlocal most
         position = START
         for number in range(1, 200):
-            entry = next_entry(
-                position,
-                time=number,
-                credential_id=credential_id(1),
-                event=Event.SUSPEND,
-                record_version=number,
-                actor="tests",
-            )
+            draft = draft_entry(credential_id(1), Event.SUSPEND, actor="tests", record_version=number)
+            entry = next_entry(position, draft, time=number)
             position = type(position)(number, entry_hash(entry))
             object.__setattr__(entry, "digests", _Tracked(Watched()))
             most = max(most, alive)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
-from hsm_signer.evidence.chain import START, ChainCheck, check_chain, next_entry, position_of
+from hsm_signer.evidence.chain import START, ChainCheck, check_chain, draft_entry, next_entry, position_of
 from hsm_signer.types import Algorithm, CredentialId, Event, EvidenceEntry, Mode
 from tests.support.factories import credential_id, make_entry, sha
 
@@ -20,15 +20,8 @@ def chain(owner: CredentialId, *steps: tuple[str, int]) -> list[EvidenceEntry]:
     entries: list[EvidenceEntry] = []
     position = START
     for outcome, version in steps:
-        entry = next_entry(
-            position,
-            time=len(entries),
-            credential_id=owner,
-            event=Event.SIGN,
-            outcome=outcome,
-            record_version=version,
-            actor="tests",
-        )
+        draft = draft_entry(owner, Event.SIGN, actor="tests", outcome=outcome, record_version=version)
+        entry = next_entry(position, draft, time=len(entries))
         entries.append(entry)
         position = position_of(entry)
     return entries
@@ -47,18 +40,12 @@ def codes(entries: list[EvidenceEntry], owner: CredentialId = ALICE) -> list[tup
 
 
 def test_an_entry_follows_its_position() -> None:
-    first = next_entry(
-        START, time=5, credential_id=ALICE, event=Event.ENROL, record_version=1, actor="operator"
-    )
+    first = next_entry(START, draft_entry(ALICE, Event.ENROL, actor="operator", record_version=1), time=5)
     assert (first.sequence, first.previous, first.outcome) == (1, NO_PREVIOUS, "accepted")
     second = next_entry(
         position_of(first),
+        draft_entry(ALICE, Event.SIGN, actor="service", outcome=NO, record_version=2),
         time=6,
-        credential_id=ALICE,
-        event=Event.SIGN,
-        outcome=NO,
-        record_version=2,
-        actor="service",
         d=sha("d"),
         nonce=bytes(16),
         x=3,

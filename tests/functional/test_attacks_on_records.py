@@ -24,7 +24,7 @@ from hsm_signer.errors import (
     TokenMismatch,
 )
 from hsm_signer.evidence import findings
-from hsm_signer.evidence.chain import ChainPosition, next_entry
+from hsm_signer.evidence.chain import draft_entry, next_entry, position_of
 from hsm_signer.server.server import Server
 from hsm_signer.store.rows import entry_row
 from hsm_signer.testing import Home
@@ -548,15 +548,9 @@ def test_credential_hidden_behind_an_expiry(home: Home, server: Server, name: st
         server.change_status(person.record(server).credential_id, Event.REVOKE)
     record = person.record(server)
     entries = chain(server, record.credential_id)
-    last = next_entry(
-        ChainPosition(len(entries), entry_hash(entries[-1])),
-        time=server.clock(),
-        credential_id=record.credential_id,
-        event=Event.EXPIRE,
-        record_version=record.version + 1,
-        actor="root",
-        outcome=ACCEPTED,
-    )
+    draft = draft_entry(record.credential_id, Event.EXPIRE, actor="root", record_version=record.version + 1)
+    last = next_entry(position_of(entries[-1]), draft, time=server.clock())
+    assert last.sequence == len(entries) + 1
     _write_entry(home, last)
     sql(home, "DELETE FROM credential WHERE credential_id = ?", record.credential_id)
     found = server.audit().findings

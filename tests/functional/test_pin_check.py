@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -28,6 +30,7 @@ from hsm_signer.errors import (
 )
 from hsm_signer.schemes.key_operations import KekUse
 from hsm_signer.server.server import Server
+from hsm_signer.store.change import Change
 from hsm_signer.store.store import Store
 from hsm_signer.testing import PIN, PUK, Home, Person, make_person
 from hsm_signer.token.workspace import TokenWorkspace
@@ -291,16 +294,16 @@ def test_wrong_key_of_a_credential_revoked_meanwhile(scene: Scene) -> None:
 def test_failure_that_cannot_be_counted_is_no_answer(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who keeps writing the record gets "busy", not "wrong key": no guess goes uncounted."""
     wrong = authorise(scene.server, scene.person, pin=scene.wrong[0])
-    real = Store.commit
+    real = Store.changing
 
-    def commit(self: Store, *arguments: object) -> object:
+    def changing(self: Store, *arguments: Any) -> AbstractContextManager[Change]:
         with monkeypatch.context() as nested:
-            nested.setattr(Store, "commit", real)
+            nested.setattr(Store, "changing", real)
             rewrite(scene.server, scene.record, lambda record: record)
-        return real(self, *arguments)  # type: ignore[arg-type]
+        return real(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "commit", commit)
+        patched.setattr(Store, "changing", changing)
         with pytest.raises(StoreBusy) as caught:
             scene.server.sign(wrong)
     assert caught.value.retryable

@@ -94,8 +94,8 @@ def test_locked_by_another_process(store: Store, path: Path) -> None:
         with Store.open(sqlite_url(path), busy_timeout=0.05) as impatient:
             # Readers do not wait for the writer.
             assert impatient.load(alice.id).sealed == alice.sealed
-            with pytest.raises(StoreBusy) as caught:
-                impatient.commit(alice.id, 1, lambda _: pytest.fail("built for nothing"))
+            with pytest.raises(StoreBusy) as caught, impatient.changing(alice.id, 1):
+                pytest.fail("entered for nothing")
             assert caught.value.retryable
             assert caught.value.__cause__ is not None
             with pytest.raises(StoreBusy):
@@ -440,7 +440,7 @@ def test_anything_as_the_hash_at_the_end_of_a_chain(store: Store, path: Path, va
     with pytest.raises(StoreDamaged, match="the end of the evidence"):
         store.load(alice.id)
     with pytest.raises(StoreDamaged):
-        store.commit(alice.id, 1, alice.written(Event.SUSPEND))
+        alice.write(store, Event.SUSPEND)
     with pytest.raises(StoreDamaged):
         alice.refused(store)
 

@@ -25,7 +25,6 @@ from hsm_signer.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from hsm_signer.evidence.chain import ChainPosition
 from hsm_signer.server.initialise import (
     NewInstallation,
     initialise,
@@ -40,7 +39,7 @@ from hsm_signer.store.database import parse_url
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.store.store import Store
 from hsm_signer.testing import make_person
-from hsm_signer.types import Event, EvidenceEntry
+from hsm_signer.types import Event
 from tests.support import needs
 from tests.support.factories import TIME, Person, sha
 from tests.support.people import SOFTHSM_CONF
@@ -300,21 +299,22 @@ def test_nobody_waits_for_ever_for_an_answer(postgresql_url: str, monkeypatch: p
             snapshot._connection.exec_driver_sql("SELECT pg_sleep(0.9)")
 
 
+def suspend(store: Store, person: Person, before: Callable[[], object]) -> None:
+    """Write in a transaction in which ``before`` happens first."""
+    with store.changing(person.id, 1) as change:
+        before()
+        change.write(*person.next(change.position, Event.SUSPEND))
+
+
 def test_the_database_waits_for_nobody_for_ever(
     store: Store, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that hangs in the middle of a write keeps others from that row: until the server ends it."""
     alice = Person(1).enrol(store)
-    write = alice.written(Event.SUSPEND)
-
-    def hang(position: ChainPosition) -> Any:
-        time.sleep(0.5)
-        return write(position)
-
     monkeypatch.setattr(database, "_IDLE_TIMEOUT", 0.1)
     with Store.open(postgresql_url) as slow:
         with pytest.raises(StoreUnavailable):
-            slow.commit(alice.id, 1, hang)
+            suspend(slow, alice, lambda: time.sleep(0.5))
         with slow.snapshot() as snapshot:
             time.sleep(0.5)
             assert len(list(snapshot.records())) == 1
@@ -460,14 +460,8 @@ def test_a_connection_that_ends_in_the_middle_of_a_write(
     postgresql: Postgresql, store: Store, name: str
 ) -> None:
     alice = Person(1).enrol(store)
-
-    def build(position: ChainPosition) -> tuple[Any, EvidenceEntry]:
-        written = alice.written(Event.SUSPEND)(position)
-        postgresql.execute("postgres", END_ALL, name)
-        return written
-
     with pytest.raises(StoreUnavailable) as caught:
-        store.commit(alice.id, 1, build)
+        suspend(store, alice, lambda: postgresql.execute("postgres", END_ALL, name))
     assert caught.value.retryable
     assert store.load(alice.id).sealed == alice.sealed
     alice.activate(store)

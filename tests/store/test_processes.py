@@ -9,15 +9,16 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import RecordConflict
-from hsm_signer.evidence.chain import ChainPosition, check_chain
+from hsm_signer.evidence.chain import check_chain
 from hsm_signer.store.store import Store
-from hsm_signer.types import Event, EvidenceEntry, SealedRecord
+from hsm_signer.types import Event, EvidenceEntry
 from tests.support.factories import Person, check_mac, new_store
 
 ROOT = str(Path(__file__).parents[2])
@@ -40,7 +41,7 @@ with Store.open(sys.argv[2], busy_timeout=30) as store:
         if rounds % 10 == 9:
             person.refused(store)
         try:
-            store.commit(person.id, person.record.version, person.written(Event.SIGN, d=bytes([rounds]) * 32))
+            person.write(store, Event.SIGN, d=bytes([rounds]) * 32)
         except RecordConflict:
             conflicts += 1
             continue
@@ -126,16 +127,13 @@ def test_two_connections_in_turn(url: str) -> None:
             winner, loser = (one, other) if turn % 2 else (other, one)
             stale = person.record.version
             person.write(winner, Event.SUSPEND)
-            try:
-                loser.commit(person.id, stale, person.written(Event.SUSPEND))
-            except RecordConflict:
-                continue
-            raise AssertionError("written twice")
+            with pytest.raises(RecordConflict), loser.changing(person.id, stale):
+                pytest.fail("written twice")
         assert one.load(person.id) == other.load(person.id)
 
 
 def killed(act: Callable[[Store], object], url: str) -> None:
-    """Run a write in a child that is killed while the write builds what it writes."""
+    """Run a write in a child that is killed in the middle of it."""
     child = os.fork()
     if child == 0:
         try:
@@ -146,22 +144,32 @@ def killed(act: Callable[[Store], object], url: str) -> None:
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-def test_a_process_killed_between_build_and_commit_changes_nothing(url: str) -> None:
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_killed_before_the_commit_changes_nothing(url: str) -> None:
+    """Before it has written anything, and when it has written everything."""
     with Store.open(url) as store:
         alice = Person(1).enrol(store)
         alice.activate(store)
         before = list(store.list_records()), list(store.entries())
 
-    def die(_: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
+    def change(store: Store, *, written: bool) -> None:
+        with store.changing(alice.id, 2) as change:
+            if written:
+                change.write(*alice.next(change.position, Event.SUSPEND))
+            die()
 
-    def die_alone(position: ChainPosition) -> EvidenceEntry:
-        return die(position)[1]
+    def append(store: Store, *, written: bool) -> None:
+        with store.appending(alice.id) as chain:
+            if written:
+                chain.append(alice.refusal(chain.position))
+            die()
 
-    killed(lambda store: store.commit(alice.id, 2, die), url)
-    killed(lambda store: store.append(alice.id, die_alone), url)
-    killed(lambda store: store.insert(die, None, 1), url)
+    for act in (change, append):
+        for written in (False, True):
+            killed(partial(act, written=written), url)
     with Store.open(url) as store:
         assert (list(store.list_records()), list(store.entries())) == before
         # Neither is the lock left behind.
@@ -174,17 +182,19 @@ def test_a_process_killed_between_its_two_writes_changes_nothing(url: str) -> No
         alice = Person(1).enrol(store)
         before = list(store.list_records()), list(store.entries())
 
-    def commit_and_die(store: Store) -> None:
+    def dying(store: Store) -> Store:
         from sqlalchemy import event
 
         @event.listens_for(store._engine, "before_cursor_execute")
-        def die(_conn: object, _cursor: object, statement: str, *_rest: object) -> None:
+        def before(_conn: object, _cursor: object, statement: str, *_rest: object) -> None:
             if statement.startswith("INSERT INTO evidence"):
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
 
-        alice.activate(store)
+        return store
 
-    killed(commit_and_die, url)
+    killed(lambda store: alice.activate(dying(store)), url)
+    killed(lambda store: Person(2).enrol(dying(store)), url)
+    killed(lambda store: alice.expire(dying(store)), url)
     with Store.open(url) as store:
         assert (list(store.list_records()), list(store.entries())) == before
         alice.activate(store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hsm_signer.errors import (
     StatusUnsuitable,
     StoreError,
 )
-from hsm_signer.evidence.chain import START, ChainPosition, check_chain, next_entry, position_of
+from hsm_signer.evidence.chain import START, ChainPosition, check_chain, position_of
 from hsm_signer.store.store import Store
 from hsm_signer.types import (
     Algorithm,
@@ -61,18 +61,10 @@ def store(url: str) -> Iterator[Store]:
 
 def put(store: Store, record: CredentialRecord, **fields_of_entry: Any) -> SealedRecord:
     """Insert ``record`` with a first entry that has these fields; returns what was written."""
-    written: list[SealedRecord] = []
-
-    def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-        entry = make_entry(
-            credential_id=record.credential_id,
-            **{"sequence": 1, "previous": position.hash, "record_version": 1, **fields_of_entry},
-        )
-        written.append(seal(replace(record, version=1, evidence_head=entry_hash(entry))))
-        return written[0], entry
-
-    store.insert(build, b"request", TIME)
-    return written[0]
+    entry = make_entry(credential_id=record.credential_id, **fields_of_entry)
+    written = seal(replace(record, version=1, evidence_head=entry_hash(entry)))
+    store.insert(written, entry, request=b"request", created=TIME)
+    return written
 
 
 # --- round trips -------------------------------------------------------------------------------------------
@@ -267,20 +259,7 @@ def test_what_was_carried_out_is_found_by_d_and_quantities(store: Store) -> None
 def test_of_refusals_only_a_wrong_key_was_carried_out(store: Store, outcome: str, found: bool) -> None:
     alice = Person(1).enrol(store)
     fields_of_entry = alice.signature_fields("a")
-
-    def build(position: ChainPosition) -> EvidenceEntry:
-        return next_entry(
-            position,
-            time=TIME,
-            credential_id=alice.id,
-            event=Event.SIGN,
-            outcome=outcome,
-            record_version=1,
-            actor="tests",
-            **fields_of_entry,
-        )
-
-    store.append(alice.id, build)
+    alice.refused(store, outcome=outcome, **fields_of_entry)
     again = store.carried_out(alice.id, fields_of_entry["d"], fields_of_entry["quantities_hash"])
     assert (again is not None) == found
 
@@ -328,10 +307,10 @@ def test_an_unknown_credential(store: Store) -> None:
     nobody = credential_id(99)
     with pytest.raises(CredentialUnknown):
         store.load(nobody)
-    with pytest.raises(CredentialUnknown):
-        store.commit(nobody, 1, lambda _: pytest.fail("built for nothing"))
-    with pytest.raises(CredentialUnknown):
-        store.append(nobody, lambda _: pytest.fail("built for nothing"))
+    with pytest.raises(CredentialUnknown), store.changing(nobody, 1):
+        pytest.fail("entered for nothing")
+    with pytest.raises(CredentialUnknown), store.appending(nobody):
+        pytest.fail("entered for nothing")
     assert store.find("nobody") == []
     assert list(store.entries(nobody)) == []
 
@@ -340,74 +319,119 @@ def test_the_second_of_two_writers_gets_a_conflict(store: Store, url: str) -> No
     alice = Person(1).enrol(store)
     with Store.open(url) as other:
         first, second = other.load(alice.id), store.load(alice.id)
-        other.commit(alice.id, first.sealed.record.version, alice.written(Event.SUSPEND))
-        with pytest.raises(RecordConflict) as caught:
-            store.commit(alice.id, second.sealed.record.version, lambda _: pytest.fail("built for nothing"))
+        with other.changing(alice.id, first.sealed.record.version) as change:
+            change.write(*alice.next(change.position, Event.SUSPEND))
+        with (
+            pytest.raises(RecordConflict) as caught,
+            store.changing(alice.id, second.sealed.record.version),
+        ):
+            pytest.fail("entered for nothing")
     assert caught.value.retryable
     assert store.load(alice.id).sealed.record.version == 2
 
 
-def test_nothing_is_written_if_building_fails(store: Store) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_nothing_is_written_if_the_body_fails(store: Store, written: bool) -> None:
+    """Before it writes, or afterwards: what it wrote is taken back."""
     alice = Person(1).enrol(store)
 
     class TokenGone(Exception):
         pass
 
-    def build(_: ChainPosition) -> Any:
-        raise TokenGone
+    def write() -> None:
+        with store.changing(alice.id, 1) as change:
+            if written:
+                change.write(*alice.next(change.position, Event.SUSPEND))
+            raise TokenGone
+
+    def expire() -> None:
+        with store.changing(alice.id, 1) as change:
+            if written:
+                change.expire(alice.last(change.position))
+            raise TokenGone
+
+    def append() -> None:
+        with store.appending(alice.id) as chain:
+            if written:
+                chain.append(alice.refusal(chain.position))
+            raise TokenGone
 
     before = list(store.entries()), list(store.list_records())
-    writes: list[Callable[[], EvidenceEntry]] = [
-        lambda: store.commit(alice.id, 1, build),
-        lambda: store.append(alice.id, build),
-        lambda: store.expire(alice.id, 1, build),
-        lambda: store.insert(build, None, TIME),
-    ]
-    for write in writes:
+    for act in (write, expire, append):
         with pytest.raises(TokenGone):
-            write()
+            act()
     assert (list(store.entries()), list(store.list_records())) == before
     alice.activate(store)
 
 
+def test_a_body_that_writes_nothing_is_a_mistake(store: Store) -> None:
+    """Its caller would go on as if there were evidence."""
+    alice = Person(1).enrol(store)
+    with pytest.raises(ValueError, match="nothing was written"), store.changing(alice.id, 1):
+        pass
+    with pytest.raises(ValueError, match="nothing was written"), store.appending(alice.id):
+        pass
+
+
+def test_a_change_is_written_once(store: Store) -> None:
+    alice = Person(1).enrol(store)
+
+    def write() -> None:
+        with store.changing(alice.id, 1) as change:
+            for _ in range(2):
+                change.write(*alice.next(change.position, Event.SUSPEND))
+
+    def append() -> None:
+        with store.appending(alice.id) as chain:
+            for _ in range(2):
+                chain.append(alice.refusal(chain.position))
+
+    for act in (write, append):
+        with pytest.raises(RecordConflict):
+            act()
+    assert len(list(store.entries())) == 1
+    assert store.load(alice.id).sealed.record.version == 1
+
+
 def test_what_does_not_belong_together_is_not_written(store: Store) -> None:
     alice, bob = Person(1).enrol(store), Person(2).enrol(store)
-    good = alice.written(Event.SUSPEND)
-
-    def with_record(**changes: Any) -> Any:
-        def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-            sealed, entry = good(position)
-            return seal(replace(sealed.record, **changes)), entry
-
-        return build
-
-    def with_entry(**changes: Any) -> Any:
-        def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-            sealed, entry = good(position)
-            entry = replace(entry, **changes)
-            return seal(replace(sealed.record, evidence_head=entry_hash(entry))), entry
-
-        return build
-
-    for build in (
-        with_record(version=3),
-        with_record(credential_id=bob.id),
-        with_record(evidence_head=None),
-        with_entry(record_version=3),
-        with_entry(sequence=3),
-        with_entry(previous=NO_PREVIOUS),
-        with_entry(credential_id=bob.id),
+    good, entry = alice.next(store.load(alice.id).position, Event.SUSPEND)
+    pairs = [
+        (seal(replace(good.record, **changes)), entry)
+        for changes in ({"version": 3}, {"credential_id": bob.id}, {"evidence_head": None})
+    ]
+    for changes in (
+        {"record_version": 3},
+        {"sequence": 3},
+        {"previous": NO_PREVIOUS},
+        {"credential_id": bob.id},
+    ):
+        other = replace(entry, **changes)
+        pairs.append((seal(replace(good.record, evidence_head=entry_hash(other))), other))
+    for sealed, wrong in pairs:
+        with pytest.raises(ValueError), store.changing(alice.id, 1) as change:
+            change.write(sealed, wrong)
+    carol = Person(3)
+    first, entry_of_first = carol.next(START, Event.ENROL)
+    for sealed, wrong in (
+        (seal(replace(first.record, evidence_head=None)), entry_of_first),
+        (seal(replace(first.record, version=2)), entry_of_first),
+        (first, replace(entry_of_first, sequence=2)),
+        (first, replace(entry_of_first, credential_id=bob.id)),
     ):
         with pytest.raises(ValueError):
-            store.commit(alice.id, 1, build)
+            store.insert(sealed, wrong, request=None, created=TIME)
     assert len(list(store.entries())) == 2
+    assert len(list(store.list_records())) == 2
     # A refusal neither raises a version nor passes for an acceptance.
     with pytest.raises(EvidenceMissing):
         alice.refused(store, version=2)
-    with pytest.raises(ValueError):
-        store.append(alice.id, lambda position: good(position)[1])
-    with pytest.raises(ValueError):
-        store.expire(alice.id, 1, lambda position: good(position)[1])
+    with pytest.raises(ValueError), store.appending(alice.id) as chain:
+        chain.append(entry)
+    with pytest.raises(ValueError), store.changing(alice.id, 1) as change:
+        change.expire(entry)
+    with store.changing(alice.id, 1) as change:
+        change.write(good, entry)
 
 
 # --- giving up pending credentials -------------------------------------------------------------------------
@@ -421,8 +445,8 @@ def test_a_pending_credential_expires_and_leaves_its_chain(store: Store) -> None
     assert store.pending_before(TIME) == []
     assert store.pending_before(TIME + 1) == [alice.id]
     assert store.pending_before(TIME + 11) == [alice.id, bob.id]
-    with pytest.raises(RecordConflict):
-        store.expire(alice.id, 2, lambda _: pytest.fail("built for nothing"))
+    with pytest.raises(RecordConflict), store.changing(alice.id, 2):
+        pytest.fail("entered for nothing")
     entry = alice.expire(store)
     assert (entry.sequence, entry.record_version) == (2, 2)
     with pytest.raises(CredentialUnknown):

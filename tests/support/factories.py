@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from sqlalchemy import create_engine, insert, select
 
 from hsm_signer.core.canonical import entry_hash, record_bytes
 from hsm_signer.core.content import digest_list_hash
-from hsm_signer.evidence.chain import ChainPosition, next_entry
+from hsm_signer.evidence.chain import START, ChainPosition, draft_entry, next_entry
 from hsm_signer.store import schema
 from hsm_signer.store.database import parse_url, sqlite_url
 from hsm_signer.store.store import Store
@@ -186,38 +185,34 @@ class Person:
     def sealed(self) -> SealedRecord:
         return seal(self.record)
 
-    def written(
-        self, event: Event, *, outcome: str = ACCEPTED, record: dict[str, Any] | None = None, **fields: Any
-    ) -> Callable[[ChainPosition], tuple[SealedRecord, EvidenceEntry]]:
-        """What builds the next version of the record, and its entry."""
-
-        def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-            version = self.record.version + 1
-            entry = next_entry(
-                position,
-                time=TIME + position.sequence,
-                credential_id=self.id,
-                event=event,
-                outcome=outcome,
-                record_version=version,
-                actor="tests",
-                **fields,
-            )
-            new = replace(self.record, version=version, evidence_head=entry_hash(entry), **(record or {}))
-            return seal(new), entry
-
-        return build
+    def next(
+        self,
+        position: ChainPosition,
+        event: Event,
+        *,
+        outcome: str = ACCEPTED,
+        record: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> tuple[SealedRecord, EvidenceEntry]:
+        """The next version of the record, and its entry, for this end of the chain."""
+        version = self.record.version + 1
+        draft = draft_entry(self.id, event, actor="tests", outcome=outcome, record_version=version)
+        entry = next_entry(position, draft, time=TIME + position.sequence, **fields)
+        new = replace(self.record, version=version, evidence_head=entry_hash(entry), **(record or {}))
+        return seal(new), entry
 
     def _keep(self, store: Store) -> None:
         self.record = store.load(self.id).sealed.record
 
     def enrol(self, store: Store, *, created: int = TIME) -> Person:
-        store.insert(self.written(Event.ENROL), b"request", created)
+        store.insert(*self.next(START, Event.ENROL), request=b"request", created=created)
         self._keep(store)
         return self
 
     def write(self, store: Store, event: Event, **fields: Any) -> EvidenceEntry:
-        entry = store.commit(self.id, self.record.version, self.written(event, **fields))
+        with store.changing(self.id, self.record.version) as change:
+            sealed, entry = self.next(change.position, event, **fields)
+            change.write(sealed, entry)
         self._keep(store)
         return entry
 
@@ -247,21 +242,24 @@ class Person:
     def sign(self, store: Store, *names: object) -> EvidenceEntry:
         return self.write(store, Event.SIGN, **self.signature_fields(*names))
 
-    def refused(self, store: Store, *, version: int | None = None) -> EvidenceEntry:
+    def refused(self, store: Store, **changes: Any) -> EvidenceEntry:
         """An attempt that is refused and does not count."""
+        with store.appending(self.id) as chain:
+            entry = self.refusal(chain.position, **changes)
+            chain.append(entry)
+        return entry
 
-        def build(position: ChainPosition) -> EvidenceEntry:
-            return next_entry(
-                position,
-                time=TIME,
-                credential_id=self.id,
-                event=Event.SIGN,
-                outcome="authorisation.mismatch",
-                record_version=self.record.version if version is None else version,
-                actor="tests",
-            )
-
-        return store.append(self.id, build)
+    def refusal(
+        self,
+        position: ChainPosition,
+        *,
+        version: int | None = None,
+        outcome: str = "authorisation.mismatch",
+        **fields: Any,
+    ) -> EvidenceEntry:
+        version = self.record.version if version is None else version
+        draft = draft_entry(self.id, Event.SIGN, actor="tests", outcome=outcome, record_version=version)
+        return next_entry(position, draft, time=TIME, **fields)
 
     def failed(self, store: Store) -> EvidenceEntry:
         """An attempt that is refused and counts."""
@@ -273,14 +271,12 @@ class Person:
         )
 
     def expire(self, store: Store) -> EvidenceEntry:
-        def build(position: ChainPosition) -> EvidenceEntry:
-            return next_entry(
-                position,
-                time=TIME,
-                credential_id=self.id,
-                event=Event.EXPIRE,
-                record_version=self.record.version + 1,
-                actor="tests",
-            )
+        with store.changing(self.id, self.record.version) as change:
+            entry = self.last(change.position)
+            change.expire(entry)
+        return entry
 
-        return store.expire(self.id, self.record.version, build)
+    def last(self, position: ChainPosition) -> EvidenceEntry:
+        """The end of a chain whose credential is given up."""
+        draft = draft_entry(self.id, Event.EXPIRE, actor="tests", record_version=self.record.version + 1)
+        return next_entry(position, draft, time=TIME)

@@ -17,10 +17,8 @@ from card_applet_sim.constants import Role
 from hsm_signer.card.commands import authorise_content
 from hsm_signer.card.pins import CardPin
 from hsm_signer.core import algorithms
-from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.content import BytesSource, measure
 from hsm_signer.errors import CardPinWrong, SignerError
-from hsm_signer.evidence.chain import ChainPosition, next_entry
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, Home, Person
 from hsm_signer.types import (
@@ -37,7 +35,6 @@ from hsm_signer.types import (
     Message,
     Quantity,
     RollingValue,
-    SealedRecord,
     SigningRequest,
     SignOutcome,
 )
@@ -272,21 +269,10 @@ def rewrite(
     server: Server, record: CredentialRecord, change: Callable[[CredentialRecord], CredentialRecord]
 ) -> CredentialRecord:
     """Commit a changed record with a good MAC and a matching entry, past every rule of the program."""
-    written = replace(change(record), version=record.version + 1)
-
-    def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-        entry = next_entry(
-            position,
-            time=server.clock(),
-            credential_id=record.credential_id,
-            event=Event.RESUME,
-            record_version=written.version,
-            actor="test",
-            outcome=ACCEPTED,
-        )
-        return server.environment.seal(replace(written, evidence_head=entry_hash(entry))), entry
-
-    server.store.commit(record.credential_id, record.version, build)
+    draft = server.draft(record.credential_id, Event.RESUME, record.version + 1)
+    with server.store.changing(record.credential_id, record.version) as writing:
+        entry = server.place(draft, writing.position)
+        writing.write(server.seal(change(record), entry), entry)
     return server.credential_by_id(record.credential_id)
 
 

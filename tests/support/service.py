@@ -24,8 +24,8 @@ from typing import Any, Self
 from hsm_signer.config.installation import HOME_VARIABLE
 from hsm_signer.config.service import SETTINGS_FILE
 from hsm_signer.errors import SignerError
+from hsm_signer.server.base import system_clock
 from hsm_signer.server.installation import Installation
-from hsm_signer.server.signing import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire

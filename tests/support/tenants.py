@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hsm_signer.server.signing import system_clock
+from hsm_signer.server.base import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
 from hsm_signer.testing import Home

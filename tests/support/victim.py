@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -93,6 +94,18 @@ def _after(owner: Any, name: str, wanted: str, point: str) -> None:
     setattr(owner, name, replaced)
 
 
+def _after_block(owner: Any, name: str, wanted: str, point: str) -> None:
+    real = getattr(owner, name)
+
+    @contextmanager
+    def replaced(*arguments: Any, **named: Any) -> Iterator[Any]:
+        with real(*arguments, **named) as value:
+            yield value
+        _at(wanted, point)
+
+    setattr(owner, name, replaced)
+
+
 def _after_statement(beginning: str, wanted: str, point: str) -> None:
     def executed(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith(beginning):
@@ -103,8 +116,8 @@ def _after_statement(beginning: str, wanted: str, point: str) -> None:
 
 def sign(home: Path, request: SigningRequest, point: str, released: Path) -> None:
     """Sign ``request``, die at ``point``; what sign() returned goes into the file ``released``."""
-    _before(Store, "commit", point, "about to count")
-    _after(Store, "commit", point, "counted")
+    _before(Store, "changing", point, "about to count")
+    _after_block(Store, "changing", point, "counted")
     _after(SecureEnvironment, "seal", point, "sealed")
     _after_statement("UPDATE credential", point, "record written")
     _after_statement("INSERT INTO evidence", point, "evidence written")

@@ -355,10 +355,11 @@ def test_attributes_that_living_keys_have_at_enrolment(
     """Read back when all keys of an enrolment are there."""
     session = server.environment.session.pkcs11
     token_keys = objects(server)
-    real = SecureEnvironment._record
+    real = SecureEnvironment._personalise
     seen: list[dict[str, object]] = []
 
-    def record(self: SecureEnvironment, *given: Any) -> Any:
+    def personalise(self: SecureEnvironment, *given: Any) -> Any:
+        personalisation = real(self, *given)
         public = {each.handle for each in session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY})}
         for each in session.get_objects():
             if each.handle in token_keys:
@@ -367,9 +368,9 @@ def test_attributes_that_living_keys_have_at_enrolment(
             if each.handle not in public:
                 names += ["SENSITIVE", "EXTRACTABLE"]
             seen.append({name: each[Attribute[name]] for name in names})
-        return real(self, *given)
+        return personalisation
 
-    monkeypatch.setattr(SecureEnvironment, "_record", record)
+    monkeypatch.setattr(SecureEnvironment, "_personalise", personalise)
     server.environment.create(wanted(scheme, key=key))
     private = [each for each in seen if "SENSITIVE" in each]
     public = [each for each in seen if "SENSITIVE" not in each]

@@ -7,11 +7,10 @@ import time
 from dataclasses import dataclass
 
 from hsm_signer.config.service import LimitSettings
-from hsm_signer.core.content import measure
+from hsm_signer.core.owners import as_recorded
 from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, InputError, NotPermitted
-from hsm_signer.schemes.authorise import d_of
 from hsm_signer.server.server import Server
-from hsm_signer.server.signing import Admit, quantities_hash
+from hsm_signer.server.signing import Admit
 from hsm_signer.service import clients
 from hsm_signer.service.roles import PERMITTED, Role
 from hsm_signer.service.wire import operations as wire
@@ -84,9 +83,13 @@ class Asked:
         self.refuse_foreign(record)
         return record
 
+    def is_foreign(self, owner: str) -> bool:
+        """Whether this client is bound to one user, and the name, however it was typed, is another's."""
+        return self.client.owner not in (None, as_recorded(owner))
+
     def refuse_foreign(self, record: CredentialRecord) -> None:
         """A client bound to a user: nobody else's credential is there. Raises CredentialUnknown."""
-        if self.client.owner not in (None, record.owner):
+        if self.is_foreign(record.owner):
             raise CredentialUnknown(f"there is no {who(record.credential_id)} here")
 
     def admit(self, request: SigningRequest | None = None) -> Admit:
@@ -110,10 +113,7 @@ class Asked:
 
     def _has_activated(self, record: CredentialRecord, request: SigningRequest) -> bool:
         """Whether this very request finished the enrolment: its answer was lost and is asked for again."""
-        authorisation = request.authorisation
-        measured = measure(request.content, authorisation.algorithm)
-        d = d_of(record, authorisation, measured.mode, measured.h)
-        entry = self.server.store.carried_out(record.credential_id, d, quantities_hash(authorisation))
+        entry = self.server.carried_out(record, request)
         return entry is not None and entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED
 
     def require_certificate(self) -> None:

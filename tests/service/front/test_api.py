@@ -19,7 +19,7 @@ from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import forms
 from hsm_signer.errors import InputError
-from hsm_signer.server.signing import system_clock
+from hsm_signer.server.base import system_clock
 from hsm_signer.service import clients
 from hsm_signer.service.front.http.bodies import strict_json
 from hsm_signer.service.front.native import models

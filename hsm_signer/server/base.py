@@ -1,0 +1,81 @@
+"""What every operation of the server works with: secure environment, store, who asks, and the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hsm_signer.core.canonical import entry_hash
+from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, RecordOutdated
+from hsm_signer.evidence.chain import ChainPosition, draft_entry, next_entry
+from hsm_signer.store.store import Store, StoredCredential
+from hsm_signer.token.environment import Observe, SecureEnvironment
+from hsm_signer.types import CredentialId, CredentialRecord, Event, EvidenceEntry, SealedRecord
+
+Clock = Callable[[], int]
+"""Microseconds since 1970-01-01T00:00:00Z."""
+
+
+def system_clock() -> int:
+    """Give the machine's time, in microseconds since 1970-01-01T00:00:00Z."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class ServerBase:
+    """Secure environment and store, and what every write of both has in common."""
+
+    environment: SecureEnvironment
+    store: Store
+    actor: str
+    """Who asks, as evidence names it."""
+    clock: Clock = system_clock
+    observe: Observe = lambda _: None
+
+    def load(self, credential_id: CredentialId) -> StoredCredential:
+        """Load a credential, check its MAC and hold its age against the evidence.
+
+        Raises CredentialUnknown, RecordDamaged, TokenMismatch, RecordOutdated (an old row was put back),
+        EvidenceMissing (entries were removed), EvidenceDamaged (the entry that wrote the record is not the
+        one the record names; all entries before it hang on that one).
+        """
+        stored = self.store.load(credential_id)
+        self.environment.check(stored.sealed)
+        record = stored.sealed.record
+        if record.version < stored.newest_version:
+            raise RecordOutdated(
+                f"the record of {record.owner!r} is older than the evidence about it: "
+                "an old row was put back",
+                hint="restore the newest backup; `hsm-signer audit verify` shows the difference",
+            )
+        if record.version > stored.newest_version:
+            raise EvidenceMissing(
+                f"evidence about {record.owner!r} is missing: the record is newer than its last entry",
+                hint="restore the newest backup; `hsm-signer audit verify` shows the difference",
+            )
+        if stored.written_by != record.evidence_head:
+            raise EvidenceDamaged(
+                f"evidence about {record.owner!r} was changed: its record names another entry",
+                hint="restore the newest backup; `hsm-signer audit verify` shows what was changed",
+            )
+        return stored
+
+    def draft(self, credential_id: CredentialId, event: Event, record_version: int) -> EvidenceEntry:
+        """Begin an evidence entry about what is asked for now; :meth:`place` gives it its place."""
+        return draft_entry(credential_id, event, actor=self.actor, record_version=record_version)
+
+    def place(self, draft: EvidenceEntry, position: ChainPosition, **fields: Any) -> EvidenceEntry:
+        """Put an entry at the end of a chain, with the time it is; ``fields`` in place of the draft's."""
+        return next_entry(position, draft, time=self.clock(), **fields)
+
+    def seal(self, record: CredentialRecord, entry: EvidenceEntry, **changes: Any) -> SealedRecord:
+        """Seal ``record`` with its ``changes`` as the version that ``entry`` writes.
+
+        It names that entry under its MAC.
+        """
+        head = entry_hash(entry)
+        return self.environment.seal(
+            replace(record, version=entry.record_version, evidence_head=head, **changes)
+        )

@@ -1,0 +1,148 @@
+"""What a writing transaction does to one credential: its row stays locked and its chain ends where it ended.
+
+Nobody else can write in between, so that record and entry are made for exactly that place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, delete
+
+from hsm_signer.errors import CredentialUnknown, EvidenceMissing, RecordConflict, StatusUnsuitable
+from hsm_signer.evidence.chain import START, ChainPosition
+from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+
+from .fields import checked_hash, checked_integer
+from .rows import entry_row, record_row, who
+from .schema import certificate
+from .statements import DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, UPDATE
+
+
+class LockedChain:
+    """A credential's chain to which one entry is added; :meth:`Store.appending` makes it."""
+
+    def __init__(self, connection: Connection, credential_id: CredentialId) -> None:
+        """Lock the credential. Raises CredentialUnknown, StoreDamaged where the chain's end is damaged."""
+        self._connection = connection
+        self._credential_id = credential_id
+        row = connection.execute(LOCK, {"b_id": credential_id}).one_or_none()
+        if row is None:
+            raise unknown(credential_id)
+        # As the columns hold them: a refusal is written down whatever they hold.
+        self._found_version, self._status = row
+        last = connection.execute(LAST, {"b_id": credential_id}).one_or_none()
+        self.position = START if last is None else position_from(credential_id, *last)
+        """Where the chain ends: what the entry has to follow."""
+        self._written = False
+
+    def append(self, entry: EvidenceEntry) -> None:
+        """Write an entry alone: an attempt that was refused and changes no record.
+
+        Raises EvidenceMissing if the entry names a record version that no evidence wrote; ValueError for an
+        entry that is accepted or does not belong here.
+        """
+        check_place(entry, self.position, self._credential_id)
+        if entry.outcome == ACCEPTED:
+            raise ValueError("an entry without a record is a refusal")
+        newest = self._connection.execute(NEWEST_VERSION, {"b_id": self._credential_id}).scalar_one()
+        name = f"a record version in the evidence of {who(self._credential_id)}"
+        if entry.record_version > checked_integer(newest or 0, name):
+            # Written down, it would pass for the missing one that wrote that version.
+            raise EvidenceMissing(f"evidence about the {who(self._credential_id)} is missing")
+        self._insert(entry_row(entry))
+
+    def refuse_unwritten(self) -> None:
+        """Raise ValueError where nothing was written: its caller would go on as if it were."""
+        if not self._written:
+            raise ValueError("nothing was written")
+
+    def _insert(self, row: dict[str, Any]) -> None:
+        self._connection.execute(INSERT_ENTRY, row)
+        self._written = True
+
+
+class Change(LockedChain):
+    """A record to which one change is made, with the entry that says why; :meth:`Store.changing` makes it."""
+
+    def __init__(self, connection: Connection, credential_id: CredentialId, version: int) -> None:
+        """Lock the credential at ``version``. Raises as LockedChain does, RecordConflict at another one."""
+        super().__init__(connection, credential_id)
+        if self._found_version != version:
+            raise conflict(credential_id)
+        self._version = version
+
+    def write(self, sealed: SealedRecord, entry: EvidenceEntry) -> None:
+        """Write the record's next version and its entry. Raises ValueError unless they belong together."""
+        if sealed.record.credential_id != self._credential_id:
+            raise ValueError("the record belongs to another credential")
+        row, entry_columns = rows_of(sealed, entry, self.position, self._version + 1)
+        del row["credential_id"]
+        self._execute_on_record(UPDATE, row)
+        self._insert(entry_columns)
+
+    def expire(self, entry: EvidenceEntry) -> None:
+        """Delete the record of a pending credential, whose chain ends with ``entry``: an accepted EXPIRE.
+
+        The entry's ``record_version`` is one above the record's, so that the row is outdated if put back.
+        Raises StatusUnsuitable if the credential is not pending, ValueError for another entry.
+        """
+        if self._status != Status.PENDING:
+            raise StatusUnsuitable("only a credential whose enrolment was not finished can be given up")
+        check_place(entry, self.position, self._credential_id)
+        if (entry.event, entry.outcome, entry.record_version) != (Event.EXPIRE, ACCEPTED, self._version + 1):
+            raise ValueError("a credential's last entry is an accepted EXPIRE with the next version")
+        self._execute_on_record(DELETE, {})
+        own = certificate.c.credential_id == self._credential_id
+        self._connection.execute(delete(certificate).where(own))
+        self._insert(entry_row(entry))
+
+    def _execute_on_record(self, statement: Any, columns: dict[str, Any]) -> None:
+        own = {"b_id": self._credential_id, "b_version": self._version}
+        if self._connection.execute(statement, {**columns, **own}).rowcount != 1:
+            raise conflict(self._credential_id)
+
+
+def check_place(entry: EvidenceEntry, position: ChainPosition, credential_id: CredentialId) -> None:
+    """Raise ValueError for an entry that would leave a chain no audit accepts: a mistake of the caller."""
+    if entry.credential_id != credential_id:
+        raise ValueError("the entry belongs to another credential")
+    if (entry.sequence, entry.previous) != (position.sequence + 1, position.hash):
+        raise ValueError("the entry does not follow the end of the chain")
+
+
+def rows_of(
+    sealed: SealedRecord, entry: EvidenceEntry, position: ChainPosition, version: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Turn a record and the entry written with it into their rows.
+
+    Raises ValueError for a record that its evidence would contradict: a mistake of the caller; StoreError for
+    what a column cannot hold.
+    """
+    record = sealed.record
+    check_place(entry, position, record.credential_id)
+    if not record.version == entry.record_version == version:
+        raise ValueError(f"record and entry have to be of version {version}")
+    entry_columns = entry_row(entry)
+    if record.evidence_head != entry_columns["hash"]:
+        raise ValueError("the record does not name the entry written with it")
+    return record_row(sealed), entry_columns
+
+
+def position_from(credential_id: CredentialId, sequence: Any, digest: Any) -> ChainPosition:
+    """Read the end of a chain out of its columns. Raises StoreDamaged."""
+    name = f"the end of the evidence of {who(credential_id)}"
+    return ChainPosition(checked_integer(sequence, name, low=1), Digest(checked_hash(digest, name)))
+
+
+def unknown(credential_id: CredentialId) -> CredentialUnknown:
+    """There is no such record."""
+    return CredentialUnknown(f"there is no {who(credential_id)} here")
+
+
+def conflict(credential_id: CredentialId) -> RecordConflict:
+    """There is one, at another version than expected."""
+    return RecordConflict(
+        f"the record of {who(credential_id)} was written by somebody else in between; nothing was changed",
+        hint="try again",
+    )
