@@ -42,7 +42,7 @@ class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def make_anchor(*, time: int, last_entry: int, heads: Iterable[Head]) -> Anchor:
-    """An anchor over ``heads``, the last entries of all chains counting entries up to ``last_entry``.
+    """Make an anchor over ``heads``, the last entries of all chains counting entries up to ``last_entry``.
 
     ``time`` is in microseconds since 1970-01-01T00:00:00Z, ``heads`` ascend by credential id.
     Raises StoreDamaged where they do not: a database that returns them so has a damaged index.
@@ -67,7 +67,7 @@ def make_anchor(*, time: int, last_entry: int, heads: Iterable[Head]) -> Anchor:
 
 
 def check_anchor(anchor: Anchor, heads: Iterable[Head]) -> tuple[Finding, ...]:
-    """What differs between ``anchor`` and ``heads``, the heads as of ``anchor.last_entry``; () if nothing.
+    """Find what differs between ``anchor`` and ``heads``, the heads as of ``anchor.last_entry``.
 
     It can tell that something was changed or removed, not what: the root is all it has.
     """
@@ -89,12 +89,12 @@ def check_anchor(anchor: Anchor, heads: Iterable[Head]) -> tuple[Finding, ...]:
 
 
 def encode_anchor(anchor: Anchor) -> str:
-    """One line of JSON, without a newline at its end."""
+    """Write an anchor as one line of JSON, without a newline at its end."""
     return msgspec.json.encode(anchor).decode("ascii")
 
 
 def decode_anchor(text: str) -> Anchor:
-    """The anchor in ``text``, JSON as :func:`encode_anchor` makes it, white space allowed.
+    """Read the anchor in ``text``, JSON as :func:`encode_anchor` makes it, white space allowed.
 
     Raises InputError for anything else: an unknown or missing field, another type, another format.
     """

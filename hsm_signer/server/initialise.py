@@ -96,7 +96,7 @@ def _claim(home: Path) -> None:
         raise AlreadyInitialised(
             f"{home}: another init is at work there, or was killed there", hint=hint
         ) from error
-    if [each.name for each in home.iterdir()] != [CLAIM_FILE]:
+    if [path.name for path in home.iterdir()] != [CLAIM_FILE]:
         (home / CLAIM_FILE).unlink()
         raise AlreadyInitialised(f"{home} is not empty", hint=hint)
 

@@ -34,7 +34,7 @@ SOFTHSM_FILE = "softhsm.conf"
 SQLITE = "sqlite:///"
 
 AskSecret = Callable[[str], str]
-"""Prompts a person, without echo; raises PinMissing where nobody is there."""
+"""Asks a person for the secret that its argument names, without echo; raises PinMissing."""
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -57,14 +57,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def absolute_url(url: str, home: Path) -> str:
-    """A SQLite URL with a relative path made absolute by the home folder; any other URL as it is."""
+    """Make a SQLite URL's relative path absolute by the home folder; any other URL stays as it is."""
     if url.startswith(SQLITE) and not url.startswith(SQLITE + "/"):
         return f"{SQLITE}{home / url.removeprefix(SQLITE)}"
     return url
 
 
 def token_pin(uri: TokenUri, home: Path, ask: AskSecret) -> str:
-    """The token's user PIN: HSM_SIGNER_TOKEN_PIN, else pin-source, else a prompt. Raises PinMissing."""
+    """Find the token's user PIN: HSM_SIGNER_TOKEN_PIN, else pin-source, else a prompt. Raises PinMissing."""
     if pin := os.environ.get(TOKEN_PIN_VARIABLE):
         return pin
     if uri.pin_source is None:
@@ -76,7 +76,7 @@ def token_pin(uri: TokenUri, home: Path, ask: AskSecret) -> str:
 
 
 def no_prompt(what: str) -> str:
-    """For when nobody can be asked."""
+    """Raise PinMissing: an AskSecret for programs that have nobody to ask."""
     raise PinMissing(
         f"{what}: not given, and nobody can be asked",
         hint=f"set {TOKEN_PIN_VARIABLE} or pin-source in {CONFIG_FILE}",
@@ -92,7 +92,7 @@ class Installation:
 
     @classmethod
     def open(cls, home: Path) -> Installation:
-        """Raises NotInitialised, ConfigError."""
+        """Read the configuration of a home folder. Raises NotInitialised, ConfigError."""
         config = configuration.load(home)
         for path in (home, home / CONFIG_FILE):
             refuse_open_to_others(path)
@@ -100,11 +100,11 @@ class Installation:
 
     @property
     def token_uri(self) -> TokenUri:
-        """Raises ConfigError."""
+        """The PKCS#11 URI (RFC 7512) of the token. Raises ConfigError."""
         return TokenUri.parse(self.config.token.uri)
 
     def open_store(self) -> Store:
-        """Raises StoreError."""
+        """Open the store as the configuration says. Raises StoreError."""
         config = self.config.store
         return Store.open(
             absolute_url(config.url, self.home),
@@ -113,13 +113,13 @@ class Installation:
         )
 
     def upgrade_store(self) -> None:
-        """Bring the store to this program's schema version; raises StoreError."""
+        """Bring the store to this program's schema version. Raises StoreError."""
         Store.upgrade(
             absolute_url(self.config.store.url, self.home), busy_timeout=self.config.store.busy_timeout
         )
 
     def open_token(self, ask: AskSecret = no_prompt) -> TokenSession:
-        """Log in; raises TokenError, PinMissing, FileError."""
+        """Find the token and log in. Raises TokenError, PinMissing, FileError."""
         if self.config.token.softhsm_conf is not None:
             path = self.home / self.config.token.softhsm_conf
             if not path.is_file():
@@ -129,7 +129,7 @@ class Installation:
         return TokenSession.open(uri, token_pin(uri, self.home, ask))
 
     def profile(self, session: TokenSession) -> TokenProfile:
-        """The stored profile, or a new one where the token, its firmware or its library is another."""
+        """Read the stored profile; make a new one where the token, its firmware or its library is another."""
         path = self.home / PROFILE_FILE
         with suppress(OSError):
             stored = TokenProfile.from_json(path.read_bytes())
@@ -145,7 +145,7 @@ class Installation:
 
     @contextmanager
     def server(self, ask: AskSecret = no_prompt, observe: Observe = lambda _: None) -> Iterator[Server]:
-        """Token and store opened; closed at the end."""
+        """Open token and store as one server; both are closed when the ``with`` ends."""
         with self.open_store() as store, self.open_token(ask) as session:
             environment = SecureEnvironment(
                 session,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import delete, insert, select
 
 from hsm_signer.core.canonical import sequence
-from hsm_signer.errors import CredentialUnknown, StoreDamaged
+from hsm_signer.errors import StoreDamaged
 from hsm_signer.types import CredentialId
 
+from .change import unknown
 from .fields import MAX_BLOB, BadValue, items, written
 from .rows import who
 from .schema import certificate
@@ -21,7 +22,7 @@ class CertificateRows(Transactions):
     """The table ``certificate``."""
 
     def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
-        """The chain of a credential, DER each, leaf first; empty where none is kept. Raises StoreDamaged."""
+        """Read a credential's certificate chain, DER, leaf first; empty without one. Raises StoreDamaged."""
         statement = select(*raw(certificate, ("chain",))).where(certificate.c.credential_id == credential_id)
         with self._reading() as connection:
             row = connection.execute(statement).one_or_none()
@@ -37,14 +38,14 @@ class CertificateRows(Transactions):
         return found
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
-        """Keep ``chain``, DER each, leaf first, in place of what is kept; empty removes it.
+        """Keep ``chain``, DER, leaf first, in place of what is kept; empty removes it.
 
         Raises CredentialUnknown where there is no record, StoreError for what cannot be stored.
         """
         row = written(_CHECKS, {"chain": sequence(chain)}, "certificate chain")
         with self._writing() as connection:
             if connection.execute(LOCK, {"b_id": credential_id}).one_or_none() is None:
-                raise CredentialUnknown(f"there is no {who(credential_id)} here")
+                raise unknown(credential_id)
             connection.execute(delete(certificate).where(certificate.c.credential_id == credential_id))
             if chain:
                 connection.execute(insert(certificate), {**row, "credential_id": credential_id})

@@ -87,22 +87,22 @@ class ClientRows(Transactions):
             raise ClientUnknown(f"there is no client {name!r}")
 
     def clients(self) -> list[ClientRow]:
-        """Every client, ascending by name. Raises StoreDamaged."""
+        """Read every client, ascending by name. Raises StoreDamaged."""
         with self._reading() as connection:
             rows = connection.execute(select(*_CLIENT)).all()
         # Not the database's order: that of text is a matter of its locale.
         return sorted(map(_client_from_row, rows), key=lambda row: row.name)
 
     def client_by_name(self, name: str) -> ClientRow | None:
-        """None if there is no such client. Raises StoreDamaged."""
+        """Find a client by its name; None if there is no such client. Raises StoreDamaged."""
         return None if unspeakable(name) else self._client(client.c.name == name)
 
     def client_by_token_hash(self, token_hash: bytes) -> ClientRow | None:
-        """``token_hash``: SHA-256 of the token's text. None if it is nobody's. Raises StoreDamaged."""
+        """Find a client by the SHA-256 of its token's text; None if nobody has it. Raises StoreDamaged."""
         return self._client(client.c.token_hash == token_hash)
 
     def client_by_certificate_hash(self, certificate_hash: bytes) -> ClientRow | None:
-        """``certificate_hash``: SHA-256 of the DER. None if it is nobody's. Raises StoreDamaged."""
+        """Find a client by the SHA-256 of its DER certificate; None if nobody has it. Raises StoreDamaged."""
         return self._client(client.c.certificate_hash == certificate_hash)
 
     def _client(self, condition: Any) -> ClientRow | None:
@@ -120,7 +120,7 @@ class ClientRows(Transactions):
             connection.execute(_REVOKE, {"b_hash": access_hash, "b_expires": expires})
 
     def access_revoked(self, access_hash: bytes) -> bool:
-        """Whether :meth:`revoke_access` was called for it, as long as it has not expired."""
+        """Tell whether :meth:`revoke_access` was called for a token, as long as it has not expired."""
         with self._reading() as connection:
             return connection.execute(_REVOKED, {"b_hash": access_hash}).one_or_none() is not None
 

@@ -63,7 +63,7 @@ _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
 
 def parse_url(url: str) -> URL:
-    """A database URL of a kind the store can use. Raises ConfigError.
+    """Parse a database URL of a kind the store can use. Raises ConfigError.
 
     What follows ``sqlite:///`` is a path, as it is: nothing in it is escaped and no options follow.
     """
@@ -90,24 +90,24 @@ def parse_url(url: str) -> URL:
 
 
 def is_sqlite(url: URL) -> bool:
-    """SQLite, and so a file on this machine."""
+    """Tell whether it is SQLite, and so a file on this machine."""
     return url.get_backend_name() == "sqlite"
 
 
 def path_of(url: URL) -> Path:
-    """The file of a SQLite URL."""
+    """Return the file of a SQLite URL."""
     return Path(url.database or "")
 
 
 def name_of(url: URL) -> str:
-    """How messages name the database: a path, or a URL without its password."""
+    """Name the database for messages: a path, or a URL without its password."""
     if is_sqlite(url):
         return str(path_of(url))
     return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite store at ``path``, whatever characters that holds."""
+    """Make the URL of a SQLite store at ``path``, whatever characters that holds."""
     return f"{SQLITE_PREFIX}{path}"
 
 
@@ -119,7 +119,7 @@ def make_engine(
     wal: bool = False,
     immutable: bool = False,
 ) -> Engine:
-    """An engine that has not connected yet.
+    """Make an engine that has not connected yet.
 
     ``busy_timeout`` in seconds: how long to wait for another writer. ``connections``: how many at most to a
     database server. ``wal``: switch the SQLite file to WAL.
@@ -242,7 +242,7 @@ def _still_there(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def without_timeouts(connection: Connection, url: URL) -> None:
-    """For this transaction alone: what reads all there is takes its time, and so does whoever looks at it."""
+    """Let this transaction take its time: what reads all there is does, and so does whoever looks at it."""
     if not is_sqlite(url):
         connection.exec_driver_sql(
             "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
@@ -254,7 +254,7 @@ def without_timeouts(connection: Connection, url: URL) -> None:
 
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
-    """Turns what the database raises into an error of the store; everything else passes."""
+    """Turn what the database raises into an error of the store; everything else passes."""
     try:
         yield
     except exc.DBAPIError as error:
@@ -267,7 +267,7 @@ def translated(url: URL) -> Iterator[None]:
 
 
 def is_unique_violation(error: exc.IntegrityError) -> bool:
-    """A second row where there may be one; other integrity errors are our own mistakes."""
+    """Tell whether there is a second row where there may be one; other integrity errors are our mistakes."""
     original = error.orig
     if isinstance(original, sqlite3.Error):
         return original.sqlite_errorcode in (

@@ -27,7 +27,7 @@ class Pages(Transactions):
     def page(
         self, after: int, limit: int, credential_id: CredentialId | None = None
     ) -> list[tuple[int, EvidenceEntry]]:
-        """At most ``limit`` entries with numbers above ``after``, ascending: of all chains, or of one.
+        """Read at most ``limit`` entries with numbers above ``after``, ascending: of all chains, or of one.
 
         Whoever goes on after the last number of a page misses nothing: an entry with a lower number does
         not appear later. Raises StoreDamaged; StoreBusy where a writer does not finish.
@@ -70,7 +70,7 @@ class Pages(Transactions):
         return page
 
     def last_entry(self) -> int:
-        """The store's number of the newest entry, 0 if there is none: no lower one can appear any more."""
+        """Find the number of the newest entry, 0 if there is none: no lower one can appear any more."""
         newest: Select[tuple[object]] = select(
             func.coalesce(type_coerce(func.max(evidence.c.id), NullType()), 0)
         )
@@ -86,9 +86,10 @@ class Pages(Transactions):
     def record_page(
         self, after: CredentialId | None, limit: int, owner: str | None = None
     ) -> list[SealedRecord]:
-        """At most ``limit`` records with credential ids above ``after`` (None: from the first), ascending.
+        """Read at most ``limit`` records with credential ids above ``after``, ascending.
 
-        ``owner``: of this user only, in any Unicode normalisation form. Raises RecordDamaged.
+        ``after``: None begins with the first. ``owner``: of this user only, in any Unicode normalisation
+        form. Raises RecordDamaged.
         """
         statement = select(*RECORD).order_by(credential.c.credential_id).limit(limit)
         if after is not None:
@@ -103,7 +104,7 @@ class Pages(Transactions):
 
 
 def unspeakable(name: str) -> bool:
-    """Whether no column of text holds it: nobody has such a name, and PostgreSQL refuses to be asked."""
+    """Tell whether no column of text holds it: nobody has such a name, and PostgreSQL refuses to be asked."""
     return "\0" in name or any("\ud800" <= character <= "\udfff" for character in name)
 
 

@@ -35,12 +35,12 @@ class Snapshot:
         self._url = url
 
     def records(self, damaged: Damaged | None = None) -> Iterator[SealedRecord]:
-        """Every record, ascending by credential id. Raises RecordDamaged, or tells ``damaged``."""
+        """Read every record, ascending by credential id. Raises RecordDamaged, or tells ``damaged``."""
         statement = select(*RECORD).order_by(credential.c.credential_id)
         return self._read(statement, sealed_from_row, damaged, RECORD_DAMAGED)
 
     def chains(self, damaged: Damaged | None = None) -> Iterator[EvidenceEntry]:
-        """Every entry, ascending by credential id and sequence. Raises StoreDamaged, or tells ``damaged``."""
+        """Read every entry by credential id and sequence. Raises StoreDamaged, or tells ``damaged``."""
         statement = select(*ENTRY).order_by(evidence.c.credential_id, evidence.c.sequence)
         return self._read(statement, entry_from_row, damaged, ENTRY_DAMAGED)
 
@@ -51,7 +51,7 @@ class Snapshot:
         limit: int | None = None,
         damaged: Damaged | None = None,
     ) -> Iterator[tuple[int, EvidenceEntry]]:
-        """Entries with the store's number of each: all in the order of writing, or one chain in its order.
+        """Read entries with their numbers: all in the order of writing, or one chain in its order.
 
         ``limit``: only the newest so many. Raises StoreDamaged, or tells ``damaged``.
         """
@@ -71,7 +71,7 @@ class Snapshot:
         return self._read(statement, numbered, damaged, ENTRY_DAMAGED)
 
     def heads(self, upto: int | None = None) -> Iterator[Head]:
-        """The last entry of every chain, ascending by credential id, counting entries up to number ``upto``.
+        """Read the last entry of every chain, ascending by credential id, of the entries up to ``upto``.
 
         The hash is computed from the entry, not taken from its column: an anchor must not vouch for a hash
         nobody computed. Raises StoreDamaged.

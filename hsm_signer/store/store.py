@@ -75,7 +75,7 @@ class StoredCredential:
     """One credential as it stood at one moment."""
 
     sealed: SealedRecord
-    """Not believed yet: the token checks the MAC."""
+    """Not believed yet: its MAC is for the token to check."""
     request: bytes | None
     """The DER CertificationRequestInfo; believed only under the record's ``request_hash``."""
     newest_version: int
@@ -92,8 +92,9 @@ class StoredCredential:
 
 
 class Store(Pages, ClientRows, CertificateRows):
-    """Records and evidence in one database, and what the service keeps beside them. Usable by many
-    threads and many processes at once.
+    """Records and evidence in one database, and what the service keeps beside them.
+
+    Many threads and many processes may use it at once.
 
     Every method raises StoreBusy, StoreUnavailable, StoreReadOnly (writing only), StoreDamaged or StoreError
     as the database gives reason to, beside what it names itself.
@@ -195,7 +196,7 @@ class Store(Pages, ClientRows, CertificateRows):
                 migrate()
 
     def close(self) -> None:
-        """Close every connection; the store cannot be used afterwards. Iterators must be done."""
+        """Close every connection; the store cannot be used afterwards. Iterators must have ended."""
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -210,7 +211,7 @@ class Store(Pages, ClientRows, CertificateRows):
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """Everything as it is now, for as long as the ``with`` lasts; writers are not held up."""
+        """Look at everything as it is now, for as long as the ``with`` lasts; writers are not held up."""
         with self._reading() as connection:
             without_timeouts(connection, self._url)
             yield Snapshot(connection, self._url)
@@ -260,12 +261,12 @@ class Store(Pages, ClientRows, CertificateRows):
         return [sealed_from_row(row) for row in rows]
 
     def list_records(self, damaged: Damaged | None = None) -> Iterator[SealedRecord]:
-        """Every record, ascending by credential id. Raises RecordDamaged, or tells ``damaged``."""
+        """Read every record, ascending by credential id. Raises RecordDamaged, or tells ``damaged``."""
         with self.snapshot() as snapshot:
             yield from snapshot.records(damaged)
 
     def pending_before(self, created_before: int) -> list[CredentialId]:
-        """Pending credentials made before this time (microseconds since 1970-01-01T00:00:00Z)."""
+        """Find pending credentials made before a time (microseconds since 1970-01-01T00:00:00Z)."""
         statement = (
             select(*raw(credential, ("credential_id",)))
             # Written out, not bound: only so does SQLite use the index over pending ones.
@@ -280,11 +281,11 @@ class Store(Pages, ClientRows, CertificateRows):
     def carried_out(
         self, credential_id: CredentialId, d: Digest, quantities_hash: Digest
     ) -> EvidenceEntry | None:
-        """The entry of an equal request that got as far as SK, accepted or a wrong key; None if none did.
+        """Find the entry of an equal request that got as far as SK, accepted or a wrong key, if there is one.
 
-        ``d``: D, ``quantities_hash``: SHA-256(Q_1 || ...), 32 bytes each. The entry is what the row says,
-        believed by nobody yet: the caller verifies its signatures before it releases them again. Raises
-        StoreDamaged.
+        ``d`` is D, ``quantities_hash`` is SHA-256(Q_1 || ...); both have 32 bytes. The entry is what the row
+        says, believed by nobody yet: the caller verifies its signatures before it releases them again.
+        Raises StoreDamaged.
         """
         asked = {"b_id": credential_id, "b_d": d, "b_quantities": quantities_hash}
         with self._reading() as connection:
@@ -298,7 +299,7 @@ class Store(Pages, ClientRows, CertificateRows):
         limit: int | None = None,
         damaged: Damaged | None = None,
     ) -> Iterator[tuple[int, EvidenceEntry]]:
-        """Entries with the store's number of each: all in the order of writing, or one chain in its order.
+        """Read entries with their numbers: all in the order of writing, or one chain in its order.
 
         ``limit``: only the newest so many. Raises StoreDamaged, or tells ``damaged``.
         """
@@ -306,7 +307,7 @@ class Store(Pages, ClientRows, CertificateRows):
             yield from snapshot.entries(credential_id, limit=limit, damaged=damaged)
 
     def heads(self, upto: int | None = None) -> Iterator[Head]:
-        """The last entry of every chain, ascending by credential id, counting entries up to number ``upto``.
+        """Read the last entry of every chain, ascending by credential id, of the entries up to ``upto``.
 
         With :meth:`last_entry` as ``upto`` it is the same at any later time. Raises StoreDamaged.
         """
@@ -364,7 +365,7 @@ class Store(Pages, ClientRows, CertificateRows):
             chain.refuse_unwritten()
 
     def probe_write(self) -> None:
-        """Begin a write and take it back: raises StoreReadOnly, StoreBusy; changes nothing."""
+        """Begin a write and take it back, which changes nothing. Raises StoreReadOnly, StoreBusy."""
         with translated(self._url), self._writer.connect() as connection, connection.begin() as transaction:
             # No row has an id of no bytes; the database has to be ready to write all the same.
             connection.execute(DELETE, {"b_id": b"", "b_version": -1})

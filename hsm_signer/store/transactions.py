@@ -1,4 +1,4 @@
-"""Transactions: what every group of the store's methods stands on."""
+"""Transactions on the database, which every group of the store's methods uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .database import BEGIN, is_sqlite, is_unique_violation, translated
 
 
 class Transactions:
-    """An engine, and how it is read from and written to."""
+    """A database engine with its two kinds of transactions."""
 
     def __init__(self, engine: Engine, url: URL) -> None:
         """Use Store.create or Store.open."""
@@ -30,13 +30,13 @@ class Transactions:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        """A transaction that sees one moment."""
+        """Begin a transaction that sees one moment."""
         with translated(self._url), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction that writes all or nothing. Raises RecordConflict for a row that is there already."""
+        """Begin a transaction that writes all or nothing. Raises RecordConflict for a row that is there."""
         with translated(self._url):
             try:
                 with self._writer.begin() as connection:

@@ -29,13 +29,13 @@ _REVISION = select(type_coerce(column("version_num"), NullType())).select_from(t
 
 
 def check_empty(connection: Connection, url: URL) -> None:
-    """Raises StoreError where there is a table, whosever it is."""
+    """Raise StoreError where there is a table, whoever made it."""
     if inspect(connection).get_table_names():
         raise StoreError(f"there is a database at {name_of(url)} already; it was left alone")
 
 
 def check_revision(connection: Connection, url: URL) -> None:
-    """Raises StoreMissing, StoreTooOld, StoreTooNew, StoreDamaged where the schema is not this version's."""
+    """Raise StoreMissing, StoreTooOld, StoreTooNew, StoreDamaged where the schema is not this version's."""
     name = name_of(url)
     if not inspect(connection).has_table(schema.VERSION_TABLE):
         raise StoreMissing(f"the database {name} holds no store", hint=MISSING_HINT)
@@ -55,7 +55,7 @@ def check_revision(connection: Connection, url: URL) -> None:
 
 @contextmanager
 def migrating(url: URL, busy_timeout: float) -> Iterator[tuple[Connection, Callable[[], None]]]:
-    """A connection in one writing transaction, and what brings its schema up to date."""
+    """Begin one writing transaction: its connection, and what brings its schema up to date."""
     engine = make_engine(url, busy_timeout=busy_timeout)
     try:
         with translated(url), engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"}).begin() as connection:
@@ -86,7 +86,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def make_file(path: Path) -> bool:
-    """An empty file that only its owner reads; False if there is one already."""
+    """Make an empty file that only its owner reads; False if there is one already."""
     try:
         path.touch(mode=0o600, exist_ok=False)
     except FileExistsError:

@@ -297,6 +297,13 @@ def test_a_user_has_one_live_credential(store: Store) -> None:
     assert [sealed.record.credential_id for sealed in store.find("alice")] == [again.id, alice.id]
 
 
+def test_a_name_is_found_however_it_is_typed(store: Store) -> None:
+    jose = Person(1, "jos\u00e9").enrol(store)
+    for typed in ("jos\u00e9", "jose\u0301"):
+        assert store.find(typed) == store.record_page(None, 9, typed) == [jose.sealed]
+    assert store.find("jose") == store.record_page(None, 9, "jose") == []
+
+
 def test_a_credential_id_is_taken_once(store: Store) -> None:
     Person(1, "alice").enrol(store)
     with pytest.raises(RecordConflict):

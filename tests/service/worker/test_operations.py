@@ -228,6 +228,15 @@ def test_other_ids_are_16_bytes(running: Running) -> None:
             client.call(*sign_call(bad, request.content))
 
 
+def test_a_name_is_found_however_it_is_typed(running: Running, tmp_path: Path) -> None:
+    with running.as_client("app") as client:
+        make_person(client, tmp_path, "jos\u00e9")
+        for typed in ("jos\u00e9", "jose\u0301"):
+            found = client.credential(typed)
+            assert found.owner == "jos\u00e9"
+            assert client.call(wire.ListCredentials(owner=typed)).credentials == (found,)
+
+
 def test_certificates(running: Running, tmp_path: Path) -> None:
     with running.as_client("app") as client:
         person = make_person(client, tmp_path, "certified", scheme=Scheme.ROLLING)
