@@ -41,6 +41,7 @@ from hsm_signer.types import (
     CredentialRecord,
     Digest,
     Event,
+    EvidenceEntry,
     KeySpec,
     PinCheck,
     Quantity,
@@ -192,6 +193,36 @@ def test_one_wrong_request_sent_twice_at_once_counts_once(scene: Scene) -> None:
     with pytest.raises(WrongKey):
         replace(scene.server, observe=observe).sign(request)
     assert scene.record.failures == 1
+    assert scene.server.audit().good
+
+
+def test_one_wrong_request_counted_by_another_at_the_last_moment_counts_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one counts after this one has looked whether anybody did, and before it writes."""
+    request = authorise(scene.server, scene.person, pin=scene.wrong[0])
+    real, looks = Store.carried_out, 0
+
+    def carried_out(self: Store, *arguments: Any) -> EvidenceEntry | None:
+        nonlocal looks
+        looks += 1
+        found = real(self, *arguments)
+        if looks == 2:  # the first was in step 2
+            with pytest.raises(WrongKey) as caught:
+                scene.server.sign(request)
+            assert type(caught.value) is WrongKey
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "carried_out", carried_out)
+        with pytest.raises(WrongKeyBefore):
+            scene.server.sign(request)
+    assert looks == 5
+    assert scene.record.failures == 1
+    assert [entry.outcome for entry in chain(scene.server, scene.id)[-2:]] == [
+        WrongKey.code,
+        WrongKeyBefore.code,
+    ]
     assert scene.server.audit().good
 
 
