@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hsm_signer.errors import AuditFailed, StoreDamaged
+from hsm_signer.core.canonical import entry_hash
+from hsm_signer.errors import AuditFailed, CredentialUnknown, StoreDamaged, StoreError
+from hsm_signer.evidence.anchor import decode_anchor, encode_anchor, make_anchor
+from hsm_signer.evidence.audit import AuditReport
+from hsm_signer.evidence.findings import Finding
+from hsm_signer.types import CredentialId, EvidenceEntry
 
 from . import files, output
-from .context import (
-    App,
-    pass_app,
-)
-from .options import (
-    PATH,
-    TEXT,
-    json_option,
-)
+from .context import App, pass_app
+from .options import PATH, TEXT, json_option
+from .protected_files import kept
 from .user_argument import credential_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from hsm_signer.evidence.audit import AuditReport
-    from hsm_signer.evidence.findings import Finding
     from hsm_signer.store.store import Store
-    from hsm_signer.types import CredentialId, EvidenceEntry
 
 MAX_ANCHOR = 4096
 NEWEST = 100
@@ -103,8 +98,6 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
     Exit status 7 if something does not agree. Old rows put back together with their old evidence are found
     by an anchor only.
     """
-    from hsm_signer.evidence.anchor import decode_anchor
-
     held = None
     if anchor is not None:
         held = decode_anchor(files.read_bounded(anchor, MAX_ANCHOR, "anchor").decode("utf-8", "replace"))
@@ -146,11 +139,8 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
     """
     del as_json
     if out is not None:
-        from .protected_files import kept
-
         files.check_outputs([out], force=force, kept=kept(app))
 
-    from hsm_signer.evidence.anchor import encode_anchor, make_anchor
     from hsm_signer.server.base import system_clock
 
     with app.installation().open_store() as store:
@@ -164,8 +154,6 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
 
 def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialId, str]:
     """Names as the records have them; an enrolment that was given up has none."""
-    from hsm_signer.errors import CredentialUnknown, StoreError
-
     owners = {}
     for credential_id in credential_ids:
         try:
@@ -176,8 +164,6 @@ def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialI
 
 
 def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -> dict[str, Any]:
-    from hsm_signer.core.canonical import entry_hash
-
     def hexed(value: bytes | None) -> str | None:
         return None if value is None else value.hex()
 

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from hsm_signer.card.commands import authorise_content
+from hsm_signer.core.algorithms import key_spec_of, load_public_pem
+from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import AlgorithmUnsuitable, CardMismatch
+from hsm_signer.types import (
+    Algorithm,
+    Authorisation,
+    Challenge,
+    Content,
+    DigestList,
+    Message,
+    Scheme,
+    SpkiDer,
+)
+from hsm_signer.workstation import offline
+from hsm_signer.workstation.offline import MAX_MESSAGE
+from hsm_signer.workstation.signing import card_credential
 
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import (
-    App,
-    card_option,
-    pass_app,
-)
+from .context import App, card_option, pass_app
 from .files import Input
-from .options import (
-    PATH,
-    json_option,
-)
+from .options import PATH, json_option
 from .progress import WORTH_SHOWING_ON_CARD, Progress
+from .protected_files import kept
 from .secret_input import card_pin, pin_file_option
 from .signing import prepare
-
-if TYPE_CHECKING:
-    from hsm_signer.types import Algorithm, Authorisation, Content
 
 MAX_PEM = 65536
 
@@ -87,10 +93,6 @@ def command(
     if (algorithm is None) == (public_key is None):
         raise click.UsageError("Give either --algorithm or --public-key.")
 
-    from hsm_signer.workstation import offline
-
-    from .protected_files import kept
-
     inputs = files.look_at_all(file)
     read = kept(app, card, the_file_of_the_PIN=pin_file, the_public_key=public_key)
     files.check_outputs([out], force=force, inputs=inputs, kept=read)
@@ -118,9 +120,6 @@ def command(
 
 
 def _algorithm(name: str | None, public_key: Path | None) -> Algorithm:
-    from hsm_signer.core.algorithms import key_spec_of, load_public_pem
-    from hsm_signer.types import Algorithm
-
     if name is not None:
         return Algorithm[member(name)]
     assert public_key is not None
@@ -132,10 +131,6 @@ def _content(
     app: App, inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, progress: Progress
 ) -> Content:
     """Read once, and small enough where it goes into the request whole."""
-    from hsm_signer.core.content import BytesSource
-    from hsm_signer.types import Message
-    from hsm_signer.workstation.offline import MAX_MESSAGE
-
     if algorithm.hash is None and (len(inputs) > 1 or hash_on == "host"):
         raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
     up_to = app.card_settings_or_default().hash_on_card_up_to
@@ -150,10 +145,6 @@ def _content(
 def _authorise(
     app: App, card: str, content: Content, algorithm: Algorithm, pin_file: Path | None, progress: Progress
 ) -> Authorisation:
-    from hsm_signer.card.commands import authorise_content
-    from hsm_signer.types import Challenge, DigestList, Scheme, SpkiDer
-    from hsm_signer.workstation.signing import card_credential
-
     pin = card_pin(pin_file, before_prompt=progress.done)
     with app.card_opener(card)() as session:
         credential_id = card_credential(session)

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
-from hsm_signer.errors import ConfigError, CredentialUnknown, SignerError
+from hsm_signer.card.address import connect_card, create_card
+from hsm_signer.card.apdu import CardState
+from hsm_signer.card.commands import CardStatus
+from hsm_signer.card.pcsc import list_cards
+from hsm_signer.card.selftest import probe
+from hsm_signer.errors import CardMismatch, ConfigError, CredentialUnknown, SignerError, VerificationFailed
+from hsm_signer.types import CredentialId, Status
+from hsm_signer.workstation.servers import AnyCredential
 
 from . import output
-from .context import (
-    CARD_WAIT,
-    App,
-    card_argument,
-    confirm,
-    pass_app,
-)
-from .options import (
-    json_option,
-    yes_option,
-)
+from .context import CARD_WAIT, App, card_argument, confirm, pass_app
+from .options import json_option, yes_option
 from .secret_input import card_pin, pin_file_option
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hsm_signer.card.commands import CardStatus
-    from hsm_signer.types import CredentialId
-    from hsm_signer.workstation.servers import (
-        AnyCredential,
-    )
 
 
 @click.group("card")
@@ -47,8 +37,6 @@ def list_command(app: App, as_json: bool) -> None:
 
     A card that another program uses is left alone.
     """
-    from hsm_signer.card.pcsc import list_cards
-
     found = list_cards()
     owners = _owners(app, [info.status.credential_id for info in found if info.status is not None])
     rows = []
@@ -109,10 +97,6 @@ def selftest(app: App, card: str, as_json: bool) -> None:
 
     Exit status 0 if nothing is missing, else 7.
     """
-    from hsm_signer.card.address import connect_card
-    from hsm_signer.card.selftest import probe
-    from hsm_signer.errors import VerificationFailed
-
     with connect_card(card, timeout=CARD_WAIT, wait=app.wait) as connection:
         found = probe(connection)
     if as_json:
@@ -145,8 +129,6 @@ def new(card: str) -> None:
 
     CARD is sim:PATH, and PATH must not exist yet.
     """
-    from hsm_signer.card.address import create_card
-
     create_card(card)
     output.say(f"{output.printable(card)} is a blank card. Next: hsm-signer enrol USER --card CARD")
 
@@ -206,8 +188,6 @@ def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
     basic), or PIN and PUK are both blocked. The credential itself stays: revoke it, for no other card can
     ever authorise it.
     """
-    from hsm_signer.card.apdu import CardState
-
     pin = card_pin(pin_file)
     open_card = app.card_opener(card)
     with open_card() as session:
@@ -224,8 +204,6 @@ def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
     with open_card() as session:
         status = session.status()
         if (status.serial, status.credential_id) != (before.serial, before.credential_id):
-            from hsm_signer.errors import CardMismatch
-
             raise CardMismatch("another card was put in meanwhile; nothing was reset")
         if _wants_pin(status):
             if at_keypad:
@@ -246,8 +224,6 @@ def _wants_pin(status: CardStatus) -> bool:
 
 
 def _warn_if_alive(app: App, credential_id: CredentialId) -> None:
-    from hsm_signer.types import Status
-
     try:
         record = _record(app, credential_id)
     except SignerError:

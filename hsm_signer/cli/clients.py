@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hsm_signer.config.home import current_actor
+from hsm_signer.core.owners import check_owner
+from hsm_signer.service.roles import Role
+
 from . import files, output
 from .choices import choice
-from .context import (
-    App,
-    pass_app,
-)
-from .options import (
-    PATH,
-    TEXT,
-    json_option,
-)
+from .context import App, pass_app
+from .options import PATH, TEXT, json_option
 
 if TYPE_CHECKING:
     from hsm_signer.service.clients import Client
@@ -61,11 +58,8 @@ def add(
     app: App, name: str, roles: tuple[str, ...], user: str | None, certificate: Path | None, as_json: bool
 ) -> None:
     """Add a client. Its bearer token goes to standard output, once; only its hash is kept."""
-    from hsm_signer.config.home import current_actor
-    from hsm_signer.core.owners import check_owner
     from hsm_signer.server.base import system_clock
     from hsm_signer.service import clients
-    from hsm_signer.service.roles import Role
 
     if user is not None:
         check_owner(user)

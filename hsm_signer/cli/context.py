@@ -1,4 +1,8 @@
-"""What every command shares: the options before its name, the way to installation, service and card."""
+"""What every command shares: the options before its name, the way to installation, service and card.
+
+What loads SQLAlchemy, PKCS#11 or an HTTP library is imported where it is used, here and in the commands:
+nobody waits for it who asks for help, or signs through a service.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hsm_signer.card.address import open_card
+from hsm_signer.card.commands import CardSession
+from hsm_signer.config.home import read_secret_file, refuse_open_to_others, resolve_home
+from hsm_signer.config.installation import (
+    SERVER_TOKEN_VARIABLE,
+    SERVER_VARIABLE,
+    CardConfig,
+    ServerConfig,
+    WorkstationConfig,
+    load_workstation,
+)
 from hsm_signer.errors import ConfigError, InputError, SignerError
+from hsm_signer.workstation.retry import Pauses
+from hsm_signer.workstation.servers import CredentialServer
+from hsm_signer.workstation.signing import RESUBMISSIONS
 
 from .options import PATH, TEXT, F
+from .secret_input import ask_token_pin
 
 if TYPE_CHECKING:
-    from hsm_signer.card.commands import CardSession
-    from hsm_signer.config.installation import CardConfig, WorkstationConfig
     from hsm_signer.server.installation import Installation
     from hsm_signer.server.server import Server
-    from hsm_signer.workstation.servers import (
-        CredentialServer,
-    )
 
-OpenCard = Callable[[], "AbstractContextManager[CardSession]"]
+OpenCard = Callable[[], AbstractContextManager[CardSession]]
 T = TypeVar("T")
 
 CARD_WAIT = 10.0
@@ -107,8 +121,8 @@ class Service:
     certificate: Path | None
     key: Path | None
     token_file: Path | None
-    timeout: float | None
-    """Seconds; None for the default."""
+    timeout: float
+    """Seconds for each answer."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -123,14 +137,12 @@ class App:
     """The options before the command's name, and those that many commands share."""
 
     home: Path | None = None
-    debug: bool = False
     wait: float = 0.0
     """Seconds to wait for a card that is not there yet."""
     options: ServiceOptions = field(default_factory=ServiceOptions)
 
     def installation(self) -> Installation:
         """Raises NotInitialised, ConfigError."""
-        from hsm_signer.config.home import resolve_home
         from hsm_signer.server.installation import Installation
 
         return Installation.open(resolve_home(self.home))
@@ -141,41 +153,35 @@ class App:
         What [server] says besides its URL counts for that URL alone: no token goes elsewhere. Raises
         ConfigError, and click's UsageError for options that go with --server and are without.
         """
-        from hsm_signer.config.installation import SERVER_VARIABLE
-
         options = self.options
         url = options.server or os.environ.get(SERVER_VARIABLE)
         config = self._workstation() if url is None else self._workstation_or_none()
-        known = None if config is None else config.server
-        if url is None and known is None:
+        server = None if config is None else config.server
+        if url is None and server is None:
             if any((options.ca, options.client_certificate, options.client_key)):
                 raise click.UsageError("--ca and --client-... go with --server, and no service is named.")
             return None
-        if known is None or url not in (None, known.url):
-            assert url is not None
-            return Service(url, options.ca, options.client_certificate, options.client_key, None, None)
-        from hsm_signer.config.home import refuse_open_to_others, resolve_home
-
         home = resolve_home(self.home)
-        refuse_open_to_others(home)
+        if server is not None and url in (None, server.url):
+            refuse_open_to_others(home)
+        else:
+            assert url is not None
+            server = ServerConfig(url=url)
 
         def at_home(name: str | None) -> Path | None:
             return None if name is None else home / name
 
         own = options.client_certificate is not None
         return Service(
-            known.url,
-            options.ca or at_home(known.ca),
-            options.client_certificate or at_home(known.certificate),
-            options.client_key or (None if own else at_home(known.key)),
-            at_home(known.token_file),
-            known.timeout,
+            server.url,
+            options.ca or at_home(server.ca),
+            options.client_certificate or at_home(server.certificate),
+            options.client_key or (None if own else at_home(server.key)),
+            at_home(server.token_file),
+            server.timeout,
         )
 
     def _workstation(self) -> WorkstationConfig:
-        from hsm_signer.config.home import resolve_home
-        from hsm_signer.config.installation import load_workstation
-
         return load_workstation(resolve_home(self.home))
 
     def _workstation_or_none(self) -> WorkstationConfig | None:
@@ -196,7 +202,6 @@ class App:
             with self.local_server(installation) as local:
                 yield local
             return
-        from hsm_signer.workstation.channel import TIMEOUT
         from hsm_signer.workstation.remote import RemoteServer
 
         with RemoteServer(
@@ -205,22 +210,18 @@ class App:
             ca=service.ca,
             certificate=service.certificate,
             key=service.key,
-            timeout=service.timeout or TIMEOUT,
+            timeout=service.timeout,
         ) as remote:
             yield remote
 
     @contextmanager
     def local_server(self, installation: Installation | None = None) -> Iterator[Server]:
         """Token and store opened; whoever runs the command is asked for the token's PIN if need be."""
-        from .secret_input import ask_token_pin
-
         with (installation or self.installation()).server(ask_token_pin) as server:
             yield server
 
     def card_settings(self, installation: Installation | None = None) -> CardConfig:
         """Section [card], an installation's or a workstation's. Raises NotInitialised, ConfigError."""
-        from hsm_signer.config.installation import CardConfig
-
         found = installation or self.here()
         if found is not None:
             return found.config.card
@@ -229,16 +230,12 @@ class App:
 
     def card_settings_or_default(self) -> CardConfig:
         """The same for what works anywhere: the defaults where there is no configuration."""
-        from hsm_signer.config.installation import CardConfig
-
         with suppress(ConfigError):
             return self.card_settings()
         return CardConfig()
 
     def card_opener(self, address: str, installation: Installation | None = None) -> OpenCard:
         """Opens the card at ``address``; works without an installation, too."""
-        from hsm_signer.card.address import open_card
-
         wait = CARD_WAIT
         with suppress(ConfigError):  # a card can be looked at, and its PIN changed, anywhere
             wait = self.card_settings(installation).wait
@@ -260,26 +257,15 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def _bearer(service: Service) -> str | None:
     """The token, from the environment or a file; None without one. Raises FileError, InputError."""
-    from hsm_signer.config.installation import SERVER_TOKEN_VARIABLE
-
     if token := os.environ.get(SERVER_TOKEN_VARIABLE):
         return token
     if service.token_file is None:
         return None
-    from hsm_signer.config.home import read_secret_file
-
     return read_secret_file(service.token_file, "server.token_file")
 
 
 def retrying(action: Callable[[], T]) -> T:
     """Carry out ``action`` again while it raises something that may pass; the last such error otherwise."""
-    from hsm_signer.workstation.retry import (
-        Pauses,
-    )
-    from hsm_signer.workstation.signing import (
-        RESUBMISSIONS,
-    )
-
     for attempt in range(RESUBMISSIONS - 1):
         try:
             return action()

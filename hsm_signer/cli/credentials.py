@@ -8,30 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hsm_signer.core.algorithms import key_spec_of, spki_pem
+from hsm_signer.core.certificates import MAX_PEM, from_pem, to_pem
 from hsm_signer.errors import CertificateUnsuitable, RecordDamaged, SignerError
+from hsm_signer.evidence.findings import Finding
+from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event
+from hsm_signer.workstation.servers import AnyCredential
 
 from . import files, output
-from .context import (
-    App,
-    confirm,
-    pass_app,
-    retrying,
-    service_options,
-)
-from .options import (
-    PATH,
-    json_option,
-    yes_option,
-)
+from .context import App, confirm, pass_app, retrying, service_options
+from .options import PATH, json_option, yes_option
+from .protected_files import kept
 from .user_argument import record_of, records_of, user_argument
 
 if TYPE_CHECKING:
-    from hsm_signer.evidence.findings import Finding
     from hsm_signer.store.store import Store
-    from hsm_signer.types import CredentialId, Event
-    from hsm_signer.workstation.servers import (
-        AnyCredential,
-    )
 
 
 @click.group("credential")
@@ -130,8 +121,6 @@ def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
     """Print a user's public key (PEM), as openssl reads it."""
     _check_output(app, out, force=force)
 
-    from hsm_signer.core.algorithms import spki_pem
-
     with app.server() as server:
         pem = spki_pem(record_of(server, user).spki)
     _put(pem, out, force=force)
@@ -139,8 +128,6 @@ def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
 
 def _check_output(app: App, out: Path | None, *, force: bool) -> None:
     if out is not None:
-        from .protected_files import kept
-
         files.check_outputs([out], force=force, kept=kept(app))
 
 
@@ -193,8 +180,6 @@ def certificate(
         return
     _check_output(app, out, force=force)
 
-    from hsm_signer.core.certificates import to_pem
-
     with app.server() as server:
         record = record_of(server, user)
         chain = server.certificates(record.credential_id)
@@ -208,8 +193,6 @@ def certificate(
 
 def _keep(app: App, user: str, source: Path | None) -> None:
     """The chain in this file, or none."""
-    from hsm_signer.core.certificates import MAX_PEM, from_pem
-
     chain = () if source is None else from_pem(files.read_bounded(source, MAX_PEM, "certificates"))
     with app.server() as server:
         record = record_of(server, user)
@@ -225,7 +208,7 @@ def _keep(app: App, user: str, source: Path | None) -> None:
 @pass_app
 def suspend(app: App, user: str, as_json: bool) -> None:
     """Refuse a user's signatures until `resume`."""
-    _change(app, user, "SUSPEND", as_json=as_json)
+    _change(app, user, Event.SUSPEND, as_json=as_json)
 
 
 @command.command("resume")
@@ -235,7 +218,7 @@ def suspend(app: App, user: str, as_json: bool) -> None:
 @pass_app
 def resume(app: App, user: str, as_json: bool) -> None:
     """End a suspension; a lock that was there before stays."""
-    _change(app, user, "RESUME", as_json=as_json)
+    _change(app, user, Event.RESUME, as_json=as_json)
 
 
 @command.command("unlock")
@@ -248,7 +231,7 @@ def unlock(app: App, user: str, as_json: bool) -> None:
 
     Their count begins anew.
     """
-    _change(app, user, "UNLOCK", as_json=as_json)
+    _change(app, user, Event.UNLOCK, as_json=as_json)
 
 
 @command.command("revoke")
@@ -263,16 +246,14 @@ def revoke(app: App, user: str, yes: bool, as_json: bool) -> None:
     The public key and the evidence stay. It needs no card, and the card becomes useless. The user can be
     enrolled again with another key.
     """
-    _change(app, user, "REVOKE", as_json=as_json, ask=True, yes=yes)
+    _change(app, user, Event.REVOKE, as_json=as_json, ask=True, yes=yes)
 
 
 def _change(
-    app: App, user: str, event_name: str, *, as_json: bool, ask: bool = False, yes: bool = False
+    app: App, user: str, event: Event, *, as_json: bool, ask: bool = False, yes: bool = False
 ) -> None:
     from hsm_signer.server.credentials import CHANGES
-    from hsm_signer.types import CredentialRecord, Event
 
-    event: Event = Event[event_name]
     with app.server() as server:
         record = record_of(server, user)
         if isinstance(record, CredentialRecord):
@@ -291,8 +272,6 @@ def _change(
 
 
 def _summary(record: AnyCredential) -> dict[str, Any]:
-    from hsm_signer.core.algorithms import key_spec_of
-
     return {
         "user": record.owner,
         "credential_id": record.credential_id.hex(),
@@ -305,8 +284,6 @@ def _summary(record: AnyCredential) -> dict[str, Any]:
 
 def _details(record: AnyCredential) -> dict[str, Any]:
     """In the order in which an operator reads it."""
-    from hsm_signer.types import FAILURES_BEFORE_LOCK
-
     basic = record.scheme.name == "BASIC"
     return {
         **_summary(record),

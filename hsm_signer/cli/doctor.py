@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
+from hsm_signer.config.home import resolve_home
 from hsm_signer.errors import VerificationFailed
 
 from . import output
-from .context import (
-    App,
-    pass_app,
-    wait_option,
-)
-from .options import (
-    json_option,
-)
+from .context import App, pass_app, wait_option
+from .options import json_option
 from .secret_input import ask_token_pin
-
-if TYPE_CHECKING:
-    from .doctor_checks import Check
 
 
 @click.command("doctor")
@@ -35,9 +25,7 @@ def command(app: App, card: str | None, slow: bool, as_json: bool) -> None:
     That last part uses the real token, but a temporary store and temporary simulated cards. "not possible"
     says what this token lacks, and is no failure. Exit status 0 if nothing FAILED, else 7.
     """
-    from hsm_signer.config.home import resolve_home
-
-    from .doctor_checks import Result, examine
+    from .doctor_checks import Check, Result, examine
 
     opener = None if card is None else (card, lambda installation: app.card_opener(card, installation))
     done: list[Check] = []
@@ -49,15 +37,6 @@ def command(app: App, card: str | None, slow: bool, as_json: bool) -> None:
                 output.data(output.printable(f"{'':<12}  {'':<22}  hint: {line}"))
     failed = [check.name for check in done if check.result is Result.FAILED]
     if as_json:
-        output.json_data({"good": not failed, "checks": [_described(check) for check in done]})
+        output.json_data({"good": not failed, "checks": [check.described() for check in done]})
     if failed:
         raise VerificationFailed(f"{output.count(len(failed), 'check')} failed: {', '.join(failed)}")
-
-
-def _described(check: Check) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "result": check.result.value.lower().replace(" ", "-"),
-        "words": check.words,
-        "hint": check.hint,
-    }

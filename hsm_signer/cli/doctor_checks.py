@@ -6,6 +6,7 @@ but with a store and simulated cards in a temporary folder: the installation's o
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hsm_signer.card.address import create_card, open_card
 from hsm_signer.card.commands import CardSession
@@ -37,13 +39,8 @@ from hsm_signer.token.probe import probe
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Message, PinCheck, Scheme, Status
-from hsm_signer.workstation.enrolment import (
-    Enrolment,
-    enrol,
-)
-from hsm_signer.workstation.signing import (
-    sign_content,
-)
+from hsm_signer.workstation.enrolment import Enrolment, enrol
+from hsm_signer.workstation.signing import sign_content
 
 from . import output
 
@@ -75,6 +72,15 @@ class Check:
     result: Result
     words: str
     hint: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """As --json prints it."""
+        return {
+            "name": self.name,
+            "result": self.result.value.lower().replace(" ", "-"),
+            "words": self.words,
+            "hint": self.hint,
+        }
 
 
 def examine(
@@ -350,8 +356,6 @@ def _enrol_and_sign(server: Server, folder: Path, scheme: Scheme, key: KeySpec) 
 
 def _contents_for(algorithm: Algorithm) -> Iterator[tuple[Message | DigestList, tuple[bytes, ...]]]:
     """A message, and a list of digests, each with what its signatures have to be of."""
-    import hashlib
-
     message = Message(BytesSource(MESSAGE))
     if algorithm.hash is None:
         yield message, (MESSAGE,)

@@ -8,34 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from hsm_signer.card.apdu import CardState
+from hsm_signer.card.pins import CardPin, CardPuk, generate_pin, generate_puk
+from hsm_signer.core.algorithms import key_spec_of
 from hsm_signer.errors import CardError, FileError, InputError
+from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
+from hsm_signer.workstation.enrolment import Enrolled, Enrolment, enrol, examine
 
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice, member
-from .context import (
-    App,
-    OpenCard,
-    card_option,
-    pass_app,
-    service_options,
-)
-from .options import (
-    PATH,
-    TEXT,
-    json_option,
-)
+from .context import App, OpenCard, card_option, pass_app, service_options
+from .options import PATH, TEXT, json_option
+from .protected_files import kept
 from .secret_input import Secret, card_pin, pin_file_option
 from .user_argument import user_argument
-
-if TYPE_CHECKING:
-    from hsm_signer.card.pins import CardPin, CardPuk
-    from hsm_signer.workstation.enrolment import (
-        Enrolled,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +98,12 @@ def command(
     """
     basic = scheme == "basic"
     _check_options(basic, pin_file, generate_pin, puk_file, no_puk, pin_check, pin_policy)
-    from .protected_files import kept
 
     files.check_outputs(
         [path for path in (csr, puk_file) if path is not None],
         force=force,
         kept=kept(app, card, the_file_of_the_PIN=pin_file),
         what="both --csr and --puk-file",
-    )
-
-    from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
-    from hsm_signer.workstation.enrolment import (
-        Enrolment,
-        enrol,
-        examine,
     )
 
     installation = app.here()
@@ -204,8 +186,6 @@ def _check_resumed(pending: str, scheme: str, *, generate_pin: bool, puk_file: P
 def _secrets(
     given: Secret[CardPin] | None, generate: bool, puk_file: Path | None, *, wants_puk: bool
 ) -> _Secrets:
-    from hsm_signer.card.pins import generate_pin, generate_puk
-
     pin = generate_pin() if generate else None if given is None else given()
     return _Secrets(pin, generate_puk() if wants_puk else None, generate, puk_file)
 
@@ -281,8 +261,6 @@ def _termination_raises() -> Iterator[None]:
 
 def _is_blank(open_card: OpenCard) -> bool:
     """Whether the card surely has no PIN; a card that cannot be asked may have one."""
-    from hsm_signer.card.apdu import CardState
-
     with suppress(CardError), open_card() as session:
         return session.status().state is CardState.BLANK
     return False
@@ -298,8 +276,6 @@ def _told(secrets: _Secrets) -> list[tuple[str, str]]:
 
 
 def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: bool) -> None:
-    from hsm_signer.core.algorithms import key_spec_of
-
     record, told = enrolled.credential, _told(secrets)
     key = key_spec_of(record.spki).cli_name
     if as_json:

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import click
 
+from hsm_signer.config.home import resolve_home
 from hsm_signer.errors import InputError
 
 from . import output
-from .context import (
-    App,
-    pass_app,
-)
-from .options import (
-    PATH,
-    TEXT,
-)
+from .context import App, pass_app
+from .options import PATH, TEXT
 from .secret_input import ask_token_pin
 
 
@@ -51,11 +46,7 @@ def command(
     if module is not None and softhsm_conf is not None:
         raise click.UsageError("--softhsm-conf is for the token that is made without --module.")
 
-    from hsm_signer.config.home import resolve_home
-    from hsm_signer.server.initialise import (
-        NewInstallation,
-        initialise,
-    )
+    from hsm_signer.server.initialise import NewInstallation, initialise
 
     home = resolve_home(app.home)
     _refuse_odd(home, "the installation's folder")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -52,8 +53,6 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from difflib import get_close_matches
-
             if like := get_close_matches(args[0], self._entries):
                 raise click.UsageError(f"{error.message} Did you mean {' or '.join(like)}?", ctx) from None
             raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,14 +15,8 @@ from hsm_signer import __version__
 from hsm_signer.errors import SignerError
 
 from . import output
-from .context import (
-    App,
-    pass_app,
-)
 from .lazy import Entry, LazyGroup
-from .options import (
-    PATH,
-)
+from .options import PATH
 
 PROGRAM = "hsm-signer"
 GARBAGE_THRESHOLD = 50_000
@@ -49,6 +45,13 @@ COMMANDS = {
 ALIASES = {"enroll": "enrol", "authorize": "authorise"}
 
 
+@dataclass
+class Switches:
+    """The options that count where a command has failed."""
+
+    debug: bool = False
+
+
 @click.group(
     cls=LazyGroup,
     entries=COMMANDS,
@@ -67,24 +70,27 @@ ALIASES = {"enroll": "enrol", "authorize": "authorise"}
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with every error.")
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
-@pass_app
-def main(app: App, home: Path | None, debug: bool) -> None:
+@click.pass_context
+def main(context: click.Context, home: Path | None, debug: bool) -> None:
     """Sign with keys that a card controls and never holds, and that the server keeps only encrypted."""
-    app.home = home
-    app.debug = debug
+    # Here and not above: `--help` and `--version` do without what it imports.
+    from .context import App
+
+    context.ensure_object(Switches).debug = debug
+    context.obj = App(home)
 
 
 def entry() -> NoReturn:
     """The console script: one line for every error, and its exit status."""
-    app = App()
+    switches = Switches()
     # What is imported stays to the end: looking for garbage in it took an eighth of a signature's time.
     gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         # click's own handling ends the process; ours has one form for every error.
-        status = main.main(prog_name=PROGRAM, standalone_mode=False, obj=app)
+        status = main.main(prog_name=PROGRAM, standalone_mode=False, obj=switches)
         sys.exit(status if isinstance(status, int) else 0)
     except SignerError as error:
-        _traceback(app)
+        _traceback(switches)
         output.show_error(error)
         sys.exit(error.exit_status)
     except click.Abort:
@@ -97,7 +103,7 @@ def entry() -> NoReturn:
         error.show()
         sys.exit(USAGE)
     except click.ClickException as error:
-        _traceback(app)
+        _traceback(switches)
         output.say(f"error: {output.printable(error.format_message()).rstrip('.')} [usage]")
         if isinstance(error, click.NoSuchOption) and error.option_name in ("--home", "--debug"):
             output.say(f"hint: it goes before the command: {PROGRAM} {error.option_name} ...")
@@ -105,14 +111,12 @@ def entry() -> NoReturn:
         output.say(f"hint: {PROGRAM if context is None else context.command_path} --help")
         sys.exit(USAGE)
     except Exception as error:  # noqa: BLE001  the one place that must not let a traceback out
-        _traceback(app)
-        again = "" if app.debug else f"; run {PROGRAM} --debug ... to see where"
+        _traceback(switches)
+        again = "" if switches.debug else f"; run {PROGRAM} --debug ... to see where"
         output.say(f"error: internal error ({type(error).__name__}){again} [internal]")
         sys.exit(SignerError.exit_status)
 
 
-def _traceback(app: App) -> None:
-    if app.debug:
-        import traceback
-
+def _traceback(switches: Switches) -> None:
+    if switches.debug:
         output.say(traceback.format_exc().rstrip())

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
+import select
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -74,7 +77,6 @@ def check_stdout(*, read: bool) -> None:
     """
     if sys.stdout is None:
         raise FileError("standard output: is closed", hint="nothing was changed")
-    import select
 
     try:
         descriptor = sys.stdout.fileno()
@@ -96,8 +98,6 @@ def json_data(value: Any) -> None:
     A file's name need not be text: its other bytes are escaped, as Python has them (``\\udc80`` to
     ``\\udcff``).
     """
-    import json
-
     text = json.dumps(value, indent=2, ensure_ascii=False)
     escaped = _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     _write(escaped.encode("utf-8") + b"\n")
@@ -169,8 +169,6 @@ def count(number: int, noun: str) -> str:
 
 def moment(microseconds: int) -> str:
     """Microseconds since 1970-01-01T00:00:00Z as ISO 8601 in UTC; as a number where no calendar has it."""
-    from datetime import UTC, datetime, timedelta
-
     try:
         when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
     except OverflowError:

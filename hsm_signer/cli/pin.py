@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from hsm_signer.card.commands import CardSession, CardStatus
 from hsm_signer.errors import CardBlank, CardError, CardMismatch, CardPinBlocked, CardPukBlocked, InputError
 
 from . import output
-from .context import (
-    App,
-    OpenCard,
-    card_option,
-    pass_app,
-)
-from .options import (
-    json_option,
-)
+from .context import App, OpenCard, card_option, pass_app
+from .options import json_option
 from .secret_input import (
     card_pin,
     card_puk,
@@ -27,9 +20,6 @@ from .secret_input import (
     pin_file_option,
     puk_file_option,
 )
-
-if TYPE_CHECKING:
-    from hsm_signer.card.commands import CardSession, CardStatus
 
 
 @click.group("pin")

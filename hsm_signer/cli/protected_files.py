@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from hsm_signer.errors import ConfigError, SignerError
+from hsm_signer.config.home import resolve_home
+from hsm_signer.errors import ConfigError
 
 from .context import App
 from .files import Kept
@@ -19,8 +20,6 @@ BESIDE_STORE = ("-wal", "-shm", "-journal")
 
 def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
     """``read``: what each file is that the command reads, its words joined by underscores."""
-    from hsm_signer.config.home import resolve_home
-
     home = resolve_home(app.home)
     own = "a file of the installation"
     files = [(path, name.replace("_", " ")) for name, path in read.items() if path is not None]
@@ -36,26 +35,8 @@ def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
             files += [(path, "a file that is read to reach the service") for path in service.files]
     stores = [home / "store.db"]
     with suppress(ConfigError):
-        elsewhere = _elsewhere(app)
+        elsewhere = app.installation().files_elsewhere()
         files += [(path, own) for path in elsewhere]
         stores += elsewhere
     files += [(store.with_name(store.name + end), own) for store in stores for end in BESIDE_STORE]
     return Kept(files, [(home / name, "in the token's own folder") for name in HOME_FOLDERS])
-
-
-def _elsewhere(app: App) -> list[Path]:
-    """What the configuration puts at another place: the store, the token's settings and PIN."""
-    from hsm_signer.server.installation import SQLITE, absolute_url
-
-    installation = app.installation()
-    home, config = installation.home, installation.config
-    found = []
-    url = absolute_url(config.store.url, home)
-    if url.startswith(SQLITE):
-        found.append(Path(url.removeprefix(SQLITE).partition("?")[0]))
-    if config.token.softhsm_conf is not None:
-        found.append(home / config.token.softhsm_conf)
-    with suppress(SignerError):
-        if (source := installation.token_uri.pin_source) is not None:
-            found.append(home / source.removeprefix("file:"))
-    return [path for path in found if path.name]

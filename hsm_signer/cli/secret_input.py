@@ -6,28 +6,24 @@ ask again. What was typed leaves it as CardPin or CardPuk, which cannot be shown
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import click
 
+from hsm_signer.card.pins import CardPin, CardPuk
+from hsm_signer.config.home import read_secret_file
+from hsm_signer.config.installation import CARD_PIN_VARIABLE, TOKEN_PIN_VARIABLE
 from hsm_signer.errors import CardPinWrong, InputError, PinMalformed, PinMissing, WrongKey
 
 from . import output
-from .options import (
-    PATH,
-)
+from .options import PATH
 
-if TYPE_CHECKING:
-    from hsm_signer.card.pins import CardPin, CardPuk
-
-# The first two are also in config.py, whose import takes longer than all of `--help`.
-CARD_PIN_VARIABLE = "HSM_SIGNER_CARD_PIN"
-TOKEN_PIN_VARIABLE = "HSM_SIGNER_TOKEN_PIN"  # noqa: S105  a name, no PIN
 NEW_PIN_VARIABLE = "HSM_SIGNER_CARD_NEW_PIN"
 PUK_VARIABLE = "HSM_SIGNER_CARD_PUK"
 PROMPTS = 3
@@ -139,8 +135,6 @@ class Secret(Generic[S]):
 def _read(file: Path, option: str) -> str:
     """The first line of a file, or the next one of standard input."""
     if file != STDIN:
-        from hsm_signer.config.home import read_secret_file
-
         return read_secret_file(file, option)
     if sys.stdin.isatty():
         raise InputError(
@@ -166,8 +160,6 @@ def card_pin(
     before_prompt: Callable[[], None] = lambda: None,
 ) -> Secret[CardPin]:
     """The card's present PIN, or with ``confirm`` the one that it is enrolled with."""
-    from hsm_signer.card.pins import CardPin
-
     return Secret(
         CardPin,
         "PIN",
@@ -182,8 +174,6 @@ def card_pin(
 
 def new_card_pin(file: Path | None) -> Secret[CardPin]:
     """The PIN that `pin change` and `pin unblock` set."""
-    from hsm_signer.card.pins import CardPin
-
     return Secret(
         CardPin,
         "new PIN",
@@ -197,8 +187,6 @@ def new_card_pin(file: Path | None) -> Secret[CardPin]:
 
 def card_puk(file: Path | None) -> Secret[CardPuk]:
     """The card's PUK."""
-    from hsm_signer.card.pins import CardPuk
-
     return Secret(
         CardPuk, "PUK", file=file, option="--puk-file", variable=PUK_VARIABLE, prompt="PUK of the card"
     )
@@ -225,8 +213,6 @@ def has_terminal() -> bool:
 
 
 def _hidden(prompt: str) -> str:
-    import getpass
-
     # What click.prompt(hide_input=True) calls, too; called straight, the prompt's text goes to the terminal
     # even where standard error is a file.
     sys.stderr.flush()

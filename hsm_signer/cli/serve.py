@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 
 import click
+import msgspec
 
+from hsm_signer.config import installation as config
+from hsm_signer.config import service as settings
+from hsm_signer.config.home import resolve_home
 from hsm_signer.errors import ConfigError, InputError
+from hsm_signer.service import supervisor
 
-from .context import (
-    App,
-    pass_app,
-)
-from .options import (
-    PATH,
-    TEXT,
-)
+from .context import App, pass_app
+from .options import PATH, TEXT
 
 PARTS = ("all", "front", "workers")
 MAX_PORT = 65535
@@ -43,12 +43,6 @@ def command(app: App, bind: str | None, workers: int | None, part: str, settings
     SIGHUP has it read its certificate and key again. Where front and workers are different system users they
     are started by root, or each part by its own user.
     """
-    import msgspec
-
-    from hsm_signer.config import service as settings
-    from hsm_signer.config.home import resolve_home
-    from hsm_signer.service import supervisor
-
     home = None
     if part != "front" or settings_file is None:
         home = resolve_home(app.home)
@@ -72,11 +66,6 @@ def command(app: App, bind: str | None, workers: int | None, part: str, settings
 
 def _check_home(app: App, user: str | None) -> None:
     """What can be said before anything starts. Raises NotInitialised, ConfigError."""
-    import os
-
-    from hsm_signer.config import installation as config
-    from hsm_signer.config.home import resolve_home
-
     if user is not None and os.geteuid() == 0:
         config.load(resolve_home(app.home))  # another user's: the workers look whether others can write there
     else:

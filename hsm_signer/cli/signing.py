@@ -6,30 +6,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from hsm_signer.errors import FileError, InputError, SignerError
+from hsm_signer.core.algorithms import key_spec_of
+from hsm_signer.core.content import BytesSource, FileSource, file_digest
+from hsm_signer.errors import AlgorithmNotAllowed, AlgorithmUnsuitable, FileError, InputError, SignerError
+from hsm_signer.types import Algorithm, Content, DigestList, Message, SignOutcome
+from hsm_signer.workstation.signing import card_credential, sign_content
 
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import (
-    App,
-    card_option,
-    pass_app,
-    service_options,
-)
+from .context import App, card_option, pass_app, service_options
 from .files import Input
-from .options import (
-    PATH,
-    json_option,
-)
+from .options import PATH, json_option
 from .progress import WORTH_SHOWING_ON_CARD, Progress
+from .protected_files import kept
 from .secret_input import card_pin, pin_file_option
-
-if TYPE_CHECKING:
-    from hsm_signer.types import Algorithm, Content, SignOutcome
 
 SUFFIX = ".sig"
 STDOUT = Path("-")
@@ -89,7 +82,6 @@ def command(
 
     inputs = files.look_at_all(file)
     outputs = _outputs(file, out)
-    from .protected_files import kept
 
     files.check_outputs(
         [path for path in outputs if path != STDOUT],
@@ -193,10 +185,6 @@ def _sign(
     pin_file: Path | None,
     progress: Progress,
 ) -> SignOutcome:
-    from hsm_signer.core.algorithms import key_spec_of
-    from hsm_signer.types import Algorithm
-    from hsm_signer.workstation.signing import card_credential, sign_content
-
     installation = app.here()
     open_card = app.card_opener(card, installation)
     pin = card_pin(pin_file, before_prompt=progress.done)
@@ -231,8 +219,6 @@ def _sign(
 def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> None:
     """Before hours of hashing, not after."""
     if algorithm not in allowed:
-        from hsm_signer.errors import AlgorithmNotAllowed
-
         names = ", ".join(each.cli_name for each in allowed)
         raise AlgorithmNotAllowed(
             f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {names}"
@@ -243,10 +229,6 @@ def prepare(
     inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, on_card_up_to: int, progress: Progress
 ) -> Prepared:
     """The message for the card, or the digests of all files."""
-    from hsm_signer.core.content import BytesSource, FileSource, file_digest
-    from hsm_signer.errors import AlgorithmUnsuitable
-    from hsm_signer.types import DigestList, Message
-
     first, hash_name = inputs[0], algorithm.hash
     if hash_name is None and (len(inputs) > 1 or hash_on == "host"):
         raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")

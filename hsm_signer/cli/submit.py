@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
+from hsm_signer.errors import FileError
+from hsm_signer.workstation import offline
+from hsm_signer.workstation.signing import submit
+
 from . import files, output
-from .context import (
-    App,
-    pass_app,
-    service_options,
-)
-from .options import (
-    PATH,
-    json_option,
-)
+from .context import App, pass_app, service_options
+from .options import PATH, json_option
+from .protected_files import kept
 from .signing import hand_over
 
 
@@ -38,12 +36,6 @@ def command(app: App, request: Path, out: Path | None, force: bool, as_json: boo
 
     Once more gives the same signatures again: nothing is signed twice.
     """
-    from hsm_signer.errors import FileError
-    from hsm_signer.workstation import offline
-    from hsm_signer.workstation.signing import submit
-
-    from .protected_files import kept
-
     prepared = offline.decode(files.read_bounded(request, offline.MAX_FILE, "request"))
     folder = request.parent if out is None else out
     if not folder.is_dir():

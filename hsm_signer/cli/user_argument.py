@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hsm_signer.errors import CredentialUnknown, InputError
+from hsm_signer.types import CredentialId
+from hsm_signer.workstation.servers import AnyCredential, CredentialServer
 
-from .options import (
-    TEXT,
-)
+from .options import TEXT
 
 if TYPE_CHECKING:
     from hsm_signer.store.store import Store
-    from hsm_signer.types import CredentialId
-    from hsm_signer.workstation.servers import (
-        AnyCredential,
-        CredentialServer,
-    )
 
 user_argument = click.argument("user", type=TEXT, metavar="USER")
 _ID = re.compile(r"[0-9a-fA-F]{32}")
@@ -30,8 +25,6 @@ def credential_ids(store: Store, user: str) -> list[CredentialId]:
 
     Raises CredentialUnknown; InputError for an id that is also another credential's user name.
     """
-    from hsm_signer.types import CredentialId
-
     named = [sealed.record.credential_id for sealed in store.find(user)]
     if not _ID.fullmatch(user):
         if not named:
@@ -66,8 +59,6 @@ def records_of(server: CredentialServer, user: str) -> list[AnyCredential]:
 
 def _by_id(server: CredentialServer, user: str) -> AnyCredential:
     """Raises CredentialUnknown; InputError for an id that is also another credential's user name."""
-    from hsm_signer.types import CredentialId
-
     named = server.credentials_of(user)
     try:
         found = server.credential_by_id(CredentialId(bytes.fromhex(user)))

@@ -5,31 +5,21 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from hsm_signer.core.algorithms import holds, load_public_pem, verifiers
+from hsm_signer.core.content import FileSource, digests_of
 from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
+from hsm_signer.types import Algorithm, SpkiDer
+from hsm_signer.workstation.servers import AnyCredential
 
 from . import files, output
 from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
-from .context import (
-    App,
-    pass_app,
-)
-from .options import (
-    PATH,
-    TEXT,
-    json_option,
-)
+from .context import App, pass_app
+from .options import PATH, TEXT, json_option
 from .progress import Progress
 from .user_argument import records_of
-
-if TYPE_CHECKING:
-    from hsm_signer.types import Algorithm, SpkiDer
-    from hsm_signer.workstation.servers import (
-        AnyCredential,
-    )
 
 MAX_SIGNATURE = 4096
 """Bytes; RSA of 16384 bits has 2048."""
@@ -95,10 +85,6 @@ def command(
     if (user is None) == (public_key is None):
         raise click.UsageError("Give either --user or --public-key.")
 
-    from hsm_signer.core.algorithms import holds, verifiers
-    from hsm_signer.core.content import FileSource, digests_of
-    from hsm_signer.types import Algorithm
-
     message = files.look_at(file)
     signed = files.read_bounded(signature, MAX_SIGNATURE, "signature")
     candidates = _from_file(public_key) if public_key is not None else _of_user(app, user or "")
@@ -123,8 +109,6 @@ def command(
 
 
 def _from_file(public_key: Path) -> list[_Candidate]:
-    from hsm_signer.core.algorithms import load_public_pem
-
     content = files.read_bounded(public_key, MAX_PEM, "public key")
     try:
         return [_Candidate(load_public_pem(content), None)]

@@ -11,15 +11,8 @@ from pathlib import Path
 
 from hsm_signer.config import installation as configuration
 from hsm_signer.config.home import current_actor, read_secret_file, refuse_open_to_others
-from hsm_signer.config.installation import (
-    CONFIG_FILE,
-    TOKEN_PIN_VARIABLE,
-    Config,
-)
-from hsm_signer.errors import (
-    ConfigError,
-    PinMissing,
-)
+from hsm_signer.config.installation import CONFIG_FILE, TOKEN_PIN_VARIABLE, Config
+from hsm_signer.errors import ConfigError, PinMissing
 from hsm_signer.store.store import Store
 from hsm_signer.token import softhsm
 from hsm_signer.token.environment import Observe, SecureEnvironment
@@ -102,6 +95,23 @@ class Installation:
     def token_uri(self) -> TokenUri:
         """The PKCS#11 URI (RFC 7512) of the token. Raises ConfigError."""
         return TokenUri.parse(self.config.token.uri)
+
+    def files_elsewhere(self) -> list[Path]:
+        """The files that the configuration names, wherever they are: the store, the token's settings and PIN.
+
+        A file that cannot be known, for the token's URI is none, is left out.
+        """
+        named = []
+        url = absolute_url(self.config.store.url, self.home)
+        if url.startswith(SQLITE):
+            named.append(url.removeprefix(SQLITE).partition("?")[0])
+        if self.config.token.softhsm_conf is not None:
+            named.append(self.config.token.softhsm_conf)
+        with suppress(ConfigError):
+            if (source := self.token_uri.pin_source) is not None:
+                named.append(source.removeprefix("file:"))
+        paths = [self.home / name for name in named if name]
+        return [path for path in paths if path.name]
 
     def open_store(self) -> Store:
         """Open the store as the configuration says. Raises StoreError."""

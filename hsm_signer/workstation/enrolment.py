@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hsm_signer.card.apdu import CardState
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
-from hsm_signer.core import owners
+from hsm_signer.core import certificate_requests, owners
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
     CardAnswerMalformed,
@@ -85,9 +85,6 @@ def enrol(
     A card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which
     the same command finishes or replaces.
     """
-    # Here and not above: signing does without.
-    from hsm_signer.core import certificate_requests
-
     check_enrolment(wanted, server)
     if wanted.scheme is not Scheme.BASIC and wanted.pin is None:
         raise InputError("PIN: schemes pin and rolling need one")
@@ -133,8 +130,6 @@ def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> 
 
 def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
     """What can be known without card and store, PIN aside; raises InputError, TokenUnsuitable."""
-    from hsm_signer.core import certificate_requests
-
     owners.check_owner(wanted.owner)
     certificate_requests.subject_name(wanted.owner, wanted.subject)
     if obstacle := server.obstacle(wanted.scheme, wanted.key):

@@ -14,19 +14,8 @@ from contextlib import AbstractContextManager
 from hsm_signer.card.commands import CardSession, authorise_content
 from hsm_signer.card.pins import CardPin
 from hsm_signer.core import algorithms
-from hsm_signer.errors import (
-    CardBlank,
-    CardMismatch,
-    ChallengeStale,
-    SignerError,
-)
-from hsm_signer.types import (
-    Algorithm,
-    Content,
-    CredentialId,
-    SigningRequest,
-    SignOutcome,
-)
+from hsm_signer.errors import CardBlank, CardMismatch, ChallengeStale, SignerError
+from hsm_signer.types import Algorithm, Content, CredentialId, SigningRequest, SignOutcome
 
 from .retry import Pauses
 from .servers import SigningServer

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from hsm_signer.card.commands import CardSession
+from hsm_signer.cli import enrolment
 from hsm_signer.errors import CardRemoved
 from hsm_signer.testing import PIN, WRONG_PIN, Home
-from hsm_signer.workstation import enrolment as workstation
+from hsm_signer.workstation.enrolment import enrol
 from tests.support import needs
 from tests.support.commandline import Cli, changed, tree
 
@@ -228,14 +229,14 @@ def test_a_card_that_refuses_leaves_neither_record_nor_puk_file(
 def test_the_request_that_cannot_be_written_does_not_hide_the_puk(
     run: Cli, card: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = workstation.enrol
+    real = enrol
 
     def then_full(*arguments: Any, **more: Any) -> Any:
         enrolled = real(*arguments, **more)
         (run.folder / "c.csr").mkdir()
         return enrolled
 
-    monkeypatch.setattr(workstation, "enrol", then_full)
+    monkeypatch.setattr(enrolment, "enrol", then_full)
     ran = run("enrol", "carol", "--card", card, "--csr", "c.csr", pin=PIN, status=2)
     assert ran.code == "file.unusable"
     assert PUK_LINE.search(ran.out)

@@ -344,7 +344,7 @@ def test_what_never_gets_better_is_told_with_status_8(
         raise RecordConflict("the record is written all the time")
 
     monkeypatch.setattr(Server, "sign", never)
-    monkeypatch.setattr("hsm_signer.workstation.signing.PAUSE", 0.0)
+    monkeypatch.setattr("hsm_signer.workstation.retry.PAUSE", 0.0)
     ran = run("sign", note, "--card", home["alice"].address, pin=PIN, status=8)
     assert ran.code == "record.conflict"
     assert not Path(f"{note}.sig").exists()

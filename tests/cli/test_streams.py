@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from hsm_signer.cli import output
+from hsm_signer.cli import enrolment, output
 from hsm_signer.errors import FileError
 from hsm_signer.testing import PIN, Home
-from hsm_signer.workstation import enrolment as workstation
+from hsm_signer.workstation.enrolment import enrol
 from tests.support.commandline import Cli, Process, Ran, changed, tree
 
 PUK_LINE = re.compile(r"^PUK: (?:[A-Z2-9]{4}-){5}[A-Z2-9]{4}$", re.MULTILINE)
@@ -150,7 +150,7 @@ def test_standard_error_that_takes_nothing_does_not_keep_them_from_standard_outp
     def broken(text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    real = workstation.enrol
+    real = enrol
 
     def stops(*arguments: Any, **more: Any) -> Any:
         real(*arguments, **more)
@@ -158,7 +158,7 @@ def test_standard_error_that_takes_nothing_does_not_keep_them_from_standard_outp
 
     with monkeypatch.context() as patch:
         patch.setattr(output, "say", broken)
-        patch.setattr(workstation, "enrol", stops)
+        patch.setattr(enrolment, "enrol", stops)
         ran = run("enrol", "carol", "--card", card, "--generate-pin", status=9)
     found = PIN_LINE.search(ran.out)
     assert found
@@ -170,7 +170,7 @@ def test_standard_error_that_takes_nothing_does_not_keep_them_from_standard_outp
 def test_no_end_loses_them(
     run: Cli, card: str, note: Path, monkeypatch: pytest.MonkeyPatch, how: str, after: bool
 ) -> None:
-    real, ends = workstation.enrol, {"fault": 1, "exit": 9, "interrupt": 130, "terminate": 143}
+    real, ends = enrol, {"fault": 1, "exit": 9, "interrupt": 130, "terminate": 143}
 
     def ended(*arguments: Any, **more: Any) -> Any:
         if after:
@@ -185,7 +185,7 @@ def test_no_end_loses_them(
         raise AssertionError("it did not raise")
 
     with monkeypatch.context() as patch:
-        patch.setattr(workstation, "enrol", ended)
+        patch.setattr(enrolment, "enrol", ended)
         ran = run("enrol", "carol", "--card", card, "--generate-pin", status=ends[how])
     assert bool(PUK_LINE.search(ran.err)) == after
     found = PIN_LINE.search(ran.err)
@@ -198,12 +198,11 @@ def test_no_end_loses_them(
 def test_another_control_c_while_the_card_is_asked_loses_nothing(
     run: Cli, card: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hsm_signer.cli import enrolment
 
     def stops(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workstation, "enrol", stops)
+    monkeypatch.setattr(enrolment, "enrol", stops)
     monkeypatch.setattr(enrolment, "_is_blank", stops)
     ran = run("enrol", "carol", "--card", card, "--generate-pin", status=130)
     assert PIN_LINE.search(ran.err)
