@@ -17,7 +17,7 @@ from hsm_signer.types import CredentialId, EvidenceEntry
 
 from . import files, output
 from .context import App, pass_app
-from .options import PATH, TEXT, json_option
+from .options import PATH, TEXT, force_option, json_option, output_option
 from .protected_files import kept
 from .user_argument import credential_ids
 
@@ -127,8 +127,8 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
 
 
 @command.command("head")
-@click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@output_option
+@force_option()
 @click.option("--json", "as_json", is_flag=True, help="An anchor is JSON anyway.")
 @pass_app
 def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:

@@ -2,70 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from hsm_signer.card.commands import authorise_content
 from hsm_signer.core.algorithms import key_spec_of, load_public_pem
-from hsm_signer.core.content import BytesSource
-from hsm_signer.errors import AlgorithmUnsuitable, CardMismatch
+from hsm_signer.errors import CardMismatch
 from hsm_signer.types import (
     Algorithm,
     Authorisation,
     Challenge,
-    Content,
-    DigestList,
-    Message,
     Scheme,
     SpkiDer,
 )
 from hsm_signer.workstation import offline
-from hsm_signer.workstation.offline import MAX_MESSAGE
 from hsm_signer.workstation.signing import card_credential
 
 from . import files, output
-from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .choices import algorithm_option, member
 from .context import App, card_option, pass_app
-from .files import Input
-from .options import PATH, json_option
-from .progress import WORTH_SHOWING_ON_CARD, Progress
+from .options import PATH, check_hash_on, files_argument, force_option, hash_on_option, json_option
+from .progress import Progress
 from .protected_files import kept
 from .secret_input import card_pin, pin_file_option
-from .signing import prepare
+from .signing import ContentForCard, pin_for_card, prepare
 
 MAX_PEM = 65536
 
 
 @click.command("authorise")
-@click.argument("file", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@files_argument
 @card_option
 @click.option(
     "-o", "--output", "out", type=PATH, required=True, metavar="OUT", help="The request's file, JSON."
 )
-@click.option(
-    "--algorithm",
-    type=choice(ALGORITHMS),
-    metavar="NAME",
-    help=f"Needed without --public-key, for the card does not know its key. {ALGORITHMS_IN_SHORT}.",
-)
+@algorithm_option("Needed without --public-key, for the card does not know its key.")
 @click.option(
     "--public-key",
     type=PATH,
     metavar="PEM",
     help="File with the credential's public key, which tells the algorithm.",
 )
-@click.option(
-    "--hash-on",
-    type=choice(("card", "host", "auto")),
-    default="auto",
-    show_default=True,
-    help="card: every byte goes through the card, and into OUT. host: the card authorises the digest. auto: "
-    "card for one short file.",
-)
+@hash_on_option("every byte goes through the card, and into OUT")
 @pin_file_option
-@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@force_option()
 @json_option
 @pass_app
 def command(
@@ -88,8 +69,7 @@ def command(
     Keep OUT like a key: it stays good until it is submitted or the credential is suspended or revoked, and in
     scheme basic it holds the card's own key, closed by nothing but its file's mode, which is 0600.
     """
-    if hash_on == "card" and len(file) > 1:
-        raise click.UsageError("--hash-on card hashes one FILE; a batch is authorised by its digests.")
+    check_hash_on(hash_on, file)
     if (algorithm is None) == (public_key is None):
         raise click.UsageError("Give either --algorithm or --public-key.")
 
@@ -98,12 +78,13 @@ def command(
     files.check_outputs([out], force=force, inputs=inputs, kept=read)
     chosen = _algorithm(algorithm, public_key)
     with Progress() as progress:
-        content = _content(app, inputs, chosen, hash_on, progress)
+        up_to = app.card_settings_or_default().hash_on_card_up_to
+        prepared = prepare(inputs, chosen, hash_on, up_to, progress, keep_up_to=offline.MAX_MESSAGE)
         # What cannot be kept is said before the card is asked.
         names = tuple(each.path.name for each in inputs)
         offline.check_names(names)
-        authorisation = _authorise(app, card, content, chosen, pin_file, progress)
-    request = offline.encode(authorisation, content, names)
+        authorisation = _authorise(app, card, prepared, chosen, pin_file, progress)
+    request = offline.encode(authorisation, prepared.content, names)
     files.write_all([(out, request)], force=force, mode=files.PRIVATE)
     if as_json:
         output.json_data(
@@ -127,23 +108,13 @@ def _algorithm(name: str | None, public_key: Path | None) -> Algorithm:
     return key_spec_of(load_public_pem(pem)).default_algorithm
 
 
-def _content(
-    app: App, inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, progress: Progress
-) -> Content:
-    """Read once, and small enough where it goes into the request whole."""
-    if algorithm.hash is None and (len(inputs) > 1 or hash_on == "host"):
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
-    up_to = app.card_settings_or_default().hash_on_card_up_to
-    if hash_on == "card" or algorithm.hash is None or (hash_on == "auto" and len(inputs) == 1):
-        whole = hash_on == "card" or algorithm.hash is None
-        if whole or inputs[0].size <= min(up_to, MAX_MESSAGE):
-            message = files.read_bounded(inputs[0].path, MAX_MESSAGE, "message of a request")
-            return Message(BytesSource(message))
-    return prepare(inputs, algorithm, "host", 0, progress).content
-
-
 def _authorise(
-    app: App, card: str, content: Content, algorithm: Algorithm, pin_file: Path | None, progress: Progress
+    app: App,
+    card: str,
+    prepared: ContentForCard,
+    algorithm: Algorithm,
+    pin_file: Path | None,
+    progress: Progress,
 ) -> Authorisation:
     pin = card_pin(pin_file, before_prompt=progress.done)
     with app.card_opener(card)() as session:
@@ -154,18 +125,7 @@ def _authorise(
                 "a card of scheme rolling needs the server's challenge: nothing can be authorised in advance",
                 hint="hsm-signer sign asks card and server together",
             )
-        at_keypad = not pin.given and session.keypad is not None
-        if at_keypad:
-            output.say("If the reader asks for the card's PIN, type it there.")
-        whole = content.digests if isinstance(content, DigestList) else content.source.chunks()
-        size = sum(map(len, whole))
-        progress.start("Card", size, worth=WORTH_SHOWING_ON_CARD)
-        with pin.blamed():
-            return authorise_content(
-                session,
-                Challenge(credential_id, scheme, None, (), (algorithm,), SpkiDer(b"")),
-                content,
-                algorithm,
-                pin if pin.available and not at_keypad else None,
-                progress.step,
-            )
+        challenge = Challenge(credential_id, scheme, None, (), (algorithm,), SpkiDer(b""))
+        at_keypad = pin.wanted_at_keypad(session)
+        with pin_for_card(pin, prepared.size, progress, at_keypad=at_keypad) as ask_pin:
+            return authorise_content(session, challenge, prepared.content, algorithm, ask_pin, progress.step)

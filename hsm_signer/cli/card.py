@@ -192,7 +192,7 @@ def reset(app: App, card: str, pin_file: Path | None, yes: bool) -> None:
     open_card = app.card_opener(card)
     with open_card() as session:
         before = session.status()
-        at_keypad = not pin.given and session.keypad is not None
+        at_keypad = pin.wanted_at_keypad(session)
     if before.state is CardState.BLANK:
         output.say("The card is blank already.")
         return

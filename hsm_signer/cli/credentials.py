@@ -17,7 +17,7 @@ from hsm_signer.workstation.servers import AnyCredential
 
 from . import files, output
 from .context import App, confirm, pass_app, retrying, service_options
-from .options import PATH, json_option, yes_option
+from .options import PATH, force_option, json_option, output_option, yes_option
 from .protected_files import kept
 from .user_argument import record_of, records_of, user_argument
 
@@ -113,8 +113,8 @@ def show(app: App, user: str, as_json: bool) -> None:
 
 @command.command("public-key")
 @user_argument
-@click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@output_option
+@force_option()
 @service_options
 @pass_app
 def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
@@ -140,8 +140,8 @@ def _put(pem: str, out: Path | None, *, force: bool) -> None:
 
 @command.command("request")
 @user_argument
-@click.option("-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@output_option
+@force_option()
 @service_options
 @pass_app
 def request(app: App, user: str, out: Path | None, force: bool) -> None:
@@ -162,7 +162,7 @@ def request(app: App, user: str, out: Path | None, force: bool) -> None:
     "--export", "out", type=PATH, metavar="OUT", help="Write the chain to OUT instead of printing it."
 )
 @click.option("--remove", is_flag=True, help="Keep none any more.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite OUT.")
+@force_option()
 @service_options
 @pass_app
 def certificate(

@@ -22,7 +22,7 @@ from hsm_signer.workstation.enrolment import Enrolled, Enrolment, enrol, examine
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice, member
 from .context import App, OpenCard, card_option, pass_app, service_options
-from .options import PATH, TEXT, json_option
+from .options import PATH, TEXT, force_option, json_option
 from .protected_files import kept
 from .secret_input import Secret, card_pin, pin_file_option
 from .user_argument import user_argument
@@ -70,7 +70,7 @@ class _Secrets:
 @click.option(
     "--subject", type=TEXT, metavar="DN", help="Its subject, such as CN=Alice,O=Example. Default: CN=USER."
 )
-@click.option("-f", "--force", is_flag=True, help="Overwrite the files of --csr and --puk-file.")
+@force_option("the files of --csr and --puk-file")
 @service_options
 @json_option
 @pass_app

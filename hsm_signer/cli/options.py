@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,10 +47,34 @@ PATH = PathOption()
 TEXT = TextOption()
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-
-
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-
-
 F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+files_argument = click.argument("file", nargs=-1, required=True, type=PATH, metavar="FILE...")
+output_option = click.option(
+    "-o", "--output", "out", type=PATH, metavar="OUT", help="Default: standard output."
+)
+"""Where one text goes that is printed otherwise."""
+
+
+def force_option(what: str = "OUT") -> Callable[[F], F]:
+    """--force; ``what`` it lets a command overwrite."""
+    return click.option("-f", "--force", is_flag=True, help=f"Overwrite {what}.")
+
+
+def hash_on_option(through_card: str = "every byte goes through the card") -> Callable[[F], F]:
+    """--hash-on; ``through_card``: where the bytes go that the card hashes. See :func:`check_hash_on`."""
+    return click.option(
+        "--hash-on",
+        type=click.Choice(("card", "host", "auto")),
+        default="auto",
+        show_default=True,
+        help=f"card: {through_card}. host: the card authorises the digest. auto: card for one short file.",
+    )
+
+
+def check_hash_on(hash_on: str, files: Sequence[Path]) -> None:
+    """Raises click's UsageError where the card would have to hash several files."""
+    if hash_on == "card" and len(files) > 1:
+        raise click.UsageError("--hash-on card hashes one FILE; a batch is authorised by its digests.")

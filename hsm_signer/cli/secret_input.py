@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 import click
 
+from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.config.home import read_secret_file
 from hsm_signer.config.installation import CARD_PIN_VARIABLE, TOKEN_PIN_VARIABLE
@@ -87,6 +88,10 @@ class Secret(Generic[S]):
     def given(self) -> bool:
         """Whether it came from a file or a variable, so that nobody needs to be asked."""
         return self._value is not None
+
+    def wanted_at_keypad(self, session: CardSession) -> bool:
+        """Whether the reader's keypad is to ask for it: there is one, and the PIN was not given otherwise."""
+        return not self.given and session.keypad is not None
 
     @property
     def available(self) -> bool:

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from hsm_signer.card.pins import CardPin
 from hsm_signer.core.algorithms import key_spec_of
 from hsm_signer.core.content import BytesSource, FileSource, file_digest
 from hsm_signer.errors import AlgorithmNotAllowed, AlgorithmUnsuitable, FileError, InputError, SignerError
-from hsm_signer.types import Algorithm, Content, DigestList, Message, SignOutcome
-from hsm_signer.workstation.signing import card_credential, sign_content
+from hsm_signer.types import Algorithm, Content, DigestList, HashName, Message, SignOutcome
+from hsm_signer.workstation.signing import AskPin, card_credential, sign_content
 
 from . import files, output
-from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .choices import algorithm_option, member
 from .context import App, card_option, pass_app, service_options
 from .files import Input
-from .options import PATH, json_option
+from .options import PATH, check_hash_on, files_argument, force_option, hash_on_option, json_option
 from .progress import WORTH_SHOWING_ON_CARD, Progress
 from .protected_files import kept
-from .secret_input import card_pin, pin_file_option
+from .secret_input import Secret, card_pin, pin_file_option
 
 SUFFIX = ".sig"
 STDOUT = Path("-")
 
 
 @click.command("sign")
-@click.argument("file", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@files_argument
 @card_option
 @click.option(
     "-o",
@@ -39,22 +41,10 @@ STDOUT = Path("-")
     metavar="OUT",
     help="The signature's file, or a folder; - is standard output. Default: FILE.sig beside each FILE.",
 )
-@click.option(
-    "--algorithm",
-    type=choice(ALGORITHMS),
-    metavar="NAME",
-    help=f"Default: the one that suits the key. {ALGORITHMS_IN_SHORT}.",
-)
-@click.option(
-    "--hash-on",
-    type=choice(("card", "host", "auto")),
-    default="auto",
-    show_default=True,
-    help="card: every byte goes through the card. host: the card authorises the digest. auto: card for one "
-    "short file.",
-)
+@algorithm_option("Default: the one that suits the key.")
+@hash_on_option()
 @pin_file_option
-@click.option("-f", "--force", is_flag=True, help="Overwrite signatures that are there.")
+@force_option("signatures that are there")
 @service_options
 @json_option
 @pass_app
@@ -75,8 +65,7 @@ def command(
     Several FILEs are one batch: one PIN, one authorisation over the list of their digests. The signatures'
     paths go to standard output, one a line. ECDSA signatures are DER, as openssl verifies them.
     """
-    if hash_on == "card" and len(file) > 1:
-        raise click.UsageError("--hash-on card hashes one FILE; a batch is authorised by its digests.")
+    check_hash_on(hash_on, file)
     if as_json and out == STDOUT:
         raise click.UsageError("--json and -o - both want standard output.")
 
@@ -168,11 +157,11 @@ def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class ContentForCard:
     """What the card is asked to authorise."""
 
     content: Content
-    on_card: int
+    size: int
     """Bytes that go to the card."""
 
 
@@ -190,7 +179,7 @@ def _sign(
     pin = card_pin(pin_file, before_prompt=progress.done)
     with open_card() as session:
         credential_id = card_credential(session)
-        at_keypad = not pin.given and session.keypad is not None
+        at_keypad = pin.wanted_at_keypad(session)
     with app.server(installation) as server:
         # The card is not held while the host hashes: that may take long.
         challenge = server.challenge(credential_id)
@@ -202,18 +191,30 @@ def _sign(
         _refuse_other_key(algorithm, challenge.algorithms)
         on_card_up_to = app.card_settings(installation).hash_on_card_up_to
         prepared = prepare(inputs, algorithm, hash_on, on_card_up_to, progress)
-        if at_keypad:
-            output.say("If the reader asks for the card's PIN, type it there.")
-        progress.start("Card", prepared.on_card, worth=WORTH_SHOWING_ON_CARD)
-        with pin.blamed():
+        with pin_for_card(pin, prepared.size, progress, at_keypad=at_keypad) as ask_pin:
             return sign_content(
                 server,
                 open_card,
                 prepared.content,
                 algorithm=algorithm,
-                ask_pin=pin if pin.available and not at_keypad else None,
+                ask_pin=ask_pin,
                 progress=progress.step,
             )
+
+
+@contextmanager
+def pin_for_card(
+    pin: Secret[CardPin], size: int, progress: Progress, *, at_keypad: bool
+) -> Iterator[AskPin | None]:
+    """What asks for the PIN while the card authorises ``size`` bytes; None where nobody here is to be asked.
+
+    Shows the card's progress; an error about the PIN says where the PIN came from.
+    """
+    if at_keypad:
+        output.say("If the reader asks for the card's PIN, type it there.")
+    progress.start("Card", size, worth=WORTH_SHOWING_ON_CARD)
+    with pin.blamed():
+        yield pin if pin.available and not at_keypad else None
 
 
 def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> None:
@@ -226,19 +227,38 @@ def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> Non
 
 
 def prepare(
-    inputs: Sequence[Input], algorithm: Algorithm, hash_on: str, on_card_up_to: int, progress: Progress
-) -> Prepared:
-    """The message for the card, or the digests of all files."""
+    inputs: Sequence[Input],
+    algorithm: Algorithm,
+    hash_on: str,
+    on_card_up_to: int,
+    progress: Progress,
+    *,
+    keep_up_to: int | None = None,
+) -> ContentForCard:
+    """The message for the card, or the digests of all files.
+
+    ``on_card_up_to``: bytes of the longest file that --hash-on auto sends through the card. ``keep_up_to``:
+    bytes of the longest message, where it has to be kept whole. Raises AlgorithmUnsuitable, InputError,
+    FileError.
+    """
     first, hash_name = inputs[0], algorithm.hash
     if hash_name is None and (len(inputs) > 1 or hash_on == "host"):
         raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
-    if hash_on == "auto" and len(inputs) == 1 and first.size <= on_card_up_to:
+    at_once = on_card_up_to if keep_up_to is None else min(on_card_up_to, keep_up_to)
+    if hash_on == "auto" and len(inputs) == 1 and first.size <= at_once:
         # Read once: a file that changes between card and server would only be refused.
-        message = files.read_bounded(first.path, on_card_up_to, "the file has grown")
-        return Prepared(Message(BytesSource(message)), len(message))
-    if hash_on == "card" or hash_name is None:
-        return Prepared(Message(FileSource(first.path)), first.size)
+        message = files.read_bounded(first.path, at_once, "the file has grown")
+    elif hash_on != "card" and hash_name is not None:
+        return _digests(inputs, hash_name, progress)
+    elif keep_up_to is None:
+        return ContentForCard(Message(FileSource(first.path)), first.size)
+    else:
+        message = files.read_bounded(first.path, keep_up_to, "message of a request")
+    return ContentForCard(Message(BytesSource(message)), len(message))
+
+
+def _digests(inputs: Sequence[Input], hash_name: HashName, progress: Progress) -> ContentForCard:
     total = sum(each.size for each in inputs)
     progress.start("Hashing" if len(inputs) == 1 else f"Hashing {len(inputs)} files", total)
     digests = tuple(file_digest(each.path, hash_name, progress.step) for each in inputs)
-    return Prepared(DigestList(digests), sum(map(len, digests)))
+    return ContentForCard(DigestList(digests), sum(map(len, digests)))

@@ -12,7 +12,7 @@ from hsm_signer.workstation.signing import submit
 
 from . import files, output
 from .context import App, pass_app, service_options
-from .options import PATH, json_option
+from .options import PATH, force_option, json_option
 from .protected_files import kept
 from .signing import hand_over
 
@@ -27,7 +27,7 @@ from .signing import hand_over
     metavar="FOLDER",
     help="Where the signatures go, as FILE.sig by the FILEs' names. Default: the folder of REQUEST.",
 )
-@click.option("-f", "--force", is_flag=True, help="Overwrite signatures that are there.")
+@force_option("signatures that are there")
 @service_options
 @json_option
 @pass_app

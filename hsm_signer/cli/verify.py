@@ -15,7 +15,7 @@ from hsm_signer.types import Algorithm, SpkiDer
 from hsm_signer.workstation.servers import AnyCredential
 
 from . import files, output
-from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .choices import algorithm_option, member
 from .context import App, pass_app
 from .options import PATH, TEXT, json_option
 from .progress import Progress
@@ -60,12 +60,7 @@ class _Candidate:
     "--user", type=TEXT, metavar="USER", help="Whose signature it should be: name or credential id."
 )
 @click.option("--public-key", type=PATH, metavar="PEM", help="File with a public key (BEGIN PUBLIC KEY).")
-@click.option(
-    "--algorithm",
-    type=choice(ALGORITHMS),
-    metavar="NAME",
-    help=f"Take only this one. Default: every one that fits the key. {ALGORITHMS_IN_SHORT}.",
-)
+@algorithm_option("Take only this one. Default: every one that fits the key.")
 @json_option
 @pass_app
 def command(
