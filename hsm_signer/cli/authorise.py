@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hsm_signer.card.commands import authorise_content
+from hsm_signer.config.files import PRIVATE
 from hsm_signer.core.algorithms import key_spec_of, load_public_pem
 from hsm_signer.errors import CardMismatch
 from hsm_signer.types import (
@@ -85,7 +86,7 @@ def command(
         offline.check_names(names)
         authorisation = _authorise(app, card, prepared, chosen, pin_file, progress)
     request = offline.encode(authorisation, prepared.content, names)
-    files.write_all([(out, request)], force=force, mode=files.PRIVATE)
+    files.write_all([(out, request)], force=force, mode=PRIVATE)
     if as_json:
         output.json_data(
             {

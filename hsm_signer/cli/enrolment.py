@@ -14,6 +14,7 @@ import click
 
 from hsm_signer.card.apdu import CardState
 from hsm_signer.card.pins import CardPin, CardPuk, generate_pin, generate_puk
+from hsm_signer.config.files import PRIVATE
 from hsm_signer.core.algorithms import key_spec_of
 from hsm_signer.errors import CardError, FileError, InputError
 from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
@@ -204,7 +205,7 @@ def _not_lost(secrets: _Secrets, open_card: OpenCard, *, force: bool) -> Iterato
     """PIN and PUK that were made here reach somebody, whatever happens after the card has them."""
     if secrets.puk is not None and secrets.puk_file is not None:
         line = secrets.puk.grouped().encode("ascii") + b"\n"
-        files.write_all([(secrets.puk_file, line)], force=force, mode=files.PRIVATE)
+        files.write_all([(secrets.puk_file, line)], force=force, mode=PRIVATE)
     told = _Told()
     try:
         with _termination_raises():

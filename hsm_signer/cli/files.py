@@ -9,10 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsm_signer.config.files import PUBLIC, discard, put, sync_folder, write_beside
 from hsm_signer.errors import FileError, InputError
-
-PUBLIC, PRIVATE = 0o666, 0o600
-"""File modes before the umask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +144,12 @@ def check_outputs(
                 raise FileError(f"{path}: is there already", hint="--force overwrites it")
             if not stat.S_ISREG(there.st_mode):
                 raise FileError(f"{path}: is no regular file")
-    for number, folder in enumerate({path.parent: None for path in paths}):
+    for path in {path.parent: path for path in paths}.values():
         try:
             # Permissions say little on network file systems and to root: try.
-            _discard(_make(folder, f"try{number}", PRIVATE, b""))
+            discard(write_beside(path, b""))
         except OSError as error:
-            raise FileError(f"{folder}: nothing can be written there: {_reason(error)}") from error
+            raise FileError(f"{path.parent}: nothing can be written there: {_reason(error)}") from error
 
 
 def write_all(contents: Sequence[tuple[Path, bytes]], *, force: bool, mode: int = PUBLIC) -> None:
@@ -165,51 +163,19 @@ def write_all(contents: Sequence[tuple[Path, bytes]], *, force: bool, mode: int 
     try:
         path = Path()
         try:
-            for number, (path, content) in enumerate(contents):
-                made.append(_make(path.parent, str(number), mode, content))
+            for path, content in contents:
+                made.append(write_beside(path, content, mode))
             for temporary, (path, _) in zip(made, contents, strict=True):
-                _place(temporary, path, force=force)
+                put(temporary, path, overwrite=force)
                 placed.append(path)
+            for folder in {path.parent for path in placed}:
+                sync_folder(folder)
         except OSError as error:
             written = ", ".join(map(str, placed)) or "nothing"
             raise FileError(f"{path}: cannot be written: {_reason(error)}; written was: {written}") from error
     finally:
         for temporary in made:
-            _discard(temporary)
-
-
-def _make(folder: Path, name: str, mode: int, content: bytes) -> Path:
-    temporary = folder / f".hsm-signer-{os.getpid()}-{name}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        _discard(temporary)
-        raise
-    return temporary
-
-
-def _place(temporary: Path, path: Path, *, force: bool) -> None:
-    if force:
-        temporary.replace(path)
-        return
-    try:
-        # Unlike a rename this fails where a file is; not every file system can do it.
-        path.hardlink_to(temporary)
-    except FileExistsError:
-        raise
-    except OSError:
-        if path.exists():
-            raise FileExistsError(17, "File exists", str(path)) from None
-        temporary.replace(path)
-
-
-def _discard(temporary: Path) -> None:
-    with suppress(OSError):
-        temporary.unlink()
+            discard(temporary)
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hsm_signer.config import installation as configuration
+from hsm_signer.config.files import write_whole
 from hsm_signer.config.home import read_secret_file, refuse_open_to_others
 from hsm_signer.config.installation import (
     CONFIG_FILE,
@@ -32,7 +33,7 @@ from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession, find_token, load_library
 from hsm_signer.token.uri import TokenUri
 
-from .installation import PROFILE_FILE, SOFTHSM_FILE, SQLITE, AskSecret, _write, absolute_url, token_pin
+from .installation import PROFILE_FILE, SOFTHSM_FILE, SQLITE, AskSecret, absolute_url, token_pin
 
 TOKEN_FOLDER = "tokens"  # noqa: S105  a folder
 PIN_FILE = "token.pin"
@@ -131,8 +132,8 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
                 ),
                 store=StoreConfig(url=store_url),
             )
-            _write(home / PROFILE_FILE, profile.to_json())
-            _write(home / CONFIG_FILE, configuration.dump(config).encode("utf-8"))
+            write_whole(home / PROFILE_FILE, profile.to_json())
+            write_whole(home / CONFIG_FILE, configuration.dump(config).encode("utf-8"))
         except BaseException:
             with suppress(SignerError, OSError):
                 Store.discard(absolute_url(store_url, home))
@@ -150,7 +151,7 @@ def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, s
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"{wanted.softhsm_conf}: cannot be read") from error
     (home / TOKEN_FOLDER).mkdir(mode=0o700)
-    _write(home / SOFTHSM_FILE, softhsm.configuration(text, home / TOKEN_FOLDER).encode("utf-8"))
+    write_whole(home / SOFTHSM_FILE, softhsm.configuration(text, home / TOKEN_FOLDER).encode("utf-8"))
     softhsm.use_configuration(home / SOFTHSM_FILE)
     label = wanted.token_label or DEFAULT_LABEL
     if len(label.encode("utf-8")) > 32:
@@ -161,8 +162,8 @@ def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, s
         source = f"file:{wanted.token_pin_file.absolute()}"
     else:
         pin = os.environ.get(TOKEN_PIN_VARIABLE) or secrets.token_hex(16)
-        _write(home / PIN_FILE, pin.encode("utf-8", "surrogateescape") + b"\n")
-    _write(home / SO_PIN_FILE, so_pin.encode("ascii") + b"\n")
+        write_whole(home / PIN_FILE, pin.encode("utf-8", "surrogateescape") + b"\n")
+    write_whole(home / SO_PIN_FILE, so_pin.encode("ascii") + b"\n")
     tell("making a SoftHSM2 token (for trials: its keys are files)")
     serial = softhsm.create_token(module, label, so_pin, pin)
     uri = TokenUri(token=label, serial=serial, module_path=module, pin_source=source)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hsm_signer.config import installation as configuration
+from hsm_signer.config.files import write_whole
 from hsm_signer.config.home import current_actor, read_secret_file, refuse_open_to_others
 from hsm_signer.config.installation import CONFIG_FILE, TOKEN_PIN_VARIABLE, Config
 from hsm_signer.errors import ConfigError, PinMissing
@@ -28,25 +28,6 @@ SQLITE = "sqlite:///"
 
 AskSecret = Callable[[str], str]
 """Asks a person for the secret that its argument names, without echo; raises PinMissing."""
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file that only its owner can read, complete or not there, and on the disk when this returns."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def absolute_url(url: str, home: Path) -> str:
@@ -150,7 +131,7 @@ class Installation:
 
         profile = probe(session)
         with suppress(OSError):  # a read-only home costs a probe each time, nothing else
-            _write(path, profile.to_json())
+            write_whole(path, profile.to_json())
         return profile
 
     @contextmanager

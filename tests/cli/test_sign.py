@@ -12,6 +12,7 @@ import pytest
 
 from hsm_signer.card.commands import CardSession
 from hsm_signer.cli import files
+from hsm_signer.config.files import PRIVATE, write_beside
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, WRONG_PIN, Home, make_person
@@ -264,21 +265,33 @@ def test_when_the_disk_is_full_after_signing(
     """Nothing is written where not everything can be; the words say so, and the evidence has it all."""
     for name in "abc":
         (run.folder / name).write_text(name)
-    real, calls = files._make, []
+    calls: list[Path] = []
 
-    def full(folder: Path, name: str, mode: int, content: bytes) -> Path:
+    def full(path: Path, content: bytes, mode: int = PRIVATE) -> Path:
         if content:
-            calls.append(name)
+            calls.append(path)
             if len(calls) == fails_at + 1:
                 raise OSError(28, "No space left on device")
-        return real(folder, name, mode, content)
+        return write_beside(path, content, mode)
 
-    monkeypatch.setattr(files, "_make", full)
+    monkeypatch.setattr(files, "write_beside", full)
     ran = run("sign", "a", "b", "c", "--card", home["alice"].address, pin=PIN, status=2)
     assert f"{'abc'[fails_at]}.sig: cannot be written: No space left" in ran.error
     assert "written was: nothing" in ran.error
     assert "in the evidence" in ran.err
     assert not [*run.folder.glob(".*.tmp"), *run.folder.glob("*.sig")]
+
+
+def test_folders_of_signatures_are_synced(
+    run: Cli, home: Home, note: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(
+        files, "sync_folder", lambda folder: synced.append((folder, (folder / "note.txt.sig").exists()))
+    )
+    (run.folder / "to").mkdir()
+    run("sign", note, "--card", home["alice"].address, "-o", "to", pin=PIN)
+    assert synced == [(Path("to"), True)]
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(

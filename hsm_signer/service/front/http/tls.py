@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from hsm_signer.config.files import write_whole
 from hsm_signer.config.service import TlsSettings
 from hsm_signer.errors import ConfigError
 from hsm_signer.service.logs import log
@@ -81,8 +80,9 @@ def make_certificate_for_trying(settings: TlsSettings, folder: Path, host: str) 
     certificate_pem, key_pem = _self_signed(host)
     try:
         # The key first: its lack is what a half-finished start would leave.
-        _write(key, key_pem, 0o600)
-        _write(certificate, certificate_pem, 0o644)
+        for path, pem, mode in ((key, key_pem, 0o600), (certificate, certificate_pem, 0o644)):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(path, pem, mode)
     except OSError as error:
         raise ConfigError(
             f"tls.certificate, tls.key: cannot be made in {certificate.parent}: {_why(error)}",
@@ -139,19 +139,3 @@ def _self_signed(host: str) -> tuple[bytes, bytes]:
             serialization.NoEncryption(),
         ),
     )
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """A file that is complete or not there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
