@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,10 +28,8 @@ from hsm_signer.config.installation import (
     WorkstationConfig,
     load_workstation,
 )
-from hsm_signer.errors import ConfigError, InputError, SignerError
-from hsm_signer.workstation.retry import Pauses
+from hsm_signer.errors import ConfigError, InputError
 from hsm_signer.workstation.servers import CredentialServer
-from hsm_signer.workstation.signing import RESUBMISSIONS
 
 from .options import PATH, TEXT, F
 from .secret_input import ask_token_pin
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from hsm_signer.server.server import Server
 
 OpenCard = Callable[[], AbstractContextManager[CardSession]]
-T = TypeVar("T")
 
 CARD_WAIT = 10.0
 """Seconds to wait for a card that another program holds, where no configuration says otherwise."""
@@ -262,15 +259,3 @@ def _bearer(service: Service) -> str | None:
     if service.token_file is None:
         return None
     return read_secret_file(service.token_file, "server.token_file")
-
-
-def retrying(action: Callable[[], T]) -> T:
-    """Carry out ``action`` again while it raises something that may pass; the last such error otherwise."""
-    for attempt in range(RESUBMISSIONS - 1):
-        try:
-            return action()
-        except SignerError as error:
-            if not error.retryable or error.waited:
-                raise
-            Pauses().wait(attempt, error.retry_after)
-    return action()

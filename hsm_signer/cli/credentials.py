@@ -13,10 +13,11 @@ from hsm_signer.core.certificates import MAX_PEM, from_pem, to_pem
 from hsm_signer.errors import CertificateUnsuitable, RecordDamaged, SignerError
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event
+from hsm_signer.workstation.retry import retry
 from hsm_signer.workstation.servers import AnyCredential
 
 from . import files, output
-from .context import App, confirm, pass_app, retrying, service_options
+from .context import App, confirm, pass_app, service_options
 from .options import PATH, force_option, json_option, output_option, yes_option
 from .protected_files import kept
 from .user_argument import record_of, records_of, user_argument
@@ -264,7 +265,7 @@ def _change(
                 f"({record.credential_id.hex()}) for ever?",
                 yes=yes,
             )
-        changed = retrying(lambda: server.change_status(record.credential_id, event))
+        changed = retry(lambda: server.change_status(record.credential_id, event))
     if as_json:
         output.json_data(_summary(changed))
     else:

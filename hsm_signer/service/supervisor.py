@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hsm_signer.config.service import Settings
+from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import ConfigError
 
 from . import logs
@@ -31,9 +32,8 @@ from .wire.frames import socket_path
 from .worker.sockets import claimed, make_folder, socket_group, user_id
 
 PARTS = ("all", "front", "workers")
-FIRST_PAUSE = 0.2
-"""Seconds before a child is started again the second time; each pause is twice as long as the one before."""
-LONGEST_PAUSE = 5.0
+RESTARTS = Backoff(first=0.2, longest=5.0, jitter=0.0)
+"""Pauses before a child is started again, from the second time on."""
 STEADY = 30.0
 """Seconds after which a child that ends has lived: the next one is started at once."""
 BREATH = 0.1
@@ -102,7 +102,7 @@ class Child:
             self.failures = 0
         if status != 0:
             self.failures += 1
-        pause = 0.0 if self.failures < 2 else min(FIRST_PAUSE * 2 ** (self.failures - 2), LONGEST_PAUSE)
+        pause = 0.0 if self.failures < 2 else RESTARTS.pause(self.failures - 2)
         self.due = now + pause
         level = "info" if status == 0 else "warning"
         log("ended", level=level, child=self.name, status=status, generation=self.generation, pause=pause)

@@ -17,6 +17,7 @@ import pkcs11
 import pkcs11.exceptions as p11
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
+from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import (
     TokenError,
     TokenKeyMissing,
@@ -39,8 +40,8 @@ KEY_ID_LENGTH = 8
 MAX_TEMPLATES = 8
 """Profiles whose templates are kept built: the token's own, and those of mechanisms that old records name."""
 OPENING_ATTEMPTS = 6
-OPENING_PAUSE = 0.02
-"""Seconds before the second attempt; each further pause is twice as long, 0.6 s in all."""
+OPENING = Backoff(first=0.02, longest=1.0, jitter=0.0)
+"""Pauses between them, 0.6 s in all."""
 PASSING = (p11.GeneralError, p11.UserPinNotInitialized)
 
 _in_use = False
@@ -78,7 +79,7 @@ class TokenSession:
                 passing = isinstance(error, TokenNotFound) or isinstance(error.__cause__, PASSING)
                 if not passing or attempt == OPENING_ATTEMPTS - 1:
                     raise
-                time.sleep(OPENING_PAUSE * 2**attempt)
+                time.sleep(OPENING.pause(attempt))
             else:
                 _in_use = True
                 return session

@@ -9,6 +9,7 @@ from hsm_signer.card.apdu import CardState
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import certificate_requests, owners
+from hsm_signer.core.backoff import Backoff
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
     CardAnswerMalformed,
@@ -34,7 +35,7 @@ from hsm_signer.types import (
     Status,
 )
 
-from .retry import Pauses
+from .retry import BACKOFF
 from .servers import AnyCredential, EnrolmentServer
 from .signing import OpenCard, sign_content
 
@@ -77,7 +78,7 @@ def enrol(
     server: EnrolmentServer,
     open_card: OpenCard,
     wanted: Enrolment,
-    pauses: Pauses = Pauses(),
+    backoff: Backoff = BACKOFF,
 ) -> Enrolled:
     """Enrol a user with a blank card (docs/understand/protocol.md, 7), or finish what was interrupted.
 
@@ -104,7 +105,7 @@ def enrol(
         Message(BytesSource(request_info)),
         algorithm=None,
         ask_pin=None if pin is None else lambda: pin,
-        pauses=pauses,
+        backoff=backoff,
         credential_id=credential_id,
     )
     return Enrolled(

@@ -7,17 +7,17 @@ another signature came first.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from hsm_signer.card.commands import CardSession, authorise_content
 from hsm_signer.card.pins import CardPin
 from hsm_signer.core import algorithms
-from hsm_signer.errors import CardBlank, CardMismatch, ChallengeStale, SignerError
+from hsm_signer.core.backoff import Backoff
+from hsm_signer.errors import CardBlank, CardMismatch, ChallengeStale
 from hsm_signer.types import Algorithm, Content, CredentialId, SigningRequest, SignOutcome
 
-from .retry import Pauses
+from .retry import BACKOFF, retry
 from .servers import SigningServer
 
 OpenCard = Callable[[], AbstractContextManager[CardSession]]
@@ -26,13 +26,8 @@ AskPin = Callable[[], CardPin]
 Progress = Callable[[int], None]
 """Told the bytes of each block that has gone to the card."""
 
-RESUBMISSIONS = 12
-"""How often the same request is sent, at most: against one other process that signs without a pause with the
-same credential, seven in vain were seen in 400 signatures."""
 AUTHORISATIONS = 60
 """How often the card is asked because another signature came first, at most: as above, 21 were seen."""
-PATIENCE = 90.0
-"""Seconds after which the same request is not sent again: an attempt may last as long as its own timeout."""
 
 
 def sign_content(
@@ -43,7 +38,7 @@ def sign_content(
     algorithm: Algorithm | None,
     ask_pin: AskPin | None,
     progress: Progress | None = None,
-    pauses: Pauses = Pauses(),
+    backoff: Backoff = BACKOFF,
     credential_id: CredentialId | None = None,
 ) -> SignOutcome:
     """One authorisation by the card, carried out by the server.
@@ -52,7 +47,9 @@ def sign_content(
     and no other card may take its place later. Raises CardMismatch for another card, what card and server
     refuse, and the last retryable error where trying again did not help.
     """
-    for attempt in range(AUTHORISATIONS):
+
+    def authorise_and_submit() -> SignOutcome:
+        nonlocal credential_id
         with open_card() as card:
             on_card = card_credential(card)
             if credential_id not in (None, on_card):
@@ -63,32 +60,19 @@ def sign_content(
             challenge = server.challenge(credential_id)
             chosen = algorithm or algorithms.key_spec_of(challenge.spki).default_algorithm
             authorisation = authorise_content(card, challenge, content, chosen, ask_pin, progress)
-        try:
-            return submit(server, SigningRequest(authorisation, content), pauses)
-        except ChallengeStale:
-            if attempt == AUTHORISATIONS - 1:
-                raise
-            pauses.wait(attempt)
-    raise AssertionError("unreachable")
+        return submit(server, SigningRequest(authorisation, content), backoff)
+
+    return backoff.retry(
+        authorise_and_submit, lambda error: isinstance(error, ChallengeStale), attempts=AUTHORISATIONS
+    )
 
 
-def submit(server: SigningServer, request: SigningRequest, pauses: Pauses = Pauses()) -> SignOutcome:
+def submit(server: SigningServer, request: SigningRequest, backoff: Backoff = BACKOFF) -> SignOutcome:
     """Send one request until it is carried out or refused; the server never carries it out twice.
 
     What was waited for already (errors.SignerError.waited) is not asked again.
     """
-    begun = time.monotonic()
-    for attempt in range(RESUBMISSIONS):
-        try:
-            return server.sign(request)
-        except ChallengeStale:
-            raise  # this request will never do
-        except SignerError as error:
-            last = attempt == RESUBMISSIONS - 1 or time.monotonic() - begun > PATIENCE
-            if not error.retryable or error.waited or last:
-                raise
-            pauses.wait(attempt, error.retry_after)
-    raise AssertionError("unreachable")
+    return retry(lambda: server.sign(request), backoff)
 
 
 def card_credential(card: CardSession) -> CredentialId:

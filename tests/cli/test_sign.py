@@ -13,6 +13,7 @@ import pytest
 from hsm_signer.card.commands import CardSession
 from hsm_signer.cli import files
 from hsm_signer.config.files import PRIVATE, write_beside
+from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, WRONG_PIN, Home, make_person
@@ -357,7 +358,7 @@ def test_what_never_gets_better_is_told_with_status_8(
         raise RecordConflict("the record is written all the time")
 
     monkeypatch.setattr(Server, "sign", never)
-    monkeypatch.setattr("hsm_signer.workstation.retry.PAUSE", 0.0)
+    monkeypatch.setattr(Backoff, "pause", lambda *_: 0.0)
     ran = run("sign", note, "--card", home["alice"].address, pin=PIN, status=8)
     assert ran.code == "record.conflict"
     assert not Path(f"{note}.sig").exists()

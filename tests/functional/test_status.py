@@ -39,9 +39,7 @@ from hsm_signer.types import (
     SignOutcome,
     Status,
 )
-from hsm_signer.workstation.retry import (
-    Pauses,
-)
+from hsm_signer.workstation.retry import BACKOFF
 from hsm_signer.workstation.signing import (
     submit,
 )
@@ -62,7 +60,7 @@ from tests.support.scenes import (
     windows_found,
 )
 
-AT_ONCE = Pauses(sleep=lambda _: None)
+AT_ONCE = replace(BACKOFF, sleep=lambda _: None)
 
 
 # --- pending -----------------------------------------------------------------------------------------------

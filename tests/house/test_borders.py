@@ -29,7 +29,7 @@ TABLE = """\
 | service/wire | evidence (anchor.py) | |
 | service/worker | config, core, schemes, token, store, server, service/roles, service/logs, service/clients, service/wire | |
 | service/front | config, core, evidence (anchor.py), service/roles, service/logs, service/wire | fastapi, starlette, uvicorn, uvloop, pydantic, pydantic_core, prometheus_client, swagger_ui_bundle |
-| service/supervisor | config, service/logs, service/wire, service/worker (sockets.py) | |
+| service/supervisor | config, core (backoff.py), service/logs, service/wire, service/worker (sockets.py) | |
 | api | config, core, card, server, workstation | |
 | testing | everything | pytest |
 | cli | everything | click |

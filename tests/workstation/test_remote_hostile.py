@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,8 @@ from hsm_signer.types import (
     Status,
 )
 from hsm_signer.workstation.remote import RemoteServer
-from hsm_signer.workstation.retry import (
-    Pauses,
-)
-from hsm_signer.workstation.signing import (
-    submit,
-)
+from hsm_signer.workstation.retry import BACKOFF
+from hsm_signer.workstation.signing import submit
 from tests.support.tls import make_certificate
 
 ID = CredentialId(bytes(range(16)))
@@ -358,7 +355,7 @@ def test_a_service_that_asks_to_wait_is_obeyed_within_bounds(
     )
     impostor.answers = [busy, tells(outcome())]
     slept: list[float] = []
-    found = submit(server, REQUEST, Pauses(sleep=slept.append, share=lambda: 0.0))
+    found = submit(server, REQUEST, replace(BACKOFF, sleep=slept.append, random=lambda: 0.0))
     assert found.signatures
     assert [each if each > 0.1 else 0.0 for each in slept] == [waited]
 
@@ -366,7 +363,7 @@ def test_a_service_that_asks_to_wait_is_obeyed_within_bounds(
 def test_patience_ends(impostor: Impostor, server: RemoteServer) -> None:
     impostor.answers = [refuses(429, {"code": "client.rate-limited"}, Connection="close")]
     with pytest.raises(RateLimited, match="the service refused"):
-        submit(server, REQUEST, Pauses(sleep=lambda _: None))
+        submit(server, REQUEST, replace(BACKOFF, sleep=lambda _: None))
     assert len(impostor.requests) == 12
 
 

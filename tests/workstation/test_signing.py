@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -28,15 +28,8 @@ from hsm_signer.types import (
     SignOutcome,
     SpkiDer,
 )
-from hsm_signer.workstation.retry import (
-    LONGEST_WAIT_ASKED,
-    Pauses,
-)
-from hsm_signer.workstation.signing import (
-    PATIENCE,
-    RESUBMISSIONS,
-    submit,
-)
+from hsm_signer.workstation.retry import ATTEMPTS, BACKOFF, PATIENCE
+from hsm_signer.workstation.signing import submit
 
 ID = CredentialId(bytes(16))
 REQUEST = SigningRequest(
@@ -67,7 +60,7 @@ class Refusing:
         return OUTCOME
 
     def submit(self) -> SignOutcome:
-        return submit(self, REQUEST, Pauses(sleep=self.slept.append, share=lambda: 0.5))
+        return submit(self, REQUEST, replace(BACKOFF, sleep=self.slept.append, random=lambda: 0.5))
 
 
 def busy(seconds: float | None) -> ServiceBusy:
@@ -91,18 +84,18 @@ def test_far_from_token_and_store() -> None:
 
 
 def test_what_may_pass_is_asked_again() -> None:
-    server = Refusing([WorkerLost("lost") for _ in range(RESUBMISSIONS - 1)])
+    server = Refusing([WorkerLost("lost") for _ in range(ATTEMPTS - 1)])
     assert server.submit() is OUTCOME
-    assert server.asked == RESUBMISSIONS
+    assert server.asked == ATTEMPTS
     assert server.slept == sorted(server.slept)
     assert sum(server.slept) > 3, "long enough for a worker that starts anew"
 
 
 def test_not_for_ever() -> None:
-    server = Refusing([WorkerLost("lost") for _ in range(RESUBMISSIONS)])
+    server = Refusing([WorkerLost("lost") for _ in range(ATTEMPTS)])
     with pytest.raises(WorkerLost):
         server.submit()
-    assert (server.asked, len(server.slept)) == (RESUBMISSIONS, RESUBMISSIONS - 1)
+    assert (server.asked, len(server.slept)) == (ATTEMPTS, ATTEMPTS - 1)
 
 
 @pytest.mark.parametrize("error", [ServiceUnreachable("x"), StoreBusy("x"), ChallengeStale("x")], ids=repr)
@@ -116,17 +109,17 @@ def test_what_waiting_does_not_help(error: SignerError) -> None:
 def test_a_service_says_how_long_to_wait() -> None:
     server = Refusing([busy(2.5), busy(1e9), busy(0.0), busy(None)])
     assert server.submit() is OUTCOME
-    assert server.slept == [2.5, LONGEST_WAIT_ASKED, 0.08, 0.16]
+    assert server.slept == [2.5, BACKOFF.longest_asked, 0.08, 0.16]
 
 
 def test_attempts_that_last_long_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("hsm_signer.workstation.signing.time.monotonic", lambda: now[0])
-    server = Refusing([WorkerLost("lost") for _ in range(RESUBMISSIONS)])
+    monkeypatch.setattr("hsm_signer.core.backoff.time.monotonic", lambda: now[0])
+    server = Refusing([WorkerLost("lost") for _ in range(ATTEMPTS)])
 
     def sleep(_: float) -> None:
         now[0] += PATIENCE / 2 + 1
 
     with pytest.raises(WorkerLost):
-        submit(server, REQUEST, Pauses(sleep=sleep))
+        submit(server, REQUEST, replace(BACKOFF, sleep=sleep))
     assert server.asked == 3

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import queue
-import random
 import threading
 import time
 import traceback
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import (
     SignerError,
     StoreBusy,
@@ -39,9 +39,8 @@ from hsm_signer.server.server import Server
 from hsm_signer.service.logs import log
 from hsm_signer.token.session import PASSING
 
-FIRST_PAUSE = 0.1
-"""Seconds before the second attempt to open; each pause is twice as long as the one before, with jitter."""
-LONGEST_PAUSE = 5.0
+REOPENING = Backoff(first=0.1, longest=5.0)
+"""Pauses between attempts to open token and store."""
 READING_TIMEOUT = 3600.0
 """Seconds for the reader's thread: an anchor over a million chains takes minutes, and holds nobody up."""
 OPENING_TIMEOUT = 600.0
@@ -140,7 +139,7 @@ class TokenThread(WorkThread):
 
     def run(self) -> None:
         """Open, serve, and open anew whenever token or store are lost; until stopped."""
-        pause = FIRST_PAUSE
+        failures = 0
         while True:
             opened = time.monotonic()
             try:
@@ -154,12 +153,12 @@ class TokenThread(WorkThread):
                 reason = "internal error in the worker"
             else:
                 return
-            if time.monotonic() - opened > LONGEST_PAUSE:
-                pause = FIRST_PAUSE
+            if time.monotonic() - opened > REOPENING.longest:
+                failures = 0
             self._tell("recovering", reason)
-            if not self._wait(pause * random.uniform(0.5, 1.5), reason):  # noqa: S311  jitter
+            if not self._wait(REOPENING.pause(failures), reason):
                 return
-            pause = min(2 * pause, LONGEST_PAUSE)
+            failures += 1
 
     def _open_and_serve(self) -> None:
         """Returns when stopped; raises where everything has to be opened anew."""
