@@ -1,12 +1,14 @@
 # make demo    a whole session on this machine, explained      make test    the whole suite
 # make check   types and style                                 make bench   ratios, measured in one run
+# make charts  the charts of docs/understand/speed.md, from its tables
+# make pictures   every picture of the documents as PNG, in build/pictures (needs npm and Chromium)
 # make reference  the command reference and the man page, from the commands' own help
 # make applet  the card applet in Java, built and tested; with JAVACARD_SDK=path also as a CAP file
 # make conformance CARD=pcsc:READER CARD_MAY_BE_ERASED=yes     a real card against docs/understand/apdu.md
 PY := .venv/bin/python
 BRIDGE := card_applet/bridge/target/card-bridge.jar
 
-.PHONY: setup readers demo test check bench reference applet conformance clean
+.PHONY: setup readers demo test check bench charts reference pictures applet conformance clean
 
 setup:
 	@scripts/setup
@@ -26,13 +28,20 @@ check: setup
 	@$(PY) -m mypy
 
 bench: readers
-	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PY) -m pip install --quiet -c constraints.txt matplotlib
 	@$(PY) -m benchmarks
 	@$(PY) -m benchmarks.apdu
 	@$(PY) -m benchmarks.service
+	@echo 'Put what is new into docs/understand/speed.md, then: make charts'
+
+charts: setup
+	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PY) -m pip install --quiet -c constraints.txt matplotlib
+	@$(PY) -m benchmarks.charts
 
 reference: setup
 	@$(PY) scripts/reference.py
+
+pictures:
+	@scripts/pictures
 
 applet:
 	@scripts/setup applet

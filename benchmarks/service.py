@@ -44,7 +44,7 @@ from hsm_signer.workstation.signing import (
     card_credential,
 )
 
-from . import charts, million
+from . import million
 from .__main__ import PIN, installation, say
 
 CONNECTIONS = 32
@@ -277,7 +277,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Everything, as tables on stdout, as JSON and as a picture in ``--out FOLDER``."""
+    """Everything, as tables on stdout and as JSON in ``--out FOLDER``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer requests: for trying, not for quoting")
     parser.add_argument(
@@ -310,8 +310,7 @@ def main() -> None:
         result["store"] = million.store_sizes(Path(temporary), (10, most))
     show(result)
     (arguments.out / "service.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    charts.draw(result, arguments.out / "service.svg")
-    say(f"\n{arguments.out}/service.json, {arguments.out}/service.svg")
+    say(f"\n{arguments.out}/service.json")
 
 
 if __name__ == "__main__":

@@ -197,6 +197,33 @@ UNNAMED = ("__init__.py", "__main__.py")
 """What every package may have: what it says of itself, and how it is run."""
 
 
+# --- docs/understand/speed.md ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chart", "header", "columns"),
+    [
+        ("signature", "| key | (a)", 5),
+        ("service", "| key | digests a request", 3),
+        ("million", "| database", 2),
+    ],
+)
+def test_charts_show_the_tables(chart: str, header: str, columns: int) -> None:
+    """If this fails after a change of a table: make charts."""
+    page = ROOT / "docs" / "understand" / "speed.md"
+    drawn = (page.parent / "charts" / f"{chart}.svg").read_text(encoding="utf-8")
+    assert "<dc:date>" not in drawn
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(header))
+    first = 2 if chart == "service" else 1
+    rows = lines[start + 2 : lines.index("", start)]
+    assert rows
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for cell in (cells[0], *cells[first : first + columns]):
+            assert f">{cell.removesuffix(' ms')}</text>" in drawn, (chart, cell)
+
+
 # --- docs/understand/protocol.md -------------------------------------------------------------------------
 
 
