@@ -11,7 +11,7 @@ import click
 from hsm_signer.errors import AlgorithmUnsuitable, CardMismatch
 
 from . import files, output
-from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice
 from .context import (
     App,
     card_option,
@@ -108,7 +108,7 @@ def command(
             {
                 "request": str(out),
                 "credential_id": authorisation.credential_id.hex(),
-                "algorithm": chosen.cli_name,
+                "algorithm": chosen.value,
                 "files": list(names),
             }
         )
@@ -122,7 +122,7 @@ def _algorithm(name: str | None, public_key: Path | None) -> Algorithm:
     from hsm_signer.types import Algorithm
 
     if name is not None:
-        return Algorithm[member(name)]
+        return Algorithm.named(name)
     assert public_key is not None
     pem = files.read_bounded(public_key, MAX_PEM, "public key")
     return key_spec_of(load_public_pem(pem)).default_algorithm
@@ -137,7 +137,7 @@ def _content(
     from hsm_signer.workstation.offline import MAX_MESSAGE
 
     if algorithm.hash is None and (len(inputs) > 1 or hash_on == "host"):
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
+        raise AlgorithmUnsuitable(f"{algorithm.value} signs one whole FILE, hashed by the card")
     up_to = app.card_settings_or_default().hash_on_card_up_to
     if hash_on == "card" or algorithm.hash is None or (hash_on == "auto" and len(inputs) == 1):
         whole = hash_on == "card" or algorithm.hash is None

@@ -32,8 +32,3 @@ ALGORITHMS_IN_SHORT = "ecdsa-, rsa-pkcs1-, rsa-pss- with sha256, sha384 or sha51
 def choice(values: tuple[str, ...]) -> click.Choice[str]:
     """One of these, in any case."""
     return click.Choice(values, case_sensitive=False)
-
-
-def member(name: str) -> str:
-    """The name of an enumeration's member: ``ecdsa-sha256`` -> ``ECDSA_SHA256``."""
-    return name.upper().replace("-", "_")

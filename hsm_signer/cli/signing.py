@@ -13,7 +13,7 @@ import click
 from hsm_signer.errors import FileError, InputError, SignerError
 
 from . import files, output
-from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice, member
+from .choices import ALGORITHMS, ALGORITHMS_IN_SHORT, choice
 from .context import (
     App,
     card_option,
@@ -141,7 +141,7 @@ def _show(names: Sequence[str], outputs: Sequence[Path], outcome: SignOutcome, *
                 {
                     "file": name,
                     "signature": str(path),
-                    "algorithm": outcome.algorithm.cli_name,
+                    "algorithm": outcome.algorithm.value,
                     "user": outcome.owner,
                     "credential_id": outcome.credential_id.hex(),
                     "d": outcome.d.hex(),
@@ -209,7 +209,7 @@ def _sign(
         algorithm = (
             key_spec_of(challenge.spki).default_algorithm
             if algorithm_name is None
-            else Algorithm[member(algorithm_name)]
+            else Algorithm.named(algorithm_name)
         )
         _refuse_other_key(algorithm, challenge.algorithms)
         on_card_up_to = app.card_settings(installation).hash_on_card_up_to
@@ -233,9 +233,9 @@ def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> Non
     if algorithm not in allowed:
         from hsm_signer.errors import AlgorithmNotAllowed
 
-        names = ", ".join(each.cli_name for each in allowed)
+        names = ", ".join(each.value for each in allowed)
         raise AlgorithmNotAllowed(
-            f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {names}"
+            f"this credential does not sign with {algorithm.value}", hint=f"it signs with: {names}"
         )
 
 
@@ -249,7 +249,7 @@ def prepare(
 
     first, hash_name = inputs[0], algorithm.hash
     if hash_name is None and (len(inputs) > 1 or hash_on == "host"):
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
+        raise AlgorithmUnsuitable(f"{algorithm.value} signs one whole FILE, hashed by the card")
     if hash_on == "auto" and len(inputs) == 1 and first.size <= on_card_up_to:
         # Read once: a file that changes between card and server would only be refused.
         message = files.read_bounded(first.path, on_card_up_to, "the file has grown")

@@ -64,7 +64,7 @@ def next_entry(
     mode: Mode | None = None,
     h: Digest | None = None,
     quantities_hash: Digest | None = None,
-    digests: tuple[bytes, ...] = (),
+    digests: tuple[Digest, ...] = (),
     signatures: tuple[bytes, ...] = (),
 ) -> EvidenceEntry:
     """The entry that follows ``position``: sequence one higher, ``previous`` its hash.

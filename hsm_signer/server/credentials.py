@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import Refused, StatusUnsuitable, StoreBusy, StoreError, StoreReadOnly, TokenMismatch
@@ -153,5 +154,5 @@ def give_up_old_pending(
 
 def _unsuitable(record: CredentialRecord, what: str) -> StatusUnsuitable:
     return StatusUnsuitable(
-        f"the credential of {record.owner!r} is {record.status.name.lower()} and cannot be {what}"
+        f"the credential of {record.owner!r} is {record.status.value} and cannot be {what}"
     )

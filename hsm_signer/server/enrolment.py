@@ -7,7 +7,8 @@ authorisation, which signs the credential's own certificate request (PKCS#10, RF
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.owners import check_owner
@@ -17,10 +18,10 @@ from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
 from hsm_signer.types import (
     ACCEPTED,
-    Begun,
     CredentialId,
     CredentialView,
     Digest,
+    EnrolmentStarted,
     Event,
     EvidenceEntry,
     NewCredential,
@@ -38,7 +39,7 @@ def begin(
     subject: str | None,
     actor: str,
     clock: Clock = system_clock,
-) -> Begun:
+) -> EnrolmentStarted:
     """Steps 1 to 3: keys in the token, the pending record committed. The card has got nothing yet.
 
     ``subject`` is an RFC 4514 string; by default the user's name as CN. Raises CredentialExists, InputError,
@@ -65,7 +66,7 @@ def begin(
         return environment.seal(replace(draft, evidence_head=entry_hash(entry))), entry
 
     store.insert(build, request=request_info, created=clock())
-    return Begun(CredentialView.of(draft), personalisation, request_info)
+    return EnrolmentStarted(CredentialView.of(draft), personalisation, request_info)
 
 
 def request_hash(request_info: bytes) -> Digest:

@@ -5,12 +5,12 @@ The command line calls it in process; a network front speaks to the same methods
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hsm_signer.core import algorithms, certificates
+from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import CredentialUnknown, RecordDamaged, TokenMismatch
 from hsm_signer.evidence.anchor import Anchor, check_anchor, make_anchor
 from hsm_signer.evidence.findings import Finding
@@ -19,11 +19,11 @@ from hsm_signer.token.environment import Observe, SecureEnvironment
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.types import (
     Algorithm,
-    Begun,
     Challenge,
     Combine,
     CredentialId,
     CredentialRecord,
+    EnrolmentStarted,
     Event,
     EvidenceEntry,
     KeySpec,
@@ -92,7 +92,7 @@ class Server:
 
     # --- enrolment -------------------------------------------------------------------------------------
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
         """See :func:`hsm_signer.server.enrolment.begin`; clears away old pending records first."""
         credentials.give_up_old_pending(self.environment, self.store, actor=self.actor, clock=self.clock)
         return enrolment.begin(
@@ -130,7 +130,7 @@ class Server:
 
         However the name was typed: users are recorded in Unicode's normalisation form C.
         """
-        found = self.store.find(unicodedata.normalize("NFC", owner))
+        found = self.store.find(canonical_owner(owner))
         if not found:
             raise CredentialUnknown(
                 f"no credential of user {owner!r} here", hint="hsm-signer credential list shows the users"
@@ -140,7 +140,7 @@ class Server:
 
     def credentials_of(self, owner: str) -> list[CredentialRecord]:
         """Every credential the user ever had that is still recorded, the live one first, each checked."""
-        newest = self.store.find(unicodedata.normalize("NFC", owner))
+        newest = self.store.find(canonical_owner(owner))
         records = [self.credential_by_id(each.record.credential_id) for each in newest]
         return sorted(records, key=lambda record: record.status is Status.REVOKED)
 

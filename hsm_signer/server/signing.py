@@ -10,7 +10,8 @@ import hashlib
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from hsm_signer.core import algorithms
 from hsm_signer.core.canonical import entry_hash
@@ -268,9 +269,9 @@ def check_lengths(authorisation: Authorisation) -> None:
 
 def _refuse_unsuitable(record: CredentialRecord, authorisation: Authorisation, measured: Measured) -> None:
     if authorisation.algorithm not in record.algorithms:
-        allowed = ", ".join(each.cli_name for each in record.algorithms)
+        allowed = ", ".join(each.value for each in record.algorithms)
         raise AlgorithmNotAllowed(
-            f"{authorisation.algorithm.cli_name} is not allowed for the credential of {record.owner!r}",
+            f"{authorisation.algorithm.value} is not allowed for the credential of {record.owner!r}",
             hint=f"allowed: {allowed}",
         )
     if record.status is Status.PENDING and (

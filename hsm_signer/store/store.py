@@ -30,11 +30,23 @@ from hsm_signer.errors import (
     StoreTooOld,
 )
 from hsm_signer.evidence.chain import START, ChainPosition, Head
-from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+from hsm_signer.types import (
+    ACCEPTED,
+    U64,
+    CredentialId,
+    Digest,
+    Event,
+    EvidenceEntry,
+    Ordinal,
+    SealedRecord,
+    Sha256,
+    Status,
+)
 
 from . import schema
 from .certificate_rows import CertificateRows
 from .client_rows import ClientRows
+from .columns import checked
 from .database import (
     CONNECTIONS,
     MISSING_HINT,
@@ -46,10 +58,9 @@ from .database import (
     translated,
     without_timeouts,
 )
-from .fields import checked_hash, checked_integer
 from .pages import Pages, unspeakable
 from .rows import (
-    beside_record,
+    beside_from_row,
     beside_record_row,
     credential_id_of,
     entry_from_row,
@@ -238,15 +249,14 @@ class Store(Pages, ClientRows, CertificateRows):
             version = sealed.record.version
             writer = connection.execute(WRITER, {"b_id": credential_id, "b_version": version}).one_or_none()
         written_by = None if writer is None else entry_hash(entry_from_row(writer))
-        request, created, newest, sequence, digest = row[-5:]
-        request = beside_record("request", request, sealed)
-        beside_record("created", created, sealed)
+        newest, sequence, digest = row[-3:]
+        request = beside_from_row(row[-5:-3], sealed.record).request
         if sequence is None:
             return Loaded(sealed, request, 0, written_by, START)
         return Loaded(
             sealed,
             request,
-            checked_integer(newest, f"a record version in the evidence of {who(credential_id)}"),
+            checked(U64, newest, f"a record version in the evidence of {who(credential_id)}"),
             written_by,
             _position_from(credential_id, sequence, digest),
         )
@@ -278,7 +288,7 @@ class Store(Pages, ClientRows, CertificateRows):
         statement = (
             select(*raw(credential, ("credential_id",)))
             # Written out, not bound: only so does SQLite use the index over pending ones.
-            .where(text(f"status = {Status.PENDING.value}"), credential.c.created < created_before)
+            .where(text(f"status = {Status.PENDING.number}"), credential.c.created < created_before)
             .order_by(credential.c.created)
         )
         with self._reading() as connection:
@@ -389,7 +399,7 @@ class Store(Pages, ClientRows, CertificateRows):
             entry = build(position)
             _check_entry(entry, position, credential_id)
             newest = connection.execute(NEWEST_VERSION, {"b_id": credential_id}).scalar_one()
-            known = checked_integer(newest or 0, f"a record version in the evidence of {who(credential_id)}")
+            known = checked(U64, newest or 0, f"a record version in the evidence of {who(credential_id)}")
             if entry.outcome == ACCEPTED:
                 raise ValueError("an entry without a record is a refusal")
             if entry.record_version > known:
@@ -412,7 +422,7 @@ class Store(Pages, ClientRows, CertificateRows):
         """
         with self._writing() as connection:
             status = self._lock(connection, credential_id, expected_version)
-            if status != Status.PENDING:
+            if status != Status.PENDING.number:
                 raise StatusUnsuitable("only a credential whose enrolment was not finished can be given up")
             position = self._position(connection, credential_id)
             entry = build(position)
@@ -470,7 +480,7 @@ class Store(Pages, ClientRows, CertificateRows):
 
 def _position_from(credential_id: CredentialId, sequence: Any, digest: Any) -> ChainPosition:
     name = f"the end of the evidence of {who(credential_id)}"
-    return ChainPosition(checked_integer(sequence, name, low=1), Digest(checked_hash(digest, name)))
+    return ChainPosition(checked(Ordinal, sequence, name), checked(Sha256, digest, name))
 
 
 def _check_entry(entry: EvidenceEntry, position: ChainPosition, credential_id: CredentialId) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from pkcs11 import Mechanism
@@ -294,7 +294,7 @@ class SecureEnvironment:
                 for d_i, rn in zip(positions, authorisation.rolling_values, strict=True)
             )
             try:
-                self.sign(record, replace(authorisation, quantities=quantities), measured)
+                self.sign(record, msgspec.structs.replace(authorisation, quantities=quantities), measured)
             except (AuthorisationMismatch, WrongKey) as error:
                 raise TokenError("the token does not open what it has wrapped itself") from error
 
@@ -384,7 +384,7 @@ def _check_measured(measured: Measured, algorithm: Algorithm) -> None:
     elif algorithm.hash is None:
         same = hashlib.sha256(measured.message or b"").digest() == measured.h
     else:
-        same = len(measured.digests) == 1 and len(measured.digests[0]) == algorithm.hash
+        same = len(measured.digests) == 1 and len(measured.digests[0]) == algorithm.hash.length
     if not same:
         raise InputError("what is to be signed is not what was authorised")
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from hsm_signer.types import (
-    Begun,
     Challenge,
     Combine,
     CredentialId,
     CredentialRecord,
     CredentialView,
+    EnrolmentStarted,
     Event,
     KeySpec,
     NewCredential,
@@ -56,7 +56,7 @@ class EnrolmentServer(SigningServer, Protocol):
         """A credential by id; raises CredentialUnknown."""
         ...
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
         """Keys and a pending record."""
         ...
 

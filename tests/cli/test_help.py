@@ -143,12 +143,11 @@ def test_signing_loads_only_what_it_needs(process: Process, home: Home, note: Pa
 
 
 def test_written_out_names_are_those_of_the_types() -> None:
-    assert {choices.member(name) for name in choices.ALGORITHMS} == {each.name for each in Algorithm}
-    assert {each.cli_name for each in Algorithm} == set(choices.ALGORITHMS)
-    assert [each.cli_name for each in KeySpec] == list(choices.KEYS)
-    assert {choices.member(name) for name in choices.SCHEMES} == {each.name for each in Scheme}
-    assert {choices.member(name) for name in choices.PIN_CHECKS} == {*PinCheck.__members__} - {"NONE"}
-    assert {choices.member(name) for name in choices.PIN_POLICIES} == {*PinPolicy.__members__} - {"NONE"}
+    assert {each.value for each in Algorithm} == set(choices.ALGORITHMS)
+    assert [each.value for each in KeySpec] == list(choices.KEYS)
+    assert set(choices.SCHEMES) == {each.value for each in Scheme}
+    assert set(choices.PIN_CHECKS) == {each.value for each in PinCheck} - {"none"}
+    assert set(choices.PIN_POLICIES) == {each.value for each in PinPolicy} - {"none"}
     assert secret_input.CARD_PIN_VARIABLE == config.CARD_PIN_VARIABLE
     assert secret_input.TOKEN_PIN_VARIABLE == config.TOKEN_PIN_VARIABLE
 

@@ -26,7 +26,7 @@ from tests.support.people import ROOT
 from tests.support.spy import Call, Unseen, Value
 
 PEOPLE = tuple(
-    (f"{scheme.name.lower()}-{key.name.lower()}", scheme, key)
+    (f"{scheme.value}-{key.value}", scheme, key)
     for scheme in (Scheme.ROLLING, Scheme.PIN, Scheme.BASIC)
     for key in (KeySpec.P256, KeySpec.RSA2048)
 )

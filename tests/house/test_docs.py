@@ -193,7 +193,7 @@ def test_algorithm_numbers() -> None:
         for digit, length in zip(digits, lengths, strict=True):
             name = families[family] + (f"-sha{length}" if length else "")
             found[int(first[:-1] + digit, 16)] = name
-    assert found == {int(each): each.cli_name for each in Algorithm}
+    assert found == {each.number: each.value for each in Algorithm}
 
 
 EVERY_KEY = [(scheme, key) for scheme in Scheme for key in (KeySpec.P256, KeySpec.RSA2048)]

@@ -37,7 +37,7 @@ class Tenants:
 
 def _add_clients(server: Any, certificate: bytes) -> tuple[dict[str, str], bytes]:
     wanted: list[tuple[str, tuple[Role, ...], str | None]] = [
-        *((role.cli_name, (role,), None) for role in Role),
+        *((role.value, (role,), None) for role in Role),
         ("app", tuple(Role), None),
         ("bound", tuple(Role), "alice"),
     ]

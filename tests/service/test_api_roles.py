@@ -123,7 +123,7 @@ def test_every_operation_is_asked_for(scene: Scene) -> None:
 @pytest.mark.parametrize("operation", sorted(set(PERMITTED) - ELSEWHERE))
 @pytest.mark.parametrize("role", Role)
 def test_role(scene: Scene, role: Role, operation: str) -> None:
-    client = scene.clients[role.cli_name]
+    client = scene.clients[role.value]
     for method, path, more in endpoints(scene)[operation]:
         answer = client.request(method, path, **more)
         if role in PERMITTED[operation]:

@@ -6,9 +6,10 @@ Descriptions of errors are compared to the letter, as clients do.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import msgspec
 import pytest
 from cryptography import x509
+from msgspec.structs import replace
 
 from hsm_signer.card.commands import authorise_content
 from hsm_signer.card.pins import CardPin
@@ -129,7 +131,7 @@ class User:
 
     def at(self, version: str) -> User:
         """The same by another version of the API."""
-        return replace(self, csc=replace(self.csc, version=version))
+        return dataclasses.replace(self, csc=dataclasses.replace(self.csc, version=version))
 
     def challenge(self) -> Challenge:
         """By credentials/getChallenge."""
@@ -200,7 +202,7 @@ def some(
 ) -> tuple[Digest, ...]:
     """Digests of as many documents."""
     assert algorithm.hash is not None
-    name = algorithm.hash.hashlib_name
+    name = algorithm.hash.value
     return tuple(Digest(hashlib.new(name, f"{of} {i}".encode()).digest()) for i in range(count))
 
 
@@ -689,7 +691,7 @@ def test_scheme_basic_needs_a_client_certificate(desk: Desk) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_client_certificate_instead_of_a_token(desk: Desk, version: str) -> None:
-    user = replace(desk.user("basil"), csc=Csc(desk.certified, None, version))
+    user = dataclasses.replace(desk.user("basil"), csc=Csc(desk.certified, None, version))
     assert user.csc("credentials/list", userID="basil") == {"credentialIDs": [user.id]}
     digests = some(2)
     verify(desk, user, Algorithm.ECDSA_SHA256, digests, user.sign(digests, Algorithm.ECDSA_SHA256))
@@ -987,7 +989,7 @@ DISABLED = "The credential identified by credentialID is disabled"
 
 @pytest.mark.parametrize("event", [Event.SUSPEND, Event.REVOKE])
 def test_a_credential_that_is_disabled(desk: Desk, event: Event) -> None:
-    user = desk.enrol(f"disabled-{event.name.lower()}")
+    user = desk.enrol(f"disabled-{event.value}")
     asked = user.asked_to_sign(some(), Algorithm.ECDSA_SHA256)
     before = user.asked_to_authorise(some(), Algorithm.ECDSA_SHA256)
     desk.change(user, event)

@@ -66,7 +66,7 @@ SPKI = spki_of(KEY.public_key())
 DIGEST = Digest(bytes(range(32)))
 MESSAGE = b"a message"
 REQUEST = SigningRequest(
-    Authorisation(ID, Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),)),
+    Authorisation(Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),), ID),
     DigestList((DIGEST,)),
 )
 OF_MESSAGE = SigningRequest(REQUEST.authorisation, Message(BytesSource(MESSAGE)))

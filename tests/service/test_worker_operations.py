@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.config.service import LimitSettings
+from hsm_signer.core.interface import CredentialPage, EvidencePage
 from hsm_signer.errors import (
     CertificateUnsuitable,
     ChallengeStale,
@@ -107,7 +108,7 @@ def enrolled(client: WorkerClient, folder: Path, scheme: Scheme, name: str) -> P
 @pytest.mark.parametrize("scheme", Scheme)
 def test_enrol_and_sign(running: Running, tmp_path: Path, scheme: Scheme) -> None:
     with running.as_tls() as client:
-        person = enrolled(client, tmp_path, scheme, f"new-{scheme.name.lower()}")
+        person = enrolled(client, tmp_path, scheme, f"new-{scheme.value}")
         for content in (message(b""), message(b"short"), message(secrets.token_bytes(1_200_000))):
             outcome = person.sign(client, content)
             verifies(outcome, content)
@@ -165,9 +166,9 @@ def test_a_message_in_many_pieces_with_other_calls_between(running: Running) -> 
 
 def test_capabilities(running: Running) -> None:
     with running.as_client("app") as client:
-        found = client.call(wire.Capabilities())
+        found = client.call(wire.GetCapabilities())
         assert found.combines[0] is Combine.CBC
-        assert set(found.obstacles) == {f"{s.name.lower()}/{k.cli_name}" for s in Scheme for k in KeySpec}
+        assert set(found.obstacles) == {f"{s.value}/{k.value}" for s in Scheme for k in KeySpec}
         assert found.obstacles["rolling/p256"] == ""
         assert "ed25519" in found.obstacles["pin/ed25519"]
 
@@ -231,7 +232,7 @@ def test_credentials_page_by_page(running: Running) -> None:
         assert found == list(everybody.credentials)
         alone = client.call(wire.ListCredentials(owner="alice"))
         assert [each.owner for each in alone.credentials] == ["alice"]
-        assert client.call(wire.ListCredentials(owner="nobody")) == wire.CredentialPage((), more=False)
+        assert client.call(wire.ListCredentials(owner="nobody")) == CredentialPage((), more=False)
         assert client.credential("alice") == alone.credentials[0]
         assert client.credential_by_id(alone.credentials[0].credential_id) == alone.credentials[0]
 
@@ -446,7 +447,7 @@ def _short_pages(server: Any) -> tuple[list[list[int]], list[int], str]:
         server, clients.Identity("test", frozenset(Role), None, False), LimitSettings(), None
     )
 
-    def read(after: int) -> wire.EvidencePage:
+    def read(after: int) -> EvidencePage:
         return handlers.get_evidence(asked, wire.GetEvidence(after=after, limit=1000))()
 
     everything = [number for number, _ in read(0).entries]

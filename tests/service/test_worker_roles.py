@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hsm_signer.core.interface import CredentialPage
 from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, NotPermitted, SignerError
 from hsm_signer.evidence.anchor import Anchor
 from hsm_signer.service.roles import PERMITTED, Role
@@ -36,12 +37,12 @@ from .test_worker_operations import wanted
 
 NOBODY = CredentialId(bytes(16))
 AUTHORISATION = Authorisation(
-    NOBODY, Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),)
+    Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),), NOBODY
 )
-ANCHOR = Anchor(format=1, time=0, last_entry=0, credentials=0, entries=0, root="0" * 64)
+ANCHOR = Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)))
 
 OPERATIONS: dict[str, Any] = {
-    "capabilities": wire.Capabilities(),
+    "capabilities": wire.GetCapabilities(),
     "who-am-i": wire.WhoAmI(),
     "logout": wire.Logout(token="hsa_x"),
     "list-credentials": wire.ListCredentials(),
@@ -76,7 +77,7 @@ def test_every_operation_is_here() -> None:
 @pytest.mark.parametrize("role", Role)
 def test_a_role_permits_exactly_its_operations(running: Running, role: Role) -> None:
     permitted = set()
-    with running.as_client(role.cli_name) as client:
+    with running.as_client(role.value) as client:
         for name, operation in OPERATIONS.items():
             try:
                 client.call(operation)
@@ -90,7 +91,7 @@ def test_a_role_permits_exactly_its_operations(running: Running, role: Role) -> 
 
 @pytest.mark.parametrize("role", Role)
 def test_any_client_can_log_in(running: Running, role: Role) -> None:
-    name = role.cli_name
+    name = role.value
     with running.service.worker(name=name, secret=running.tenants.tokens[name]) as client:
         access = client.call(wire.Login(lifetime=600))
     with running.service.worker(bearer=access.token) as client:
@@ -145,7 +146,7 @@ def test_a_bound_client_knows_nobody_else(running: Running) -> None:
         foreign = authorise(client, bob, digests(b"x", algorithm=Algorithm.RSA_PKCS1_SHA256))
     with running.as_client("bound") as bound:
         assert [each.owner for each in bound.call(wire.ListCredentials()).credentials] == ["alice"]
-        assert bound.call(wire.ListCredentials(owner="bob")) == wire.CredentialPage((), more=False)
+        assert bound.call(wire.ListCredentials(owner="bob")) == CredentialPage((), more=False)
         assert bound.credential("alice") == bound.credential_by_id(own.credential_id) == own
         calls: dict[str, Callable[[CredentialId], Any]] = {
             "credential": lambda i: wire.GetCredential(credential_id=i),

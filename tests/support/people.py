@@ -184,5 +184,5 @@ def digests(*data: bytes, algorithm: Algorithm = Algorithm.ECDSA_SHA256) -> Dige
     from hsm_signer.types import Digest
 
     assert algorithm.hash is not None
-    name = algorithm.hash.hashlib_name
+    name = algorithm.hash.value
     return DigestList(tuple(Digest(hashlib.new(name, each).digest()) for each in data))

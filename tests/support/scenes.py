@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from card_applet_sim import keys, memory
 from card_applet_sim.constants import Role
@@ -306,7 +308,7 @@ def caught_wrong_pin(person: Person, right: str) -> str:
 
 
 def _passes(person: Person, pin: str) -> bool:
-    copy = replace(person, card_path=person.card_path.with_suffix(".copy"))
+    copy = dataclasses.replace(person, card_path=person.card_path.with_suffix(".copy"))
     shutil.copyfile(person.card_path, copy.card_path)
     try:
         with copy.card() as card:

@@ -40,7 +40,7 @@ from hsm_signer.workstation.signing import (
 
 ID = CredentialId(bytes(16))
 REQUEST = SigningRequest(
-    Authorisation(ID, Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),)),
+    Authorisation(Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),), ID),
     DigestList((Digest(bytes(32)),)),
 )
 OUTCOME = SignOutcome(

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from hsm_signer.config.service import Settings
 from hsm_signer.errors import NotAuthenticated, SignerError
 from hsm_signer.service.wire.operations import AnyOperation, Call, Caller, Failure, decode_result, error_of
+from hsm_signer.types import Digest
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -52,7 +53,7 @@ def caller_of(request: Request) -> Caller:
     ``Authorization: Bearer`` (RFC 6750, 2.1), ``Basic`` (RFC 7617), and the certificate of the TLS handshake.
     Raises NotAuthenticated where there is none of them, or one that cannot be read.
     """
-    certificate: bytes | None = getattr(request.state, "certificate", None)
+    certificate: Digest | None = getattr(request.state, "certificate", None)
     headers = request.headers.getlist("authorization")
     if not headers:
         if certificate is None:

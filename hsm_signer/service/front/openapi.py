@@ -6,9 +6,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from msgspec import Struct
 from pydantic import BaseModel
 
-from .native.models import AuthorisationBody
+from hsm_signer.core import json_schema
+from hsm_signer.types import CardAnswer
+
 from .problems import MEDIA_TYPE, Problem, title_of
 
 OPENAPI = "3.0.3"
@@ -45,7 +48,7 @@ MESSAGE_BODY: dict[str, Any] = {
                 "type": "object",
                 "required": ["authorisation", "message"],
                 "properties": {
-                    "authorisation": {"$ref": "#/components/schemas/AuthorisationBody"},
+                    "authorisation": {"$ref": "#/components/schemas/CardAnswer"},
                     "message": {"type": "string", "format": "binary"},
                 },
             },
@@ -53,6 +56,21 @@ MESSAGE_BODY: dict[str, Any] = {
         }
     },
 }
+
+_STRUCTS: set[type[Struct]] = {CardAnswer}
+"""What bodies and answers are made of."""
+
+
+def _json_of(kind: type[Struct]) -> dict[str, Any]:
+    _STRUCTS.add(kind)
+    reference = json_schema.TEMPLATE.format(name=kind.__name__)
+    return {"application/json": {"schema": {"$ref": reference}}}
+
+
+def body_of(kind: type[Struct]) -> dict[str, Any]:
+    """``requestBody`` of a route that reads ``kind``."""
+    return {"required": True, "content": _json_of(kind)}
+
 
 TAGS = [
     {"name": "service", "description": "Who asks, and what the service can do."},
@@ -66,14 +84,16 @@ TAGS = [
 
 def answers(
     status: int,
-    model: type[BaseModel] | None,
+    model: type[BaseModel] | type[Struct] | None,
     *refusals: int,
     everywhere: tuple[int, ...] = EVERYWHERE,
     content: dict[str, Any] | None = None,
 ) -> dict[int | str, dict[str, Any]]:
     """``responses`` of a route: its success and every refusal, the latter as problem documents."""
     success: dict[str, Any] = {"description": title_of(status)}
-    if model is not None:
+    if model is not None and issubclass(model, Struct):
+        success["content"] = _json_of(model)
+    elif model is not None:
         success["model"] = model
     if content is not None:
         success["content"] = content
@@ -97,10 +117,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         components = schema.setdefault("components", {})
         components["securitySchemes"] = SCHEMES
         schemas = components.setdefault("schemas", {})
-        for model in (Problem, AuthorisationBody):
-            schemas.setdefault(
-                model.__name__, model.model_json_schema(ref_template="#/components/schemas/{model}")
-            )
+        schemas.setdefault("Problem", Problem.model_json_schema())
+        schemas |= json_schema.components(sorted(_STRUCTS, key=lambda kind: kind.__name__))
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         for path in schema["paths"].values():

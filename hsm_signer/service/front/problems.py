@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from hsm_signer.core import json_codec
 from hsm_signer.errors import ChallengeStale, InputError, NotAuthenticated, SignerError
 
 from .calls import request_id_of
@@ -66,6 +67,14 @@ class Json(Response):
     def render(self, content: Any) -> bytes:
         """UTF-8."""
         return msgspec.json.encode(content)
+
+
+class Entity(Json):
+    """A struct in the service's own JSON (core/json_codec.py)."""
+
+    def render(self, content: Any) -> bytes:
+        """UTF-8."""
+        return json_codec.encode(content)
 
 
 def status_of(error: Exception) -> tuple[int, str]:

@@ -18,7 +18,6 @@ from hsm_signer.service.wire import operations as wire
 from hsm_signer.store.rows import who
 from hsm_signer.types import (
     ACCEPTED,
-    CREDENTIAL_ID_LENGTH,
     ByteSource,
     CredentialId,
     CredentialRecord,
@@ -79,7 +78,6 @@ class Asked:
 
     def record(self, credential_id: CredentialId) -> CredentialRecord:
         """A record that this client may know of. Raises CredentialUnknown for any other."""
-        check_id("credential_id", credential_id)
         record = self.server.credential_by_id(credential_id)
         self.refuse_foreign(record)
         return record
@@ -129,15 +127,9 @@ def require_role(identity: clients.Identity, operation: wire.Operation) -> None:
     """Raises NotPermitted for a client with none of the roles for it; InputError for no change of status."""
     name = str(type(operation).__struct_config__.tag)
     if isinstance(operation, wire.ChangeStatus):
-        name = operation.event.name.lower()
+        name = operation.event.value
         if name not in STATUS_EVENTS:
             raise InputError(f"event: expected {', '.join(STATUS_EVENTS)}, got {name}")
     if not PERMITTED[name] & identity.roles:
-        needed = " or ".join(role.cli_name for role in sorted(PERMITTED[name]))
+        needed = " or ".join(role.value for role in Role if role in PERMITTED[name])
         raise NotPermitted(f"client {identity.name!r} may not ask for {name}", hint=f"it needs role {needed}")
-
-
-def check_id(field: str, value: bytes) -> None:
-    """A credential id's length. Raises InputError naming the field."""
-    if len(value) != CREDENTIAL_ID_LENGTH:
-        raise InputError(f"{field}: expected {CREDENTIAL_ID_LENGTH} bytes, got {len(value)}")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Request, Response
 
 from hsm_signer.core import oids
+from hsm_signer.core.interface import CredentialPage
 from hsm_signer.errors import (
     AlgorithmNotAllowed,
     AuthorisationMismatch,
@@ -26,7 +27,6 @@ from hsm_signer.service.front.openapi import SECURITY
 from hsm_signer.service.wire.operations import (
     Access,
     ClientView,
-    CredentialPage,
     Examine,
     GetCertificates,
     GetChallenge,
@@ -37,7 +37,7 @@ from hsm_signer.service.wire.operations import (
     Sign,
     WhoAmI,
 )
-from hsm_signer.types import CredentialId, CredentialView, Digest, HashName, SignOutcome
+from hsm_signer.types import Authorisation, CredentialId, CredentialView, Digest, HashName, SignOutcome
 
 from . import info as csc_info
 from . import parameters
@@ -323,9 +323,9 @@ async def _sign(
         sad = csc_sad.read_sad(asked.SAD)
     except InputError as error:
         raise invalid_parameter("SAD") from error
-    authorisation = sad.authorisation
-    if authorisation.credential_id != credential_id:
+    if sad.credential_id != credential_id:
         raise invalid_parameter("SAD")
+    authorisation = Authorisation.of(credential_id, sad.authorisation)
     hashes = parameters.hashes(texts)
     algorithm = parameters.algorithm(asked.signAlgo, asked.signAlgoParams, hash_oid, hash_parameter)
     if algorithm is not authorisation.algorithm:

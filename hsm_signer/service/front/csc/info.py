@@ -153,7 +153,7 @@ def credential_info_1(
 
 
 def _description(credential: CredentialView) -> str:
-    return f"{credential.scheme.name.lower()}, {credential.status.name.lower()}, of {credential.owner}"[:255]
+    return f"{credential.scheme.value}, {credential.status.value}, of {credential.owner}"[:255]
 
 
 def _key(credential: CredentialView) -> KeyInfo:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from hsm_signer.core import forms, oids
+from hsm_signer.core import json_codec, oids
 from hsm_signer.errors import InputError
 from hsm_signer.service.front.calls import front_of
 from hsm_signer.types import Algorithm, CredentialId, Digest, HashName
@@ -48,7 +48,7 @@ async def basic(request: Request) -> None:
 def identifier(text: str, name: str = "credentialID") -> CredentialId:
     """32 lower-case hexadecimal digits."""
     try:
-        return forms.identifier_from_json(text)
+        return json_codec.read(CredentialId, text, name)
     except InputError as error:
         raise invalid_parameter(name) from error
 
@@ -65,7 +65,7 @@ def hashes(texts: Sequence[str]) -> tuple[Digest, ...]:
 
 def check_lengths(digests: Sequence[bytes], hash_name: HashName) -> None:
     """Each as long as the hash gives it."""
-    if any(len(each) != hash_name for each in digests):
+    if any(len(each) != hash_name.length for each in digests):
         raise invalid("Invalid digest value length")
 
 

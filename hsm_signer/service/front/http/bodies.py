@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from email.message import Message as Header
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, UploadFile
@@ -14,10 +14,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from hsm_signer.core import json_codec
 from hsm_signer.errors import InputError, RequestTooLarge
 from hsm_signer.service.front.calls import call_before_body
 from hsm_signer.service.front.problems import HttpError
 from hsm_signer.service.wire.operations import WhoAmI
+
+T = TypeVar("T")
 
 AUTHORISATION_LIMIT = 16 << 10
 """Bytes of the part "authorisation" of a message's request."""
@@ -57,6 +60,22 @@ class _Parsed(Request):
     async def json(self) -> Any:
         """What strict_json gave."""
         return self._value
+
+
+async def json_value(request: Request) -> Any:
+    """A body that is one JSON text in UTF-8, sent as application/json, no name twice in an object.
+
+    Raises HttpError 415, InputError.
+    """
+    require_media_type(request, "application/json")
+    body = await request.body()
+    await require_known_sender(request)
+    return strict_json(body, "body")
+
+
+async def json_body(request: Request, kind: type[T]) -> T:
+    """The body as ``kind``. Raises HttpError 415, InputError."""
+    return json_codec.read(kind, await json_value(request))
 
 
 async def require_known_sender(request: Request) -> None:

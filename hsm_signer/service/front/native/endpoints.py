@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
+from hsm_signer.core.interface import (
+    Capabilities,
+    CertificateChain,
+    CertificationRequest,
+    CredentialPage,
+    EnrolmentRequest,
+    EvidencePage,
+    RequestInfo,
+    SignatureRequest,
+)
 from hsm_signer.errors import NotPermitted, RequestTooLarge, ServiceBusy
-from hsm_signer.evidence.anchor import Anchor
+from hsm_signer.evidence.anchor import Anchor, anchor_from_json
 from hsm_signer.service.front.calls import call, call_before_body, front_of, request_id_of
-from hsm_signer.service.front.http.bodies import StrictRoute, message_parts
-from hsm_signer.service.front.openapi import MESSAGE_BODY, SECURITY, answers
-from hsm_signer.service.front.problems import Json, problem_of
+from hsm_signer.service.front.http.bodies import json_body, json_value, message_parts
+from hsm_signer.service.front.openapi import MESSAGE_BODY, SECURITY, answers, body_of
+from hsm_signer.service.front.problems import Entity, problem_of
 from hsm_signer.service.roles import PERMITTED
 from hsm_signer.service.wire.operations import (
     BeginEnrolment,
-    Capabilities,
-    CapabilitiesResult,
     ChangeStatus,
     CheckAnchor,
     ClientView,
-    CredentialPage,
-    EvidencePage,
     GetAnchor,
+    GetCapabilities,
     GetCertificates,
     GetCertificationRequest,
     GetChallenge,
@@ -39,21 +46,25 @@ from hsm_signer.service.wire.operations import (
     Sign,
     WhoAmI,
 )
-from hsm_signer.types import Authorisation, CredentialId, Event
+from hsm_signer.types import (
+    Authorisation,
+    CardAnswer,
+    Challenge,
+    CredentialId,
+    CredentialView,
+    EnrolmentStarted,
+    Event,
+    SignOutcome,
+)
 
 from . import models
 
-router = APIRouter(prefix="/v1", route_class=StrictRoute)
+router = APIRouter(prefix="/v1")
 
 Id = Annotated[models.HexId, Path(description="Credential id, hexadecimal.")]
 NDJSON = "application/x-ndjson"
-MAY_SIGN = frozenset(role.cli_name for role in PERMITTED["sign"])
+MAY_SIGN = PERMITTED["sign"]
 """Looked at for the disk's sake alone; the worker decides."""
-
-
-def _limits(request: Request) -> forms.Limits:
-    limits = front_of(request).settings.limits
-    return forms.Limits(limits.body, limits.message, limits.digests)
 
 
 # --- who and what --------------------------------------------------------------------------------------
@@ -64,11 +75,10 @@ def _limits(request: Request) -> forms.Limits:
     tags=["service"],
     summary="What can be enrolled here, and how much one request may carry",
     openapi_extra=SECURITY,
-    responses=answers(200, models.CapabilitiesView),
+    responses=answers(200, Capabilities),
 )
 async def capabilities(request: Request, _: Annotated[models.NoQuery, Query()]) -> Response:
-    found: CapabilitiesResult = await call(request, Capabilities())
-    return Json(forms.capabilities_to_json(found.combines, found.obstacles, _limits(request)))
+    return Entity(await call(request, GetCapabilities()))
 
 
 @router.get(
@@ -76,18 +86,10 @@ async def capabilities(request: Request, _: Annotated[models.NoQuery, Query()]) 
     tags=["service"],
     summary="Who the service takes the caller for",
     openapi_extra=SECURITY,
-    responses=answers(200, models.WhoAmIView),
+    responses=answers(200, ClientView),
 )
 async def whoami(request: Request, _: Annotated[models.NoQuery, Query()]) -> Response:
-    found: ClientView = await call(request, WhoAmI())
-    return Json(
-        {
-            "name": found.name,
-            "roles": list(found.roles),
-            "owner": found.owner,
-            "certificate": found.certificate,
-        }
-    )
+    return Entity(await call(request, WhoAmI()))
 
 
 # --- credentials ---------------------------------------------------------------------------------------
@@ -98,16 +100,11 @@ async def whoami(request: Request, _: Annotated[models.NoQuery, Query()]) -> Res
     tags=["credentials"],
     summary="Credentials, ascending by id",
     openapi_extra=SECURITY,
-    responses=answers(200, models.CredentialList, 404),
+    responses=answers(200, CredentialPage, 404),
 )
 async def credentials(request: Request, query: Annotated[models.CredentialQuery, Query()]) -> Response:
     after = CredentialId(bytes.fromhex(query.after)) if query.after is not None else None
-    page: CredentialPage = await call(
-        request, ListCredentials(owner=query.owner, after=after, limit=query.limit)
-    )
-    return Json(
-        {"credentials": [forms.credential_to_json(each) for each in page.credentials], "more": page.more}
-    )
+    return Entity(await call(request, ListCredentials(owner=query.owner, after=after, limit=query.limit)))
 
 
 @router.get(
@@ -115,11 +112,10 @@ async def credentials(request: Request, query: Annotated[models.CredentialQuery,
     tags=["credentials"],
     summary="One credential",
     openapi_extra=SECURITY,
-    responses=answers(200, models.CredentialBody, 404),
+    responses=answers(200, CredentialView, 404),
 )
 async def credential(request: Request, credential_id: Id) -> Response:
-    found = await call(request, GetCredential(credential_id=_id(credential_id)))
-    return Json(forms.credential_to_json(found))
+    return Entity(await call(request, GetCredential(credential_id=_id(credential_id))))
 
 
 @router.get(
@@ -127,10 +123,10 @@ async def credential(request: Request, credential_id: Id) -> Response:
     tags=["credentials"],
     summary="A user's live credential, or the newest revoked one",
     openapi_extra=SECURITY,
-    responses=answers(200, models.CredentialBody, 404),
+    responses=answers(200, CredentialView, 404),
 )
 async def credential_of(request: Request, owner: Annotated[models.OwnerName, Path()]) -> Response:
-    return Json(forms.credential_to_json(await call(request, GetCredential(owner=owner))))
+    return Entity(await call(request, GetCredential(owner=owner)))
 
 
 @router.get(
@@ -138,10 +134,11 @@ async def credential_of(request: Request, owner: Annotated[models.OwnerName, Pat
     tags=["credentials"],
     summary="PKCS#10 request, as the card authorised it",
     openapi_extra=SECURITY,
-    responses=answers(200, models.CertificationRequest, 404, 409),
+    responses=answers(200, CertificationRequest, 404, 409),
 )
 async def certification_request(request: Request, credential_id: Id) -> Response:
-    return Json({"pem": await call(request, GetCertificationRequest(credential_id=_id(credential_id)))})
+    pem = await call(request, GetCertificationRequest(credential_id=_id(credential_id)))
+    return Entity(CertificationRequest(pem))
 
 
 @router.get(
@@ -149,11 +146,11 @@ async def certification_request(request: Request, credential_id: Id) -> Response
     tags=["credentials"],
     summary="The certificate chain kept for the credential",
     openapi_extra=SECURITY,
-    responses=answers(200, models.Certificates, 404),
+    responses=answers(200, CertificateChain, 404),
 )
 async def certificates(request: Request, credential_id: Id) -> Response:
     found = await call(request, GetCertificates(credential_id=_id(credential_id)))
-    return Json(forms.certificates_to_json(found))
+    return Entity(CertificateChain(found))
 
 
 @router.put(
@@ -161,21 +158,20 @@ async def certificates(request: Request, credential_id: Id) -> Response:
     tags=["credentials"],
     summary="Keep a certificate chain for the credential",
     status_code=204,
-    openapi_extra=SECURITY,
+    openapi_extra={**SECURITY, "requestBody": body_of(CertificateChain)},
     responses=answers(204, None, 404, 409, 413, 415, 422),
 )
-async def set_certificates(request: Request, credential_id: Id, body: models.Certificates) -> Response:
-    chain = forms.certificates_from_json(body.model_dump())
+async def set_certificates(request: Request, credential_id: Id) -> Response:
+    chain = (await json_body(request, CertificateChain)).certificates
     await call(request, SetCertificates(credential_id=_id(credential_id), certificates=chain))
     return Response(status_code=204)
 
 
 def _change_of_status(event: Event, summary: str) -> None:
-    name = forms.name_of(event)
+    name = event.value
 
     async def change(request: Request, credential_id: Id) -> Response:
-        found = await call(request, ChangeStatus(credential_id=_id(credential_id), event=event))
-        return Json(forms.credential_to_json(found))
+        return Entity(await call(request, ChangeStatus(credential_id=_id(credential_id), event=event)))
 
     router.add_api_route(
         f"/credentials/{{credential_id}}/{name}",
@@ -185,7 +181,7 @@ def _change_of_status(event: Event, summary: str) -> None:
         tags=["credentials"],
         summary=summary,
         openapi_extra=SECURITY,
-        responses=answers(200, models.CredentialBody, 404, 409),
+        responses=answers(200, CredentialView, 404, 409),
     )
 
 
@@ -203,28 +199,26 @@ _change_of_status(Event.REVOKE, "For ever: the wrapped private key is deleted")
     tags=["signing"],
     summary="What the card needs to know to authorise; asking changes nothing",
     openapi_extra=SECURITY,
-    responses=answers(200, models.ChallengeBody, 404),
+    responses=answers(200, Challenge, 404),
 )
 async def challenge(request: Request, credential_id: Id) -> Response:
-    found = await call(request, GetChallenge(credential_id=_id(credential_id)))
-    return Json(forms.challenge_to_json(found))
+    return Entity(await call(request, GetChallenge(credential_id=_id(credential_id))))
 
 
 @router.post(
     "/credentials/{credential_id}/signatures",
     tags=["signing"],
     summary="Sign a list of digests under one authorisation of the card",
-    openapi_extra=SECURITY,
-    responses=answers(200, models.OutcomeBody, 404, 409, 413, 415),
+    openapi_extra={**SECURITY, "requestBody": body_of(SignatureRequest)},
+    responses=answers(200, SignOutcome, 404, 409, 413, 415),
 )
-async def signatures(request: Request, credential_id: Id, body: models.SignatureRequest) -> Response:
+async def signatures(request: Request, credential_id: Id) -> Response:
+    body = await json_body(request, SignatureRequest)
     most = front_of(request).settings.limits.digests
     if len(body.digests) > most:
         raise RequestTooLarge(f"digests: expected at most {most}, got {len(body.digests)}")
-    authorisation = _authorisation(credential_id, body.authorisation.model_dump())
-    digests = forms.digests_from_json(body.digests)
-    outcome = await call(request, Sign(authorisation=authorisation, digests=digests))
-    return Json(forms.outcome_to_json(outcome))
+    authorisation = Authorisation.of(_id(credential_id), body.authorisation)
+    return Entity(await call(request, Sign(authorisation=authorisation, digests=body.digests)))
 
 
 @router.post(
@@ -232,7 +226,7 @@ async def signatures(request: Request, credential_id: Id, body: models.Signature
     tags=["signing"],
     summary="Sign one message, of which the card has hashed every byte",
     openapi_extra={**SECURITY, "requestBody": MESSAGE_BODY},
-    responses=answers(200, models.OutcomeBody, 404, 409, 413, 415),
+    responses=answers(200, SignOutcome, 404, 409, 413, 415),
 )
 async def message_signatures(request: Request, credential_id: Id) -> Response:
     front = front_of(request)
@@ -248,12 +242,13 @@ async def message_signatures(request: Request, credential_id: Id) -> Response:
     async with front.uploads:
         parts = await message_parts(request, front.settings.limits.message)
     try:
-        authorisation = _authorisation(credential_id, parts.authorisation)
+        answer = json_codec.read(CardAnswer, parts.authorisation, "authorisation")
+        authorisation = Authorisation.of(_id(credential_id), answer)
     except BaseException:
         parts.message.close()
         raise
     operation = Sign(authorisation=authorisation, message=parts.size)
-    return Json(forms.outcome_to_json(await call(request, operation, message=parts.message)))
+    return Entity(await call(request, operation, message=parts.message))
 
 
 # --- enrolment -----------------------------------------------------------------------------------------
@@ -264,13 +259,12 @@ async def message_signatures(request: Request, credential_id: Id) -> Response:
     tags=["enrolment"],
     summary="Make keys and a pending credential for a blank card",
     status_code=201,
-    openapi_extra=SECURITY,
-    responses=answers(201, models.BegunBody, 409, 413, 415),
+    openapi_extra={**SECURITY, "requestBody": body_of(EnrolmentRequest)},
+    responses=answers(201, EnrolmentStarted, 409, 413, 415),
 )
-async def begin_enrolment(request: Request, body: models.EnrolmentRequest) -> Response:
-    wanted, subject = forms.new_credential_from_json(body.model_dump())
-    begun = await call(request, BeginEnrolment(wanted=wanted, subject=subject))
-    return Json(forms.begun_to_json(begun), status_code=201)
+async def begin_enrolment(request: Request) -> Response:
+    wanted = await json_body(request, EnrolmentRequest)
+    return Entity(await call(request, BeginEnrolment(wanted=wanted)), status_code=201)
 
 
 @router.get(
@@ -278,11 +272,11 @@ async def begin_enrolment(request: Request, body: models.EnrolmentRequest) -> Re
     tags=["enrolment"],
     summary="The message of a credential's first authorisation",
     openapi_extra=SECURITY,
-    responses=answers(200, models.RequestInfo, 404, 409),
+    responses=answers(200, RequestInfo, 404, 409),
 )
 async def request_info(request: Request, credential_id: Id) -> Response:
     found = await call(request, GetRequestInfo(credential_id=_id(credential_id)))
-    return Json({"request_info": forms.bytes_to_json(found)})
+    return Entity(RequestInfo(found))
 
 
 @router.delete(
@@ -306,11 +300,10 @@ async def give_up_enrolment(request: Request, credential_id: Id) -> Response:
     tags=["evidence"],
     summary="Entries in the order of writing",
     openapi_extra=SECURITY,
-    responses=answers(200, models.EntryList, 404),
+    responses=answers(200, EvidencePage, 404),
 )
 async def evidence(request: Request, query: Annotated[models.EvidenceQuery, Query()]) -> Response:
-    page = await _page(request, query, query.after, query.limit)
-    return Json({"entries": [forms.entry_to_json(*each) for each in page.entries], "more": page.more})
+    return Entity(await _page(request, query, query.after, query.limit))
 
 
 @router.get(
@@ -331,22 +324,22 @@ async def export(request: Request, query: Annotated[models.ExportQuery, Query()]
     tags=["evidence"],
     summary="An anchor over all chains, to keep elsewhere",
     openapi_extra=SECURITY,
-    responses=answers(200, models.AnchorBody),
+    responses=answers(200, Anchor),
 )
 async def anchor(request: Request, _: Annotated[models.NoQuery, Query()]) -> Response:
-    return Json(await call(request, GetAnchor()))
+    return Entity(await call(request, GetAnchor()))
 
 
 @router.post(
     "/evidence/anchor/check",
     tags=["evidence"],
     summary="What is no longer as it was when the anchor was made",
-    openapi_extra=SECURITY,
-    responses=answers(200, models.FindingList, 413, 415),
+    openapi_extra={**SECURITY, "requestBody": body_of(Anchor)},
+    responses=answers(200, models.Findings, 413, 415),
 )
-async def check_anchor(request: Request, body: models.AnchorBody) -> Response:
-    found = await call(request, CheckAnchor(anchor=msgspec.convert(body.model_dump(), type=Anchor)))
-    return Json({"findings": [{"code": each.code, "words": each.words} for each in found]})
+async def check_anchor(request: Request) -> Response:
+    anchor = anchor_from_json(await json_value(request))
+    return Entity(models.Findings(await call(request, CheckAnchor(anchor=anchor))))
 
 
 EXPORT_PAGE = 500
@@ -366,18 +359,13 @@ async def _page(
 async def _lines(request: Request, query: models.ExportQuery, page: EvidencePage) -> AsyncIterator[bytes]:
     try:
         while True:
-            lines = [msgspec.json.encode(forms.entry_to_json(*each)) + b"\n" for each in page.entries]
-            yield b"".join(lines)
+            yield b"".join(json_codec.encode(entry) + b"\n" for entry in page.entries)
             if not page.more or not page.entries:
                 return
-            page = await _page(request, query, page.entries[-1][0])
+            page = await _page(request, query, page.entries[-1].number)
     except Exception as error:  # noqa: BLE001 - the status is sent already: all that can be told is told here
         yield msgspec.json.encode({"error": problem_of(error, request_id_of(request))}) + b"\n"
 
 
 def _id(text: str) -> CredentialId:
     return CredentialId(bytes.fromhex(text))
-
-
-def _authorisation(credential_id: str, fields: Any) -> Authorisation:
-    return forms.authorisation_from_json(_id(credential_id), fields, "authorisation")

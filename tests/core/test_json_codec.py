@@ -6,7 +6,7 @@ import base64
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from hsm_signer.core import forms
 from hsm_signer.errors import InputError
 from hsm_signer.types import (
     Algorithm,
     Authorisation,
-    Begun,
     CardPersonalisation,
     Challenge,
     Combine,
     CredentialId,
     CredentialView,
+    EnrolmentStarted,
     Event,
     EvidenceEntry,
     HashName,
@@ -176,7 +177,9 @@ FORMS: dict[str, Form] = {
     "outcome": Form(OUTCOMES, forms.outcome_to_json, forms.outcome_from_json),
     "personalisation": Form(PERSONALISATIONS, forms.personalisation_to_json, forms.personalisation_from_json),
     "begun": Form(
-        st.builds(Begun, credential=CREDENTIALS, personalisation=PERSONALISATIONS, request_info=SOME),
+        st.builds(
+            EnrolmentStarted, credential=CREDENTIALS, personalisation=PERSONALISATIONS, request_info=SOME
+        ),
         forms.begun_to_json,
         forms.begun_from_json,
     ),
@@ -385,7 +388,7 @@ def test_a_subject_may_be_absent_or_null() -> None:
         (CredentialView, "credential", set()),
         (SignOutcome, "outcome", set()),
         (CardPersonalisation, "personalisation", set()),
-        (Begun, "begun", set()),
+        (EnrolmentStarted, "begun", set()),
         (EvidenceEntry, "entry", set()),
     ],
 )
@@ -401,5 +404,5 @@ def test_what_can_be_enrolled() -> None:
 
 
 def test_names_are_those_of_the_command_line() -> None:
-    assert [forms.name_of(each) for each in Algorithm] == [each.cli_name for each in Algorithm]
-    assert [forms.name_of(each) for each in KeySpec] == [each.cli_name for each in KeySpec]
+    assert [forms.name_of(each) for each in Algorithm] == [each.value for each in Algorithm]
+    assert [forms.name_of(each) for each in KeySpec] == [each.value for each in KeySpec]
