@@ -90,6 +90,9 @@ def read(kind: type[T], value: Any, where: str = "", *, what: str = "body") -> T
         path, words = unfit.path, unfit.words
     except msgspec.ValidationError as error:
         path, words = fault(error, kind)
+    except UnicodeEncodeError:
+        # A lone surrogate where no text is expected at all, or in a name.
+        path, words = "", "expected text that has an encoding in UTF-8"
     # Not "from error": its words may quote what was sent.
     raise InputError(f"{(where + path).lstrip('.') or what}: {words}")
 
