@@ -111,9 +111,14 @@ def fault(error: msgspec.ValidationError, kind: Any, *, json: bool = True) -> Fa
     for pattern, words in ((_UNKNOWN, "unknown"), (_MISSING, "missing")):
         if found := pattern.fullmatch(message):
             return Fault(found[2] or "", f"{words} field {found[1][:MAX_QUOTED]!a}")
-    place = _PLACE.search(message)
-    path = "" if place is None else place[1]
+    path = place(error)
     return Fault(path, f"expected {expected(_at(definition(kind), path), json=json)}")
+
+
+def place(error: Exception) -> str:
+    """Where in a value msgspec found something wrong: ``.digests[3]``; "" for the value itself."""
+    found = _PLACE.search(str(error))
+    return "" if found is None else found[1]
 
 
 def _at(kind: inspect.Type, path: str) -> inspect.Type:

@@ -199,9 +199,9 @@ def test_a_client_has_a_role(service: Service) -> None:
         )
 
 
-@pytest.mark.parametrize("owner", ["", "a\0b", "\ud800", "ü" * 513])
+@pytest.mark.parametrize("owner", ["", "a\0b", "\ud800", "ü" * 256, "-x", " x"])
 def test_owners_that_will_not_do(service: Service, owner: str) -> None:
-    with pytest.raises(InputError, match=r"^owner: expected a user's name"):
+    with pytest.raises(InputError, match=r"^user: "):
         service.add(owner=owner)
     assert service.names() == []
 

@@ -21,13 +21,14 @@ from msgspec.structs import replace
 
 from hsm_signer.card.commands import authorise_content
 from hsm_signer.card.pins import CardPin
-from hsm_signer.core import algorithms, forms, oids
+from hsm_signer.core import algorithms, json_codec, oids
 from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
     Authorisation,
+    CardAnswer,
     Challenge,
     CredentialId,
     Digest,
@@ -137,7 +138,7 @@ class User:
         """By credentials/getChallenge."""
         found = self.csc("credentials/getChallenge", credentialID=self.id, authObjectID="CARD")
         assert set(found) == {"challenge"}
-        return forms.challenge_from_json(from_url_text(found["challenge"]))
+        return json_codec.read(Challenge, from_url_text(found["challenge"]))
 
     def authorise(self, digests: tuple[Digest, ...], algorithm: Algorithm, pin: str = PIN) -> Authorisation:
         """By the card."""
@@ -151,7 +152,7 @@ class User:
         self, digests: tuple[Digest, ...], algorithm: Algorithm, pin: str = PIN
     ) -> dict[str, Any]:
         """Members of credentials/authorize, after the card."""
-        answer = url_text(forms.authorisation_to_json(self.authorise(digests, algorithm, pin)))
+        answer = url_text(json_codec.to_json(self.authorise(digests, algorithm, pin).answer))
         members: dict[str, Any] = {
             "credentialID": self.id,
             "numSignatures": len(digests),
@@ -977,9 +978,10 @@ def test_a_sad_with_another_quantity(alice: User) -> None:
     digests = some(of="flipped")
     asked = alice.asked_to_sign(digests, Algorithm.ECDSA_SHA256)
     sad = from_url_text(asked["SAD"].removeprefix("csad1."))
-    authorisation = forms.authorisation_from_json(alice.credential_id, sad["authorisation"])
+    answer = json_codec.read(CardAnswer, sad["authorisation"])
+    authorisation = Authorisation.of(alice.credential_id, answer)
     flipped = replace(authorisation, quantities=flipped_quantity(authorisation, 0, 3))
-    sad["authorisation"] = forms.authorisation_to_json(flipped)
+    sad["authorisation"] = json_codec.to_json(flipped.answer)
     asked["SAD"] = "csad1." + url_text(sad)
     alice.csc.refuses("Hash is not authorized by the SAD", "signatures/signHash", **asked)
 

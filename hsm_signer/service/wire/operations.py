@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from hsm_signer.core.definitions import place
 from hsm_signer.core.interface import (
     MAX_PAGE,
     Capabilities,
@@ -366,8 +367,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        # Not "from error": the words may quote what was sent.
-        raise FrameMalformed(f"expected {kind.__name__}: {type(error).__name__}") from None
+        raise _malformed(kind.__name__, error) from None
 
 
 def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
@@ -375,7 +375,12 @@ def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
     try:
         return msgspec.msgpack.decode(result, type=_RESULTS[type(operation)])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameMalformed(f"the result of {type(operation).__name__}: {type(error).__name__}") from None
+        raise _malformed(f"the result of {type(operation).__name__}", error) from None
+
+
+def _malformed(what: str, error: Exception) -> FrameMalformed:
+    """Without the error's own words, which may quote what was sent."""
+    return FrameMalformed(f"expected {what}: {type(error).__name__} {place(error)}".rstrip())
 
 
 def failure_of(error: SignerError) -> Failure:
