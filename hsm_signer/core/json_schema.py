@@ -32,6 +32,12 @@ def components(kinds: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
     return {name: _tidied(schema) for name, schema in found.items()}
 
 
+def schema_of(kind: Any) -> dict[str, Any]:
+    """The schema of one value, as of a parameter."""
+    found: dict[str, Any] = _tidied(msgspec.json.schema(kind, ref_template=TEMPLATE))
+    return found
+
+
 def _all_of(kinds: Iterable[type[msgspec.Struct]]) -> set[type[msgspec.Struct]]:
     """These, and the structs in their fields."""
     found: set[type[msgspec.Struct]] = set()
@@ -83,5 +89,6 @@ def _tidied(value: Any) -> Any:
     if IN_JSON in value:
         value = value[IN_JSON] | {name: value[name] for name in ("description", "default") if name in value}
     if "enum" in value:
-        value = {"type": "string"} | value
+        numbers = all(isinstance(choice, int) for choice in value["enum"])
+        value = {"type": "integer" if numbers else "string"} | value
     return {name: _tidied(item) for name, item in value.items()}

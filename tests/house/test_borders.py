@@ -28,7 +28,7 @@ TABLE = """\
 | service/clients | core, token, store, service/roles | |
 | service/wire | core, evidence, service/roles | |
 | service/worker | config, core, schemes, token, evidence, store, server, service/roles, service/logs, service/clients, service/wire | |
-| service/front | config, core, evidence, service/roles, service/logs, service/wire | fastapi, starlette, uvicorn, uvloop, pydantic, prometheus_client, swagger_ui_bundle |
+| service/front | config, core, evidence, service/roles, service/logs, service/wire | starlette, uvicorn, uvloop, prometheus_client |
 | service/supervisor | config, service/logs, service/wire, service/worker (sockets.py) | |
 | cli | everything | click |
 | card_applet_sim | nothing of hsm_signer | click (`__main__.py`) |

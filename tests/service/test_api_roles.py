@@ -61,7 +61,6 @@ def endpoints(scene: Scene) -> dict[str, list[Asked]]:
     anchor = json_codec.to_json(
         Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)))
     )
-    taken = EnrolmentRequest.of(wanted(owner="alice"), None)
     nobody = "00" * 16
     return {
         "capabilities": [("GET", "/v1/capabilities", {})],

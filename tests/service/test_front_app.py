@@ -15,7 +15,7 @@ import pytest
 from hsm_signer.config.service import LimitSettings, Settings, WorkerSettings
 from hsm_signer.core.interface import EvidencePage, NumberedEntry
 from hsm_signer.service.front import health
-from hsm_signer.service.front.app import make_app
+from hsm_signer.service.front.app import App
 from hsm_signer.service.roles import Role
 from hsm_signer.service.wire.operations import (
     Call,
@@ -35,7 +35,7 @@ from .test_front_pool import FakeWorker, pool_on, run, until
 async def application(folder: Path, *, workers: int = 1, **limits: Any) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings(limits=LimitSettings(**limits), worker=WorkerSettings(count=workers))
     async with pool_on(folder, workers=workers, timeout=settings.limits.request_timeout) as pool:
-        transport = httpx.ASGITransport(app=make_app(settings, pool))
+        transport = httpx.ASGITransport(app=App(settings, pool))
         async with httpx.AsyncClient(
             transport=transport, base_url="https://front", headers={"Authorization": "Bearer x"}
         ) as client:
@@ -152,7 +152,7 @@ def test_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(_: object) -> None:
             raise ZeroDivisionError("with a secret in its words")
 
-        monkeypatch.setattr("hsm_signer.service.front.native.endpoints.Entity", broken)
+        monkeypatch.setattr("hsm_signer.service.front.native.endpoints.CertificationRequest", broken)
         task = await ask(client, "GET", "/v1/credentials/" + "0" * 32 + "/certification-request")
         await until(lambda: worker.calls)
         worker.reply(1, "PEM")
@@ -245,7 +245,7 @@ def client_is_uploading(client: httpx.AsyncClient) -> bool:
     """Whether the only place for a message is taken."""
     transport = client._transport
     assert isinstance(transport, httpx.ASGITransport)
-    found: bool = transport.app.state.front.uploads.locked()  # type: ignore[attr-defined]
+    found: bool = transport.app.front.uploads.locked()  # type: ignore[attr-defined]
     return found
 
 

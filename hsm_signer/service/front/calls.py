@@ -27,7 +27,7 @@ _HINT = "send Authorization: Bearer TOKEN, or a client certificate; hsm-signer c
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What every endpoint can reach as ``request.app.state.front``."""
+    """What every endpoint can reach as :func:`front_of` its request."""
 
     settings: Settings
     pool: Pool
@@ -38,7 +38,7 @@ class Front:
 
 def front_of(request: Request) -> Front:
     """The front that answers this request."""
-    front: Front = request.app.state.front
+    front: Front = request.app.front
     return front
 
 
@@ -108,13 +108,13 @@ async def _call(
         if message is not None:
             message.close()
         raise
-    asked = asyncio.ensure_future(front.pool.call(sent, message))
+    waiting = asyncio.ensure_future(front.pool.call(sent, message))
     try:
-        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():
+        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
             gone.result()  # raises where a body came that is too long or too slow
             raise ClientDisconnect
-        answer = asked.result()
+        answer = waiting.result()
         if answer.client is not None:
             request.state.client = answer.client
         if isinstance(answer, Failure):
@@ -124,7 +124,7 @@ async def _call(
         front.metrics.failed(operation, error)
         raise
     finally:
-        asked.cancel()
+        waiting.cancel()
         gone.cancel()
     front.metrics.answered(operation, answer)
     return result
