@@ -86,7 +86,14 @@ def _base64(length: int, longest: int | None = None) -> Meta:
 
 
 _DECIMAL = {IN_JSON: {"type": "string", "pattern": "^(?:0|[1-9][0-9]{0,18})$"}}
-_TIME = {IN_JSON: {"type": "string", "format": "date-time", "pattern": r"\.[0-9]{6}Z$"}}
+# Not with "format": clients made of the schema would write a time in another spelling than it came in.
+_TIME = {
+    IN_JSON: {
+        "type": "string",
+        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z$",
+        "description": "RFC 3339, in UTC, with microseconds.",
+    }
+}
 _NO_NUL = r"^[^\x00]*$"
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 
