@@ -41,7 +41,7 @@ from hsm_signer.server.installation import (
 from hsm_signer.server.server import Server
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import TokenSession
-from hsm_signer.types import Content, Digest, DigestList, KeySpec, Message, Scheme, SigningRequest
+from hsm_signer.types import Content, Digest, DigestList, HashName, KeySpec, Message, Scheme, SigningRequest
 from hsm_signer.workstation import signing as workstation
 from hsm_signer.workstation.enrolment import (
     Enrolment,
@@ -115,7 +115,7 @@ def enrolled(
     server: Server, folder: Path, key: KeySpec, scheme: Scheme = Scheme.ROLLING, name: str | None = None
 ) -> Signer:
     """A user with a new simulated card."""
-    name = name or f"{scheme.name.lower()}-{key.cli_name}"
+    name = name or f"{scheme.value}-{key.value}"
     address = f"sim:{folder / name}.card"
     create_card(address)
     pin, puk = (None, None) if scheme is Scheme.BASIC else (PIN, generate_puk())
@@ -146,7 +146,7 @@ def message(i: int) -> Message:
 
 def batch(i: int, key: KeySpec) -> DigestList:
     """A list of :data:`BATCH` digests, each list another."""
-    length = int(key.default_algorithm.hash or 32)
+    length = (key.default_algorithm.hash or HashName.SHA256).length
     return DigestList(tuple(Digest((i * BATCH + n).to_bytes(length, "big")) for n in range(BATCH)))
 
 
@@ -157,7 +157,7 @@ def cycles(opened: Installation, session: TokenSession, server: Server, rounds: 
         signer = enrolled(server, opened.home, key)
         algorithm = key.default_algorithm
         bare = BareToken(opened.token_uri.module_path or "", session.slot_id, key, algorithm)
-        digest = bytes(int(algorithm.hash or 32))
+        digest = bytes((algorithm.hash or HashName.SHA256).length)
         samples: dict[str, list[float]] = {name: [] for name in ("a", "b", "token", "whole", "batch")}
         steps: dict[int, list[float]] = {number: [] for number in STEPS}
         for i in range(rounds + 2):
@@ -184,7 +184,7 @@ def cycles(opened: Installation, session: TokenSession, server: Server, rounds: 
         median = {name: statistics.median(values) for name, values in samples.items() if values}
         rows.append(
             {
-                "key": key.cli_name,
+                "key": key.value,
                 "milliseconds": median,
                 "b / token": median["b"] / median["token"],
                 "b / whole": median["b"] / median["whole"],

@@ -30,12 +30,13 @@ import httpx
 
 from hsm_signer.card.address import create_card, open_card
 from hsm_signer.card.commands import authorise_content
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
+from hsm_signer.core.interface import SignatureRequest
 from hsm_signer.server.installation import Installation
 from hsm_signer.server.server import Server
 from hsm_signer.service import clients
 from hsm_signer.service.roles import Role
-from hsm_signer.types import Challenge, Digest, DigestList, KeySpec, Scheme, SigningRequest
+from hsm_signer.types import Challenge, Digest, DigestList, HashName, KeySpec, Scheme, SigningRequest
 from hsm_signer.workstation.enrolment import (
     Enrolment,
     enrol,
@@ -64,7 +65,7 @@ class Owner:
 
     def request(self, first: int, count: int) -> SigningRequest:
         """An authorisation over ``count`` digests that nobody else signs."""
-        length = int(self.key.default_algorithm.hash or 32)
+        length = (self.key.default_algorithm.hash or HashName.SHA256).length
         content = DigestList(tuple(Digest((first + i).to_bytes(length, "big")) for i in range(count)))
         with open_card(self.address) as card:
             algorithm = self.key.default_algorithm
@@ -76,7 +77,7 @@ def owners(server: Server, folder: Path, key: KeySpec) -> list[Owner]:
     """Enrolled, with simulated cards."""
     found = []
     for number in range(CREDENTIALS):
-        name = f"{key.cli_name}-{number}"
+        name = f"{key.value}-{number}"
         address = f"sim:{folder / name}.card"
         create_card(address)
         enrol(server, partial(open_card, address), Enrolment(name, Scheme.PIN, key, PIN, None))
@@ -90,13 +91,10 @@ def body_of(request: SigningRequest) -> dict[str, str]:
     if not isinstance(request.content, DigestList):
         raise TypeError("digests only")
     authorisation = request.authorisation
-    body = {
-        "authorisation": forms.authorisation_to_json(authorisation),
-        "digests": forms.digests_to_json(request.content.digests),
-    }
+    body = SignatureRequest(authorisation.answer, request.content.digests)
     return {
         "path": f"/v1/credentials/{authorisation.credential_id.hex()}/signatures",
-        "body": json.dumps(body),
+        "body": json_codec.encode(body).decode("ascii"),
     }
 
 
@@ -230,7 +228,7 @@ def throughput(home: Path, token: str, everybody: dict[KeySpec, list[Owner]], co
 
     rows: list[dict[str, Any]] = []
     for key, digests in kinds:
-        rows.append({"key": key.cli_name, "digests": digests})
+        rows.append({"key": key.value, "digests": digests})
         rows[-1]["in process"] = in_process(home, requests(key, digests))
     started = {}
     for workers in (1, 2):

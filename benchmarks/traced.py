@@ -44,7 +44,7 @@ def main() -> None:
                 request = signer.request(message(1))
                 before = len(CALL.findall(log.read_bytes()))
                 server.sign(request)
-                name = f"{scheme.name.lower()} {key.cli_name}"
+                name = f"{scheme.value} {key.value}"
                 counts[name] = len(CALL.findall(log.read_bytes())) - before
     folder.with_suffix(".json").write_text(json.dumps(counts), encoding="utf-8")
 

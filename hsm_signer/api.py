@@ -136,7 +136,7 @@ def sign(
     algorithm = algorithm or key_spec_of(server.challenge(credential_id).spki).default_algorithm
     if algorithm.hash is None:
         if hash_on == "host":
-            raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs the message itself, hashed by the card")
+            raise AlgorithmUnsuitable(f"{algorithm.value} signs the message itself, hashed by the card")
         return _sign(server, opener, Message(source), pin, algorithm)
     digest = Digest(digests_of(source, {algorithm.hash})[algorithm.hash])
     return _sign(server, opener, DigestList((digest,)), pin, algorithm)
@@ -185,7 +185,7 @@ def verify(
     """
     fitting = {each: check for each, check in verifiers(_spki_of(key)).items() if algorithm in (None, each)}
     if algorithm is not None and not fitting:
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} does not fit the key")
+        raise AlgorithmUnsuitable(f"{algorithm.value} does not fit the key")
     source, _ = _source_of(content)
     signed = digests_of(source, {each.hash for each in fitting})
     for each, check in fitting.items():

@@ -26,6 +26,7 @@ from hsm_signer.errors import (
     CardRefused,
     SignerError,
 )
+from hsm_signer.types import ProtocolEnum
 
 from .connection import CardConnection
 
@@ -44,12 +45,8 @@ EXTENDED_BLOCK = 4096
 """Data of an extended APDU as this driver sends them; cards that have them at all take 32767."""
 ANSWER_MAX = 256
 """The longest answer there is: AUTHORISE with six rolling values, just what Le = 00 allows."""
-SERIAL_LENGTH = 8
-POINT_LENGTH = 65
 INSTALL_MAX = 233
 """Nc of INSTALL with every TLV at its longest: it needs no chaining."""
-TRIES_MIN, TRIES_MAX = 1, 15
-"""What INSTALL may set; 63Cx has room for no more."""
 DIGESTS_HEADER = 3
 """u16 count, u8 length: the first block of LOAD DIGESTS holds them whole."""
 
@@ -98,13 +95,13 @@ GET_RESPONSE = Command("GET RESPONSE", 0x00, 0xC0, 0x00, 0x00, answers=True)
 """The transport's, not the applet's: fetches what 61xx announced (ISO 7816-4, 11.7.1)."""
 
 
-class CardState(IntEnum):
+class CardState(ProtocolEnum):
     """Where the card is in its life."""
 
-    BLANK = 1
+    BLANK = "blank", 1
     """Waits for BEGIN PERSONALISATION and INSTALL."""
-    ACTIVE = 3
-    PIN_BLOCKED = 4
+    ACTIVE = "active", 3
+    PIN_BLOCKED = "pin-blocked", 4
     """No PIN try left; never in scheme basic."""
 
 
@@ -461,7 +458,7 @@ def _split(response: bytes, command: Command) -> tuple[bytes, int]:
 
 # --- TLV -----------------------------------------------------------------------------------------------
 
-_Code = TypeVar("_Code", bound=IntEnum)
+_Code = TypeVar("_Code", bound=ProtocolEnum)
 
 
 def tlv(tag: int, value: bytes) -> bytes:
@@ -528,11 +525,11 @@ class Fields:
     def code(self, tag: IntEnum, kind: type[_Code], *allowed: _Code) -> _Code:
         """One byte that stands for a member of ``kind``, or of ``allowed``; raises CardAnswerMalformed."""
         number = self.number(tag, 1)
-        members = allowed or tuple(kind)
+        members: Iterable[_Code] = allowed or kind
         for member in members:
-            if member == number:
+            if member.number == number:
                 return member
-        expected = ", ".join(f"{member:02X}" for member in members)
+        expected = ", ".join(f"{member.number:02X}" for member in members)
         raise self._malformed(f"{_name(tag)}: expected one of {expected}, got {number:02X}")
 
     def none_of(self, tags: Iterable[IntEnum], why: str) -> None:

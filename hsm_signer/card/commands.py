@@ -25,11 +25,15 @@ from hsm_signer.errors import (
 )
 from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
+    DIGEST_LENGTHS,
     KW_LENGTH,
     MAX_DIGESTS,
     MAX_ROLLING_VALUES,
+    MAX_TRIES,
     NONCE_LENGTH,
+    POINT_LENGTH,
     ROLLING_VALUE_LENGTH,
+    SERIAL_LENGTH,
     Algorithm,
     Authorisation,
     ByteSource,
@@ -40,7 +44,6 @@ from hsm_signer.types import (
     CredentialId,
     Digest,
     DigestList,
-    HashName,
     Message,
     PinCheck,
     PinPolicy,
@@ -105,7 +108,7 @@ class CardStatus:
         if version != apdu.PROTOCOL_VERSION:
             raise apdu.malformed(where, f"version (tag 80): expected {apdu.PROTOCOL_VERSION}, got {version}")
         state = fields.code(StatusTag.STATE, CardState)
-        serial = fields.value(StatusTag.SERIAL, apdu.SERIAL_LENGTH)
+        serial = fields.value(StatusTag.SERIAL, SERIAL_LENGTH)
         features = Feature(fields.number(StatusTag.FEATURES, 2))
         blank = cls(version, state, None, None, None, None, None, serial, features, None, None)
         if state is CardState.BLANK:
@@ -119,16 +122,18 @@ class CardStatus:
         if credential.scheme is Scheme.BASIC:
             fields.none_of(_PIN_TAGS, "in scheme basic")
             if state is not CardState.ACTIVE:
-                raise apdu.malformed(where, f"state (tag 81): expected 03 in scheme basic, got {state:02X}")
+                got = f"{state.number:02X}"
+                raise apdu.malformed(where, f"state (tag 81): expected 03 in scheme basic, got {got}")
             return replace(credential, combine=fields.code(StatusTag.COMBINE, Combine, Combine.NONE))
-        pin_tries = fields.number(StatusTag.PIN_TRIES_LEFT, 1, high=apdu.TRIES_MAX)
+        pin_tries = fields.number(StatusTag.PIN_TRIES_LEFT, 1, high=MAX_TRIES)
         if (state is CardState.PIN_BLOCKED) != (pin_tries == 0):
             raise apdu.malformed(
-                where, f"state (tag 81): expected 04 with no PIN try left and only then, got {state:02X}"
+                where,
+                f"state (tag 81): expected 04 with no PIN try left and only then, got {state.number:02X}",
             )
         puk_tries = None
         if fields.has(StatusTag.PUK_TRIES_LEFT):
-            puk_tries = fields.number(StatusTag.PUK_TRIES_LEFT, 1, high=apdu.TRIES_MAX)
+            puk_tries = fields.number(StatusTag.PUK_TRIES_LEFT, 1, high=MAX_TRIES)
         return replace(
             credential,
             combine=fields.code(StatusTag.COMBINE, Combine, Combine.XOR, Combine.CBC),
@@ -232,10 +237,10 @@ class CardSession:
         """
         where = "answer to BEGIN PERSONALISATION"
         fields = Fields(self._call(apdu.BEGIN_PERSONALISATION), where)
-        point = fields.value(TemplateTag.CARD_POINT, apdu.POINT_LENGTH)
+        point = fields.value(TemplateTag.CARD_POINT, POINT_LENGTH)
         if point[0] != 0x04:
             raise apdu.malformed(where, "card point (tag 90): expected an uncompressed point, from 04")
-        return point, fields.value(TemplateTag.SERIAL, apdu.SERIAL_LENGTH)
+        return point, fields.value(TemplateTag.SERIAL, SERIAL_LENGTH)
 
     def install(self, personalisation: CardPersonalisation, pin: CardPin | None, puk: CardPuk | None) -> None:
         """INSTALL (steps 757 to 760): keys, PIN and PUK onto the blank card, in one write.
@@ -279,7 +284,7 @@ class CardSession:
         to 6 of 32 bytes, otherwise InputError. CardPinNotVerified; CardRefused without a hash.
         """
         _check_rolling_values(rolling_values)
-        data = algorithm.to_bytes(2, "big") + bytes((len(rolling_values),)) + b"".join(rolling_values)
+        data = algorithm.number.to_bytes(2, "big") + bytes((len(rolling_values),)) + b"".join(rolling_values)
         answer = self._call(apdu.AUTHORISE, data)
         count = max(len(rolling_values), 1)
         expected = NONCE_LENGTH + count * KW_LENGTH
@@ -405,22 +410,22 @@ def authorise_content(
 def _check_request(challenge: Challenge, content: Content, algorithm: Algorithm) -> None:
     """What the card would answer 6A80 to, and the server refuse."""
     if algorithm not in challenge.algorithms:
-        allowed = ", ".join(a.cli_name for a in challenge.algorithms)
+        allowed = ", ".join(known.value for known in challenge.algorithms)
         raise AlgorithmNotAllowed(
-            f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {allowed}"
+            f"this credential does not sign with {algorithm.value}", hint=f"it signs with: {allowed}"
         )
     if algorithm.hash is None and challenge.scheme is Scheme.PIN:
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} is not for credentials of scheme pin")
+        raise AlgorithmUnsuitable(f"{algorithm.value} is not for credentials of scheme pin")
     if isinstance(content, DigestList):
         length = _digest_length(content.digests)
         if algorithm.hash is None:
             raise AlgorithmUnsuitable(
-                f"{algorithm.cli_name} signs whole messages, not digests",
+                f"{algorithm.value} signs whole messages, not digests",
                 hint="let the card hash the message, one at a time",
             )
-        if length != algorithm.hash:
+        if length != algorithm.hash.length:
             raise AlgorithmUnsuitable(
-                f"{algorithm.cli_name} signs digests of {int(algorithm.hash)} bytes, these have {length}"
+                f"{algorithm.value} signs digests of {algorithm.hash.length} bytes, these have {length}"
             )
     rolling_values = challenge.rolling_values
     _check_rolling_values(rolling_values)
@@ -442,10 +447,10 @@ def _check_card(status: CardStatus, challenge: Challenge) -> None:
             hint="use the card of the user who signs; hsm-signer card info CARD shows which one this is",
         )
     if status.scheme is not challenge.scheme:
-        said = "none" if status.scheme is None else status.scheme.name.lower()
+        said = "none" if status.scheme is None else status.scheme.value
         raise CardMismatch(
             f"this card works by another scheme than its credential: expected "
-            f"{challenge.scheme.name.lower()}, the card says {said}",
+            f"{challenge.scheme.value}, the card says {said}",
             hint="the card was enrolled in another installation, or is not the card it claims to be",
         )
     if status.state is CardState.PIN_BLOCKED:
@@ -470,7 +475,7 @@ def _digest_length(digests: tuple[Digest, ...]) -> int:
     if not 1 <= len(digests) <= MAX_DIGESTS:
         raise InputError(f"digests: expected 1 to {MAX_DIGESTS}, got {len(digests)}")
     length = len(digests[0])
-    if length not in tuple(HashName):
+    if length not in DIGEST_LENGTHS:
         raise InputError(f"digests: expected 32, 48 or 64 bytes each, got {length}")
     if any(len(digest) != length for digest in digests):
         raise InputError("digests: expected all of the same length")
@@ -492,13 +497,13 @@ def _prefixed(secret: bytes) -> bytes:
 def _install_data(personalisation: CardPersonalisation, pin: CardPin | None, puk: CardPuk | None) -> bytes:
     p = personalisation
     _check_length("credential id", p.credential_id, CREDENTIAL_ID_LENGTH)
-    _check_length("token point", p.token_point, apdu.POINT_LENGTH)
+    _check_length("token point", p.token_point, POINT_LENGTH)
     _check_length("wrapped KEK", p.wrapped_kek, KW_LENGTH)
     basic = p.scheme is Scheme.BASIC
     fields: list[tuple[InstallTag, bytes | None]] = [
         (InstallTag.CREDENTIAL_ID, p.credential_id),
-        (InstallTag.SCHEME, bytes((p.scheme,))),
-        (InstallTag.COMBINE, bytes((p.combine,))),
+        (InstallTag.SCHEME, bytes((p.scheme.number,))),
+        (InstallTag.COMBINE, bytes((p.combine.number,))),
         (InstallTag.TOKEN_POINT, p.token_point),
         (InstallTag.WRAPPED_KEK, p.wrapped_kek),
     ]
@@ -511,15 +516,15 @@ def _install_data(personalisation: CardPersonalisation, pin: CardPin | None, puk
         if pin is None:
             raise PinMissing("a card of this scheme needs a PIN, and none was given")
         if p.wrapped_kcar is None:
-            raise InputError(f"personalisation: expected KCAR in scheme {p.scheme.name.lower()}")
+            raise InputError(f"personalisation: expected KCAR in scheme {p.scheme.value}")
         _check_length("wrapped KCAR", p.wrapped_kcar, KW_LENGTH)
         for name, tries in (("PIN", p.pin_tries), ("PUK", p.puk_tries)):
-            if not apdu.TRIES_MIN <= tries <= apdu.TRIES_MAX:
-                expected = f"{apdu.TRIES_MIN} to {apdu.TRIES_MAX} {name} tries"
+            if not 1 <= tries <= MAX_TRIES:
+                expected = f"1 to {MAX_TRIES} {name} tries"
                 raise InputError(f"personalisation: expected {expected}, got {tries}")
         fields += [
-            (InstallTag.PIN_POLICY, bytes((p.pin_policy,))),
-            (InstallTag.PIN_CHECK, bytes((p.pin_check,))),
+            (InstallTag.PIN_POLICY, bytes((p.pin_policy.number,))),
+            (InstallTag.PIN_CHECK, bytes((p.pin_check.number,))),
             (InstallTag.WRAPPED_KCAR, p.wrapped_kcar),
             (InstallTag.PIN, pin.reveal()),
             (InstallTag.PUK, None if puk is None else puk.reveal()),

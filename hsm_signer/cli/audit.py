@@ -73,10 +73,10 @@ def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
                 (
                     output.moment(entry.time),
                     owners.get(entry.credential_id) or entry.credential_id.hex(),
-                    entry.event.name.lower(),
+                    entry.event.value,
                     entry.outcome,
                     str(len(entry.signatures) or ""),
-                    entry.algorithm.cli_name if entry.algorithm else "",
+                    entry.algorithm.value if entry.algorithm else "",
                     entry.actor,
                 )
                 for _, entry in found
@@ -173,12 +173,12 @@ def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -
         "time": output.moment(entry.time),
         "user": owners.get(entry.credential_id),
         "credential_id": entry.credential_id.hex(),
-        "event": entry.event.name.lower(),
+        "event": entry.event.value,
         "outcome": entry.outcome,
         "actor": entry.actor,
         "record_version": entry.record_version,
-        "algorithm": None if entry.algorithm is None else entry.algorithm.cli_name,
-        "mode": None if entry.mode is None else entry.mode.name.lower(),
+        "algorithm": None if entry.algorithm is None else entry.algorithm.value,
+        "mode": None if entry.mode is None else entry.mode.value,
         "d": hexed(entry.d),
         "r": hexed(entry.nonce),
         "x": entry.x,

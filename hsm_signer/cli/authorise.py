@@ -21,7 +21,7 @@ from hsm_signer.workstation import offline
 from hsm_signer.workstation.signing import card_credential
 
 from . import files, output
-from .choices import algorithm_option, member
+from .choices import algorithm_option
 from .context import App, card_option, pass_app
 from .options import PATH, check_hash_on, files_argument, force_option, hash_on_option, json_option
 from .progress import Progress
@@ -92,7 +92,7 @@ def command(
             {
                 "request": str(out),
                 "credential_id": authorisation.credential_id.hex(),
-                "algorithm": chosen.cli_name,
+                "algorithm": chosen.value,
                 "files": list(names),
             }
         )
@@ -103,7 +103,7 @@ def command(
 
 def _algorithm(name: str | None, public_key: Path | None) -> Algorithm:
     if name is not None:
-        return Algorithm[member(name)]
+        return Algorithm.named(name)
     assert public_key is not None
     pem = files.read_bounded(public_key, MAX_PEM, "public key")
     return key_spec_of(load_public_pem(pem)).default_algorithm

@@ -156,7 +156,7 @@ def info(app: App, card: str, as_json: bool) -> None:
             words = output.printable(error.message)
             output.warn(f"whose card this is cannot be told: {words} [{error.code}]")
         else:
-            owner, owner_status = record.owner, record.status.name.lower()
+            owner, owner_status = record.owner, record.status.value
     described = _described(status)
     if as_json:
         output.json_data({"card": card, **described, "user": owner, "credential_status": owner_status})
@@ -231,7 +231,7 @@ def _warn_if_alive(app: App, credential_id: CredentialId) -> None:
     if record.status is not Status.REVOKED:
         owner = output.printable(record.owner)
         output.warn(
-            f"this is the card of {owner}, whose credential is {record.status.name.lower()}. It can never "
+            f"this is the card of {owner}, whose credential is {record.status.value}. It can never "
             f"sign again without this card's keys: hsm-signer credential revoke {shlex.quote(owner)}"
         )
 
@@ -247,11 +247,11 @@ def _tries(left: int) -> str:
 
 def _described(status: CardStatus) -> dict[str, Any]:
     return {
-        "state": status.state.name.lower().replace("_", "-"),
+        "state": status.state.value,
         "credential_id": None if status.credential_id is None else status.credential_id.hex(),
-        "scheme": None if status.scheme is None else status.scheme.name.lower(),
-        "pin_check": None if status.pin_check is None else status.pin_check.name.lower(),
-        "pin_policy": None if status.pin_policy is None else status.pin_policy.name.lower(),
+        "scheme": None if status.scheme is None else status.scheme.value,
+        "pin_check": None if status.pin_check is None else status.pin_check.value,
+        "pin_policy": None if status.pin_policy is None else status.pin_policy.value,
         "pin_tries": status.pin_tries,
         "puk_tries": status.puk_tries,
         "serial": status.serial.hex(),

@@ -10,8 +10,8 @@ from hsm_signer.types import Algorithm, KeySpec
 
 from .options import F
 
-ALGORITHMS = tuple(algorithm.cli_name for algorithm in Algorithm)
-KEYS = tuple(key.cli_name for key in KeySpec)
+ALGORITHMS = tuple(algorithm.value for algorithm in Algorithm)
+KEYS = tuple(key.value for key in KeySpec)
 SCHEMES = ("rolling", "pin", "basic")
 PIN_CHECKS = ("server", "card")
 PIN_POLICIES = ("always", "session")
@@ -29,8 +29,3 @@ def algorithm_option(words: str) -> Callable[[F], F]:
     return click.option(
         "--algorithm", type=choice(ALGORITHMS), metavar="NAME", help=f"{words} {ALGORITHMS_IN_SHORT}."
     )
-
-
-def member(name: str) -> str:
-    """The name of an enumeration's member: ``ecdsa-sha256`` -> ``ECDSA_SHA256``."""
-    return name.upper().replace("-", "_")

@@ -72,7 +72,7 @@ def add(
             server.environment,
             server.store,
             name=name,
-            roles=[Role[role.upper()] for role in roles],
+            roles=[Role.named(role) for role in roles],
             owner=user,
             certificate=pem,
             actor=current_actor(),
@@ -132,7 +132,7 @@ def remove(app: App, name: str) -> None:
 def _described(client: Client) -> dict[str, Any]:
     return {
         "name": client.name,
-        "roles": [role.cli_name for role in sorted(client.roles)],
+        "roles": [role.value for role in sorted(client.roles, key=lambda role: role.number)],
         "user": client.owner,
         "certificate_sha256": None if client.certificate is None else client.certificate.hex(),
         "created": output.moment(client.created),

@@ -108,7 +108,7 @@ def show(app: App, user: str, as_json: bool) -> None:
         output.json_data({**described, "other_credentials": [_summary(each) for each in earlier]})
         return
     rows = [(name.replace("_", " "), _words(value)) for name, value in described.items()]
-    rows += [("other", f"{each.credential_id.hex()} ({each.status.name.lower()})") for each in earlier]
+    rows += [("other", f"{each.credential_id.hex()} ({each.status.value})") for each in earlier]
     output.fields(rows)
 
 
@@ -269,16 +269,16 @@ def _change(
     if as_json:
         output.json_data(_summary(changed))
     else:
-        output.say(f"The credential of {output.printable(changed.owner)} is {changed.status.name.lower()}.")
+        output.say(f"The credential of {output.printable(changed.owner)} is {changed.status.value}.")
 
 
 def _summary(record: AnyCredential) -> dict[str, Any]:
     return {
         "user": record.owner,
         "credential_id": record.credential_id.hex(),
-        "status": record.status.name.lower(),
-        "key": key_spec_of(record.spki).cli_name,
-        "scheme": record.scheme.name.lower(),
+        "status": record.status.value,
+        "key": key_spec_of(record.spki).value,
+        "scheme": record.scheme.value,
         "failures": record.failures,
     }
 
@@ -289,10 +289,10 @@ def _details(record: AnyCredential) -> dict[str, Any]:
     return {
         **_summary(record),
         "failures_before_lock": None if basic else FAILURES_BEFORE_LOCK,
-        "combine": None if basic else record.combine.name.lower(),
-        "pin_check": None if basic else record.pin_check.name.lower(),
-        "pin_policy": None if basic else record.pin_policy.name.lower(),
-        "algorithms": [each.cli_name for each in record.algorithms],
+        "combine": None if basic else record.combine.value,
+        "pin_check": None if basic else record.pin_check.value,
+        "pin_policy": None if basic else record.pin_policy.value,
+        "algorithms": [each.value for each in record.algorithms],
         "x": record.x,
         "version": record.version,
         "card_serial": record.card_serial.hex(),

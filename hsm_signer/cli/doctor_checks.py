@@ -254,7 +254,7 @@ class _Store:
         if unreadable:
             words = f"{output.count(len(unreadable), 'record')} cannot be read"
             return Check("store.contents", Result.FAILED, words, "hsm-signer audit verify says which and why")
-        by_status = ", ".join(f"{n} {status.name.lower()}" for status, n in sorted(counts.items()))
+        by_status = ", ".join(f"{n} {status.value}" for status in Status if (n := counts.get(status)))
         total = output.count(sum(counts.values()), "credential")
         return Check(
             "store.contents",
@@ -271,7 +271,7 @@ def _card(
             status = session.status()
     except SignerError as error:
         return _failed("card", error)
-    words = f"{address}: {status.state.name.lower().replace('_', ' ')}, serial {status.serial.hex()}"
+    words = f"{address}: {status.state.value.replace('-', ' ')}, serial {status.serial.hex()}"
     if status.credential_id is None:
         return Check("card", Result.OK, words)
     if environment is None or store is None:
@@ -287,7 +287,7 @@ def _card(
         )
     except SignerError as error:
         return _failed("card", error)
-    words = f"{words}; {record.owner}, {record.status.name.lower()}"
+    words = f"{words}; {record.owner}, {record.status.value}"
     if record.scheme is not status.scheme:
         return Check("card", Result.FAILED, f"{words}; card and record are of different schemes")
     return Check("card", Result.OK, words)
@@ -307,7 +307,7 @@ def _cycles(environment: SecureEnvironment, *, slow: bool) -> Iterator[Check]:
 
 def _cycle(server: Server, folder: Path, scheme: Scheme, key: KeySpec) -> Check:
     """Enrol, then sign by every algorithm of the key, and verify apart from the token."""
-    name = f"cycle.{scheme.name.lower()}.{key.cli_name}"
+    name = f"cycle.{scheme.value}.{key.value}"
     if obstacle := server.profile.obstacle(scheme, key):
         return Check(name, Result.IMPOSSIBLE, obstacle)
     began = time.monotonic()
@@ -322,7 +322,7 @@ def _cycle(server: Server, folder: Path, scheme: Scheme, key: KeySpec) -> Check:
 
 
 def _enrol_and_sign(server: Server, folder: Path, scheme: Scheme, key: KeySpec) -> int:
-    owner = f"doctor {scheme.name.lower()} {key.cli_name}"
+    owner = f"doctor {scheme.value} {key.value}"
     address = f"sim:{folder}/{scheme.name}-{key.name}.card"
     create_card(address)
     opener = partial(open_card, address)
@@ -361,7 +361,7 @@ def _contents_for(algorithm: Algorithm) -> Iterator[tuple[Message | DigestList, 
         yield message, (MESSAGE,)
         return
     digests = tuple(
-        Digest(hashlib.new(algorithm.hash.hashlib_name, text).digest()) for text in (MESSAGE, b"", b"another")
+        Digest(hashlib.new(algorithm.hash.value, text).digest()) for text in (MESSAGE, b"", b"another")
     )
     yield message, digests[:1]
     yield DigestList(digests), digests

@@ -21,7 +21,7 @@ from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
 from hsm_signer.workstation.enrolment import Enrolled, Enrolment, enrol, examine
 
 from . import files, output
-from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice, member
+from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice
 from .context import App, OpenCard, card_option, pass_app, service_options
 from .options import PATH, TEXT, force_option, json_option
 from .protected_files import kept
@@ -115,12 +115,12 @@ def command(
     def wanted(secrets: _Secrets) -> Enrolment:
         return Enrolment(
             owner=user,
-            scheme=Scheme[member(scheme)],
-            key=KeySpec[member(key)],
+            scheme=Scheme.named(scheme),
+            key=KeySpec(key),
             pin=secrets.pin,
             puk=secrets.puk,
-            pin_policy=PinPolicy[member(pin_policy or "always")],
-            pin_check=PinCheck[member(pin_check or "server")],
+            pin_policy=PinPolicy.named(pin_policy or "always"),
+            pin_check=PinCheck.named(pin_check or "server"),
             pin_tries=settings.pin_tries,
             puk_tries=settings.puk_tries,
             subject=subject,
@@ -129,7 +129,7 @@ def command(
     with app.server(installation) as server:
         pending = examine(server, open_card, wanted(_Secrets(None, None, False, None)))
         if pending is not None:
-            _check_resumed(pending.scheme.name, scheme, generate_pin=generate_pin, puk_file=puk_file)
+            _check_resumed(pending.scheme.value, scheme, generate_pin=generate_pin, puk_file=puk_file)
             output.say("An enrolment with this card was begun before; it is finished with the card's PIN.")
             given = None if basic else card_pin(pin_file)
         wants_puk = not (basic or no_puk or pending)
@@ -172,7 +172,7 @@ def _check_options(
 
 
 def _check_resumed(pending: str, scheme: str, *, generate_pin: bool, puk_file: Path | None) -> None:
-    if member(scheme) != pending:
+    if scheme != pending:
         raise InputError(
             f"the enrolment begun before is of scheme {pending.lower()}, not {scheme}",
             hint=f"finish it with --scheme {pending.lower()}, or reset the card and begin again",
@@ -278,13 +278,13 @@ def _told(secrets: _Secrets) -> list[tuple[str, str]]:
 
 def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: bool) -> None:
     record, told = enrolled.credential, _told(secrets)
-    key = key_spec_of(record.spki).cli_name
+    key = key_spec_of(record.spki).value
     if as_json:
         described: dict[str, Any] = {
             "user": record.owner,
             "credential_id": record.credential_id.hex(),
             "key": key,
-            "scheme": record.scheme.name.lower(),
+            "scheme": record.scheme.value,
             "card_serial": record.card_serial.hex(),
             "resumed": enrolled.resumed,
         }
@@ -296,7 +296,7 @@ def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: b
         return
     with suppress(OSError):  # the secrets come first, even where standard error is of no use
         output.say(
-            f"{output.printable(record.owner)} is enrolled: key {key}, scheme {record.scheme.name.lower()}, "
+            f"{output.printable(record.owner)} is enrolled: key {key}, scheme {record.scheme.value}, "
             f"credential {record.credential_id.hex()}"
         )
     if told:

@@ -18,7 +18,7 @@ from hsm_signer.types import Algorithm, Content, DigestList, HashName, Message, 
 from hsm_signer.workstation.signing import AskPin, card_credential, sign_content
 
 from . import files, output
-from .choices import algorithm_option, member
+from .choices import algorithm_option
 from .context import App, card_option, pass_app, service_options
 from .files import Input
 from .options import PATH, check_hash_on, files_argument, force_option, hash_on_option, json_option
@@ -122,7 +122,7 @@ def _show(names: Sequence[str], outputs: Sequence[Path], outcome: SignOutcome, *
                 {
                     "file": name,
                     "signature": str(path),
-                    "algorithm": outcome.algorithm.cli_name,
+                    "algorithm": outcome.algorithm.value,
                     "user": outcome.owner,
                     "credential_id": outcome.credential_id.hex(),
                     "d": outcome.d.hex(),
@@ -186,7 +186,7 @@ def _sign(
         algorithm = (
             key_spec_of(challenge.spki).default_algorithm
             if algorithm_name is None
-            else Algorithm[member(algorithm_name)]
+            else Algorithm.named(algorithm_name)
         )
         _refuse_other_key(algorithm, challenge.algorithms)
         on_card_up_to = app.card_settings(installation).hash_on_card_up_to
@@ -220,9 +220,9 @@ def pin_for_card(
 def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> None:
     """Before hours of hashing, not after."""
     if algorithm not in allowed:
-        names = ", ".join(each.cli_name for each in allowed)
+        names = ", ".join(each.value for each in allowed)
         raise AlgorithmNotAllowed(
-            f"this credential does not sign with {algorithm.cli_name}", hint=f"it signs with: {names}"
+            f"this credential does not sign with {algorithm.value}", hint=f"it signs with: {names}"
         )
 
 
@@ -243,7 +243,7 @@ def prepare(
     """
     first, hash_name = inputs[0], algorithm.hash
     if hash_name is None and (len(inputs) > 1 or hash_on == "host"):
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} signs one whole FILE, hashed by the card")
+        raise AlgorithmUnsuitable(f"{algorithm.value} signs one whole FILE, hashed by the card")
     at_once = on_card_up_to if keep_up_to is None else min(on_card_up_to, keep_up_to)
     if hash_on == "auto" and len(inputs) == 1 and first.size <= at_once:
         # Read once: a file that changes between card and server would only be refused.

@@ -15,7 +15,7 @@ from hsm_signer.types import Algorithm, SpkiDer
 from hsm_signer.workstation.servers import AnyCredential
 
 from . import files, output
-from .choices import algorithm_option, member
+from .choices import algorithm_option
 from .context import App, pass_app
 from .options import PATH, TEXT, json_option
 from .progress import Progress
@@ -83,7 +83,7 @@ def command(
     message = files.look_at(file)
     signed = files.read_bounded(signature, MAX_SIGNATURE, "signature")
     candidates = _from_file(public_key) if public_key is not None else _of_user(app, user or "")
-    wanted = tuple(Algorithm) if algorithm is None else (Algorithm[member(algorithm)],)
+    wanted = tuple(Algorithm) if algorithm is None else (Algorithm.named(algorithm),)
     checks = [
         (candidate, each, verify)
         for candidate in candidates
@@ -124,14 +124,14 @@ def _of_user(app: App, user: str) -> list[_Candidate]:
 def _show_good(
     file: Path, signature: Path, record: AnyCredential | None, algorithm: Algorithm, *, as_json: bool
 ) -> None:
-    status = None if record is None else record.status.name.lower()
+    status = None if record is None else record.status.value
     if as_json:
         output.json_data(
             {
                 "file": str(file),
                 "signature": str(signature),
                 "valid": True,
-                "algorithm": algorithm.cli_name,
+                "algorithm": algorithm.value,
                 "user": None if record is None else record.owner,
                 "credential_id": None if record is None else record.credential_id.hex(),
                 "credential_status": status,
@@ -139,6 +139,6 @@ def _show_good(
         )
         return
     by = "" if record is None else f" by {record.owner}"
-    output.data(output.printable(f"{file}: good signature{by} ({algorithm.cli_name})"))
+    output.data(output.printable(f"{file}: good signature{by} ({algorithm.value})"))
     if status not in (None, "active"):
         output.warn(f"the credential is {status} now; whether it was when this was signed the evidence tells")

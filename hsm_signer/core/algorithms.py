@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
-from hsm_signer.types import Algorithm, HashName, KeySpec, SpkiDer
+from hsm_signer.types import POINT_LENGTH, Algorithm, HashName, KeySpec, SpkiDer
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 Verify = Callable[[bytes, bytes], None]
@@ -123,7 +123,7 @@ def ec_spki(spec: KeySpec, ec_point: bytes) -> SpkiDer:
     return spki_of(ec.EllipticCurvePublicKey.from_encoded_point(CURVES[spec], point))
 
 
-POINT_LENGTHS = {KeySpec.P256: 65, KeySpec.P384: 97, KeySpec.P521: 133, KeySpec.ED25519: 32}
+POINT_LENGTHS = {KeySpec.P256: POINT_LENGTH, KeySpec.P384: 97, KeySpec.P521: 133, KeySpec.ED25519: 32}
 """Bytes of a public point: 04 || x || y, or the encoding of RFC 8032."""
 
 
@@ -150,7 +150,7 @@ def ec_point_of(spki: SpkiDer) -> bytes:
 
 def is_p256_point(point: bytes) -> bool:
     """Whether these are 65 bytes, 04 || x || y, on P-256 (docs/understand/protocol.md, section 7, step 1)."""
-    if len(point) != 65 or point[0] != 0x04:
+    if len(point) != POINT_LENGTH or point[0] != 0x04:
         return False
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
@@ -183,14 +183,14 @@ def verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify:
     prehashed = utils.Prehashed(_HASHES[hash_name])
     if algorithm.is_ecdsa:
         if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise AlgorithmUnsuitable(f"{algorithm.cli_name} needs an EC key")
+            raise AlgorithmUnsuitable(f"{algorithm.value} needs an EC key")
         ecdsa = ec.ECDSA(prehashed)
         return _raising(lambda digest, signature: key.verify(signature, digest, ecdsa))
     if not isinstance(key, rsa.RSAPublicKey):
-        raise AlgorithmUnsuitable(f"{algorithm.cli_name} needs an RSA key")
+        raise AlgorithmUnsuitable(f"{algorithm.value} needs an RSA key")
     scheme: padding.PSS | padding.PKCS1v15 = padding.PKCS1v15()
     if algorithm.is_pss:
-        scheme = padding.PSS(padding.MGF1(_HASHES[hash_name]), int(hash_name))
+        scheme = padding.PSS(padding.MGF1(_HASHES[hash_name]), hash_name.length)
     return _raising(lambda digest, signature: key.verify(signature, digest, scheme, prehashed))
 
 

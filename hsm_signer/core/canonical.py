@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from hsm_signer.types import CredentialRecord, Digest, EvidenceEntry
+from hsm_signer.types import CredentialRecord, Digest, EvidenceEntry, ProtocolEnum
 
 RECORD_PREFIX = b"hsm-signer/1/record"
 EVIDENCE_PREFIX = b"hsm-signer/1/evidence"
@@ -25,7 +25,12 @@ def value(data: bytes | None) -> bytes:
 
 def number(n: int | None, width: int) -> bytes:
     """An integer of ``width`` bytes as a value; raises OverflowError where it does not fit."""
-    return value(None if n is None else int(n).to_bytes(width, "big"))
+    return value(None if n is None else n.to_bytes(width, "big"))
+
+
+def choice(member: ProtocolEnum | None, width: int) -> bytes:
+    """A member's number as a value."""
+    return number(None if member is None else member.number, width)
 
 
 def text(s: str) -> bytes:
@@ -49,15 +54,15 @@ def record_bytes(record: CredentialRecord) -> bytes:
             number(record.version, 8),
             value(record.credential_id),
             text(record.owner),
-            number(record.status, 1),
-            number(record.scheme, 1),
-            number(record.combine, 1),
-            number(record.pin_policy, 1),
-            number(record.pin_check, 1),
+            choice(record.status, 1),
+            choice(record.scheme, 1),
+            choice(record.combine, 1),
+            choice(record.pin_policy, 1),
+            choice(record.pin_check, 1),
             text(record.token_serial),
             value(record.mk_id),
             value(record.spki),
-            value(b"".join(a.to_bytes(2, "big") for a in record.algorithms)),
+            value(b"".join(algorithm.number.to_bytes(2, "big") for algorithm in record.algorithms)),
             value(record.parameter),
             value(record.wrapped_kcar),
             number(record.wrap_mechanism, 4),
@@ -82,7 +87,7 @@ def entry_bytes(entry: EvidenceEntry) -> bytes:
             number(entry.sequence, 8),
             number(entry.time, 8),
             value(entry.credential_id),
-            number(entry.event, 1),
+            choice(entry.event, 1),
             text(entry.outcome),
             number(entry.record_version, 8),
             text(entry.actor),
@@ -90,8 +95,8 @@ def entry_bytes(entry: EvidenceEntry) -> bytes:
             value(entry.d),
             value(entry.nonce),
             number(entry.x, 8),
-            number(entry.algorithm, 2),
-            number(entry.mode, 1),
+            choice(entry.algorithm, 2),
+            choice(entry.mode, 1),
             value(entry.h),
             value(entry.quantities_hash),
             sequence(entry.digests),

@@ -11,7 +11,7 @@ from cryptography.x509 import NameAttribute
 from cryptography.x509.oid import NameOID
 
 from hsm_signer.errors import InputError
-from hsm_signer.types import Algorithm, HashName, SpkiDer
+from hsm_signer.types import Algorithm, SpkiDer
 
 
 def subject_name(owner: str, subject: str | None) -> bytes:
@@ -60,18 +60,15 @@ def certification_request(request_info: bytes, algorithm: Algorithm, signature: 
     return str(pem.armor("CERTIFICATE REQUEST", request.dump()).decode("ascii"))
 
 
-_HASHES = {HashName.SHA256: "sha256", HashName.SHA384: "sha384", HashName.SHA512: "sha512"}
-
-
 def signature_algorithm(algorithm: Algorithm) -> bytes:
     """DER AlgorithmIdentifier (RFC 8017 appendix A.2, RFC 5758, RFC 8410)."""
     hash_name = algorithm.hash
     if hash_name is None:
         identifier = algos.SignedDigestAlgorithm({"algorithm": "ed25519"})
     elif algorithm.is_ecdsa:
-        identifier = algos.SignedDigestAlgorithm({"algorithm": f"{_HASHES[hash_name]}_ecdsa"})
+        identifier = algos.SignedDigestAlgorithm({"algorithm": f"{hash_name.value}_ecdsa"})
     elif algorithm.is_pss:
-        digest = {"algorithm": _HASHES[hash_name]}
+        digest = {"algorithm": hash_name.value}
         identifier = algos.SignedDigestAlgorithm(
             {
                 "algorithm": "rsassa_pss",
@@ -79,13 +76,13 @@ def signature_algorithm(algorithm: Algorithm) -> bytes:
                     {
                         "hash_algorithm": digest,
                         "mask_gen_algorithm": {"algorithm": "mgf1", "parameters": digest},
-                        "salt_length": int(hash_name),
+                        "salt_length": hash_name.length,
                     }
                 ),
             }
         )
     else:
         identifier = algos.SignedDigestAlgorithm(
-            {"algorithm": f"{_HASHES[hash_name]}_rsa", "parameters": core.Null()}
+            {"algorithm": f"{hash_name.value}_rsa", "parameters": core.Null()}
         )
     return bytes(identifier.dump())

@@ -15,10 +15,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm_signer.errors import CertificateUnsuitable
+from hsm_signer.types import MAX_BLOB, MAX_CERTIFICATES
 
-MAX_CHAIN = 10
-MAX_CERTIFICATE = 65536
-"""Bytes of DER."""
 MAX_PEM = 1 << 20
 """Bytes of a file with a whole chain."""
 
@@ -28,8 +26,8 @@ def check_chain(chain: Sequence[bytes], spki: bytes) -> None:
 
     The empty chain is one: it stands for none. Raises CertificateUnsuitable.
     """
-    if len(chain) > MAX_CHAIN:
-        raise CertificateUnsuitable(f"certificates: expected at most {MAX_CHAIN}, got {len(chain)}")
+    if len(chain) > MAX_CERTIFICATES:
+        raise CertificateUnsuitable(f"certificates: expected at most {MAX_CERTIFICATES}, got {len(chain)}")
     certificates = [_load(der, number) for number, der in enumerate(chain, start=1)]
     if certificates and _spki_of(certificates[0]) != spki:
         raise CertificateUnsuitable(
@@ -65,8 +63,8 @@ def to_pem(chain: Sequence[bytes]) -> str:
 
 
 def _load(der: bytes, number: int) -> x509.Certificate:
-    if len(der) > MAX_CERTIFICATE:
-        raise CertificateUnsuitable(f"certificate {number}: expected at most {MAX_CERTIFICATE} bytes")
+    if len(der) > MAX_BLOB:
+        raise CertificateUnsuitable(f"certificate {number}: expected at most {MAX_BLOB} bytes")
     try:
         with _no_warnings():
             return x509.load_der_x509_certificate(der)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hsm_signer.errors import AlgorithmUnsuitable, FileError, InputError
 from hsm_signer.types import (
+    DIGEST_LENGTHS,
     MAX_DIGESTS,
     Algorithm,
     ByteSource,
@@ -65,7 +66,7 @@ class Measured:
     mode: Mode
     h: Digest
     """H: what the card's authorisation is bound to."""
-    digests: tuple[bytes, ...]
+    digests: tuple[Digest, ...]
     """What the token signs, in order; empty for Ed25519."""
     message: bytes | None = field(default=None, repr=False)
     """The message itself, for Ed25519 only."""
@@ -79,7 +80,7 @@ def digest_list_hash(digests: tuple[bytes, ...]) -> Digest:
     if not 1 <= len(digests) <= MAX_DIGESTS:
         raise InputError(f"digests: expected 1 to {MAX_DIGESTS}, got {len(digests)}")
     length = len(digests[0])
-    if length not in tuple(HashName):
+    if length not in DIGEST_LENGTHS:
         raise InputError(f"digests: expected 32, 48 or 64 bytes each, got {length}")
     if any(len(digest) != length for digest in digests):
         raise InputError("digests: expected all of the same length")
@@ -97,9 +98,9 @@ def measure(content: Content, algorithm: Algorithm) -> Measured:
         h = digest_list_hash(content.digests)
         if algorithm.hash is None:
             raise AlgorithmUnsuitable("ed25519 signs a whole message, not a list of digests")
-        if len(content.digests[0]) != algorithm.hash:
+        if len(content.digests[0]) != algorithm.hash.length:
             raise AlgorithmUnsuitable(
-                f"digests: {algorithm.cli_name} signs digests of {int(algorithm.hash)} bytes, "
+                f"digests: {algorithm.value} signs digests of {algorithm.hash.length} bytes, "
                 f"got {len(content.digests[0])}"
             )
         return Measured(Mode.DIGESTS, h, content.digests)
@@ -111,7 +112,7 @@ def _measure_message(content: Message, algorithm: Algorithm) -> Measured:
     h = Digest(found[HashName.SHA256])
     if algorithm.hash is None:
         return Measured(Mode.MESSAGE, h, (), found[None])
-    return Measured(Mode.MESSAGE, h, (found[algorithm.hash],))
+    return Measured(Mode.MESSAGE, h, (Digest(found[algorithm.hash]),))
 
 
 def digests_of(
@@ -124,7 +125,7 @@ def digests_of(
     ``progress`` is told the bytes of each chunk. Raises AlgorithmUnsuitable for a message over 16 MiB where
     None is among ``hash_names``; FileError.
     """
-    running = {name: hashlib.new(name.hashlib_name) for name in hash_names if name is not None}
+    running = {name: hashlib.new(name.value) for name in hash_names if name is not None}
     whole = bytearray()
     for chunk in source.chunks():
         for digest in running.values():

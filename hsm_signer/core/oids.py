@@ -153,7 +153,7 @@ def _pss_params(hash_name: HashName, null: bytes, mgf_null: bytes, trailer: byte
     return _sequence(
         _tagged(0, _sequence(identifier + null))
         + _tagged(1, _sequence(_MGF1 + _sequence(identifier + mgf_null)))
-        + _tagged(2, bytes([0x02, 0x01, hash_name]))
+        + _tagged(2, bytes([0x02, 0x01, hash_name.length]))
         + trailer
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 from hsm_signer.errors import InputError
+from hsm_signer.types import MAX_OWNER
 
-MAX_OWNER = 255
 INVISIBLE = frozenset(
     chr(code)
     for first, last in (
@@ -26,7 +26,7 @@ INVISIBLE = frozenset(
 empty Braille pattern."""
 
 
-def as_recorded(owner: str) -> str:
+def canonical_owner(owner: str) -> str:
     """Bring a user's name, however it was typed, into the form that records have: NFC (UAX 15)."""
     return unicodedata.normalize("NFC", owner)
 
@@ -34,20 +34,20 @@ def as_recorded(owner: str) -> str:
 def check_owner(owner: str) -> None:
     """Raise InputError for a name that cannot be a user's, or that could be taken for another's.
 
-    1 to 255 bytes of UTF-8 in normalisation form C (Unicode Standard Annex 15), nothing invisible, no spaces
+    1 to 255 characters in normalisation form C (Unicode Standard Annex 15), nothing invisible, no spaces
     around it, and no hyphen first: commands would take it for an option.
     """
-    fits = owner and owner == owner.strip() and owner.isprintable() and len(owner.encode()) <= MAX_OWNER
+    fits = owner and owner == owner.strip() and owner.isprintable() and len(owner) <= MAX_OWNER
     if not fits:
         raise InputError(
-            f"user: expected 1 to {MAX_OWNER} bytes of printable text without spaces around it, got {owner!r}"
+            f"user: expected 1 to {MAX_OWNER} printable characters without spaces around them, got {owner!r}"
         )
     if not INVISIBLE.isdisjoint(owner):
         raise InputError(f"user: {owner!a} has characters that nobody can see")
     if owner.startswith("-"):
         raise InputError(f"user: {owner!r} begins with a hyphen, as options do")
-    if owner != as_recorded(owner):
+    if owner != canonical_owner(owner):
         raise InputError(
             f"user: {owner!a} is not in Unicode's normalisation form C",
-            hint=f"spelt so it is: {as_recorded(owner)}",
+            hint=f"spelt so it is: {canonical_owner(owner)}",
         )

@@ -8,11 +8,13 @@ was made can be computed again at any later time, from the entries up to ``last_
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import msgspec
 
+from hsm_signer.core import json_codec
 from hsm_signer.errors import InputError, StoreDamaged
+from hsm_signer.types import MAX_TIME, U64, Sha256, Time
 
 from .chain import Head
 from .findings import ANCHOR_CREDENTIALS, ANCHOR_ENTRIES, ANCHOR_ROOT, Finding
@@ -21,24 +23,23 @@ from .merkle import merkle_root
 _MAX_TEXT = 4096
 """Characters; an anchor has some 200, and a file named by mistake need not be parsed."""
 _HINT = "an anchor is the line that `hsm-signer audit head` prints"
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What ``audit head`` prints and ``audit verify --anchor`` reads."""
 
-    format: Literal[1]
-    time: _Count
-    """When it was made: microseconds since 1970-01-01T00:00:00Z."""
-    last_entry: _Count
+    format: Literal[2]
+    time: Time
+    """When it was made."""
+    last_entry: U64
     """The store's number of the newest entry it covers; 0 if there is none."""
-    credentials: _Count
+    credentials: U64
     """How many chains there were."""
-    entries: _Count
+    entries: U64
     """How many entries there were in all chains together."""
-    root: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
-    """Merkle root (RFC 6962, 2.1), 32 bytes in lower case hex. One leaf per credential, ordered by
-    credential id: credential id(16) || u64 sequence || SHA-256(last entry)(32)."""
+    root: Sha256
+    """Merkle root (RFC 6962, 2.1). One leaf per credential, ordered by credential id:
+    credential id(16) || u64 sequence || SHA-256(last entry)(32)."""
 
 
 def make_anchor(*, time: int, last_entry: int, heads: Iterable[Head]) -> Anchor:
@@ -62,7 +63,7 @@ def make_anchor(*, time: int, last_entry: int, heads: Iterable[Head]) -> Anchor:
 
     root = merkle_root(leaves())
     return Anchor(
-        format=1, time=time, last_entry=last_entry, credentials=credentials, entries=entries, root=root.hex()
+        format=2, time=time, last_entry=last_entry, credentials=credentials, entries=entries, root=root
     )
 
 
@@ -90,7 +91,7 @@ def check_anchor(anchor: Anchor, heads: Iterable[Head]) -> tuple[Finding, ...]:
 
 def encode_anchor(anchor: Anchor) -> str:
     """Write an anchor as one line of JSON, without a newline at its end."""
-    return msgspec.json.encode(anchor).decode("ascii")
+    return json_codec.encode(anchor).decode("ascii")
 
 
 def decode_anchor(text: str) -> Anchor:
@@ -101,6 +102,23 @@ def decode_anchor(text: str) -> Anchor:
     if len(text) > _MAX_TEXT:
         raise InputError("this is no anchor: it is too long", hint=_HINT)
     try:
-        return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=Anchor)
-    except msgspec.MsgspecError as error:
-        raise InputError(f"this is no anchor: {error}", hint=_HINT) from error
+        return anchor_from_json(json_codec.parse(text.encode("utf-8", "surrogatepass"), "anchor"))
+    except InputError as error:
+        raise InputError(f"this is no anchor: {error.message}", hint=_HINT) from None
+
+
+def anchor_from_json(value: Any) -> Anchor:
+    """An anchor from JSON's values, also one that an older version made. Raises InputError."""
+    if isinstance(value, dict) and type(value.get("format")) is int and value["format"] == 1:
+        # The same content, its time and its counts as numbers.
+        value = {name: _respelt(name, item) for name, item in value.items()} | {"format": 2}
+    return json_codec.read(Anchor, value, what="anchor")
+
+
+def _respelt(name: str, value: Any) -> Any:
+    """A field of format 1 as format 2 has it; None for what was no number."""
+    if name not in ("time", "last_entry", "credentials", "entries"):
+        return value
+    if type(value) is not int or not 0 <= value <= MAX_TIME:
+        return None
+    return json_codec.time_to_json(value) if name == "time" else str(value)

@@ -10,8 +10,10 @@ at a time, and the entry that raised it last is the one whose hash the record ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
 from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry
@@ -69,6 +71,15 @@ def draft_entry(
         record_version=record_version,
         actor=actor,
         previous=NO_PREVIOUS,
+        d=None,
+        nonce=None,
+        x=None,
+        algorithm=None,
+        mode=None,
+        h=None,
+        quantities_hash=None,
+        digests=(),
+        signatures=(),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
-from hsm_signer.types import CredentialId
+from hsm_signer.types import Code, CredentialId, Ordinal, Owner
 
 RECORD_DAMAGED = "record.damaged"
 """A row cannot be turned into a record at all."""
@@ -46,17 +46,16 @@ ANCHOR_ROOT = "anchor.root"
 """The chains, as they stood when the anchor was made, are not the ones it was made of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One thing that is not as it should be."""
 
-    code: str
-    """Stable, one of the constants above."""
+    code: Code
+    """Stable, for programs."""
     words: str
     """For people; may change."""
     credential_id: CredentialId | None = None
     """None where the finding is about no single credential, or about a row whose own id is damaged."""
-    owner: str | None = None
-    """The user's name as the record has it; None if unknown."""
-    sequence: int | None = None
-    """The evidence entry; None where the finding is about a record or an anchor."""
+    owner: Owner | None = None
+    """The user's name as the record has it; none if unknown."""
+    sequence: Ordinal | None = None
+    """The evidence entry; none where the finding is about a record or an anchor."""

@@ -13,6 +13,7 @@ from hsm_signer.types import (
     CredentialRecord,
     Digest,
     Mode,
+    PinCheck,
     PinPolicy,
     RollingValue,
     Scheme,
@@ -39,9 +40,9 @@ def authorisation_digest(
     return Digest(
         hashlib.sha256(
             AUTHORISE_PREFIX
-            + bytes([scheme, combine])
-            + algorithm.to_bytes(2, "big")
-            + bytes([mode, pin_policy])
+            + bytes([scheme.number, combine.number])
+            + algorithm.number.to_bytes(2, "big")
+            + bytes([mode.number, pin_policy.number])
             + credential_id
             + nonce
             + bytes([len(rolling_values)])
@@ -80,8 +81,8 @@ def personalisation_digest(
     credential_id: CredentialId,
     scheme: Scheme,
     combine: Combine,
-    pin_policy: int,
-    pin_check: int,
+    pin_policy: PinPolicy,
+    pin_check: PinCheck,
     pin_tries: int,
     puk_tries: int,
     card_point: bytes,
@@ -96,7 +97,8 @@ def personalisation_digest(
             PERSONALISE_PREFIX
             + bytes([role])
             + credential_id
-            + bytes([scheme, combine, pin_policy, pin_check, pin_tries, puk_tries])
+            + bytes(choice.number for choice in (scheme, combine, pin_policy, pin_check))
+            + bytes([pin_tries, puk_tries])
             + card_point
             + token_point
         ).digest()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, RecordOutdated

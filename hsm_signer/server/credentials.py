@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from hsm_signer.errors import StatusUnsuitable, StoreError
 from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event, Status
@@ -83,5 +84,5 @@ class StatusChanges(ServerBase):
 
 def _unsuitable(record: CredentialRecord, what: str) -> StatusUnsuitable:
     return StatusUnsuitable(
-        f"the credential of {record.owner!r} is {record.status.name.lower()} and cannot be {what}"
+        f"the credential of {record.owner!r} is {record.status.value} and cannot be {what}"
     )

@@ -19,7 +19,15 @@ from hsm_signer.errors import (
     TokenMismatch,
 )
 from hsm_signer.evidence.chain import START
-from hsm_signer.types import ACCEPTED, Begun, CredentialId, CredentialView, Digest, Event, NewCredential
+from hsm_signer.types import (
+    ACCEPTED,
+    CredentialId,
+    CredentialView,
+    Digest,
+    EnrolmentStarted,
+    Event,
+    NewCredential,
+)
 
 from .base import ServerBase
 
@@ -30,7 +38,7 @@ PENDING_LIFETIME = 24 * 60 * 60 * 1_000_000
 class Enrolment(ServerBase):
     """The part of the server that makes credentials."""
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
         """Carry out steps 1 to 3: keys in the token, the pending record committed. The card has nothing yet.
 
         ``subject`` is an RFC 4514 string; by default the user's name as CN. What has been pending for 24
@@ -47,7 +55,7 @@ class Enrolment(ServerBase):
         entry = self.place(self.draft(record.credential_id, Event.ENROL, record.version), START)
         sealed = self.seal(record, entry, request_hash=_request_hash(info))
         self.store.insert(sealed, entry, request=info, created=entry.time)
-        return Begun(CredentialView.of(sealed.record), personalisation, info)
+        return EnrolmentStarted(CredentialView.of(sealed.record), personalisation, info)
 
     def request_info(self, credential_id: CredentialId) -> bytes:
         """Return the stored DER CertificationRequestInfo of a credential (RFC 2986, 4.1).

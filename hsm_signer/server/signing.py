@@ -10,8 +10,10 @@ import hashlib
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from hsm_signer.core import algorithms
 from hsm_signer.core.canonical import entry_hash
@@ -296,9 +298,9 @@ def _check_lengths(authorisation: Authorisation) -> None:
 
 def _refuse_unsuitable(record: CredentialRecord, authorisation: Authorisation, measured: Measured) -> None:
     if authorisation.algorithm not in record.algorithms:
-        allowed = ", ".join(algorithm.cli_name for algorithm in record.algorithms)
+        allowed = ", ".join(algorithm.value for algorithm in record.algorithms)
         raise AlgorithmNotAllowed(
-            f"{authorisation.algorithm.cli_name} is not allowed for the credential of {record.owner!r}",
+            f"{authorisation.algorithm.value} is not allowed for the credential of {record.owner!r}",
             hint=f"allowed: {allowed}",
         )
     if record.status is Status.PENDING and (

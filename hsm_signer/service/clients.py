@@ -14,16 +14,19 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm_signer.core.canonical import ABSENT, number, text, value
+from hsm_signer.core.owners import check_owner
 from hsm_signer.errors import CertificateUnsuitable, InputError, NotAuthenticated, StoreDamaged
 from hsm_signer.store.client_rows import ClientRow
 from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
+from hsm_signer.types import Digest
 
 from .roles import Role
 
@@ -36,8 +39,6 @@ CLIENT_DOMAIN = "client"
 ACCESS_DOMAIN = "access"
 """Domains of SecureEnvironment.tag."""
 MAX_NAME = 64
-MAX_OWNER = 1024
-"""UTF-8 bytes, as in records."""
 
 _NAME = re.compile(rf"[A-Za-z0-9._][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}")
 _TOKEN_BYTES = 32
@@ -57,7 +58,7 @@ class Client:
     roles: frozenset[Role]
     owner: str | None
     """The only user whose credentials it may see and use; None: any."""
-    certificate: bytes | None
+    certificate: Digest | None
     """SHA-256 of its DER certificate; None where it has a token."""
     created: int
     """Microseconds since 1970-01-01T00:00:00Z."""
@@ -100,11 +101,11 @@ def add(
         raise InputError(
             f"name: expected 1 to {MAX_NAME} letters, digits, dots, underscores and hyphens, no hyphen first"
         )
-    ordered = bytes(sorted({Role(role) for role in roles}))
+    ordered = bytes(sorted({role.number for role in roles}))
     if not ordered:
         raise InputError("roles: expected at least one")
     if owner is not None:
-        _check_owner(owner)
+        check_owner(owner)
     secret = None if certificate is not None else TOKEN_PREFIX + _base64(secrets.token_bytes(_TOKEN_BYTES))
     unsealed = ClientRow(
         name=name,
@@ -116,7 +117,7 @@ def add(
         created_by=actor,
         mac=b"",
     )
-    row = replace(unsealed, mac=environment.tag(CLIENT_DOMAIN, _row_bytes(unsealed)))
+    row = msgspec.structs.replace(unsealed, mac=environment.tag(CLIENT_DOMAIN, _row_bytes(unsealed)))
     store.insert_client(row)
     return _client(row), secret
 
@@ -134,7 +135,7 @@ def list_clients(environment: SecureEnvironment, store: Store) -> list[Client]:
     return [_client(row) for row in rows]
 
 
-def certificate_hash(certificate: bytes) -> bytes:
+def certificate_hash(certificate: bytes) -> Digest:
     """SHA-256 of the DER, 32 bytes. ``certificate``: DER or PEM. Raises CertificateUnsuitable."""
     try:
         if certificate.lstrip().startswith(b"-----BEGIN"):
@@ -306,7 +307,7 @@ def _check(environment: SecureEnvironment, row: ClientRow) -> None:
 def _client(row: ClientRow) -> Client:
     """Of a row whose MAC holds."""
     try:
-        roles = frozenset(map(Role, row.roles))
+        roles = frozenset(map(Role.numbered, row.roles))
     except ValueError as error:
         raise StoreDamaged(
             f"client {row.name} has a role that this version does not know", hint=_ANEW
@@ -321,17 +322,8 @@ def _client(row: ClientRow) -> Client:
     )
 
 
-def _check_owner(owner: str) -> None:
-    try:
-        length = len(owner.encode("utf-8"))
-    except UnicodeEncodeError:
-        length = 0
-    if "\0" in owner or not 1 <= length <= MAX_OWNER:
-        raise InputError(f"owner: expected a user's name, 1 to {MAX_OWNER} bytes in UTF-8")
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _sha256(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).digest())
 
 
 def _base64(data: bytes) -> str:

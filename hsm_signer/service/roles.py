@@ -5,25 +5,20 @@ No role contains another; a client may have several. Nothing here lets anybody s
 
 from __future__ import annotations
 
-from enum import IntEnum
+from hsm_signer.types import ProtocolEnum
 
 
-class Role(IntEnum):
+class Role(ProtocolEnum):
     """One duty of a client of the service."""
 
-    SIGNER = 1
+    SIGNER = "signer", 1
     """Brings authorisations of cards and takes signatures away."""
-    REGISTRAR = 2
+    REGISTRAR = "registrar", 2
     """Enrols people, suspends, resumes and unlocks credentials, keeps their certificates."""
-    AUDITOR = 3
+    AUDITOR = "auditor", 3
     """Reads evidence."""
-    ADMIN = 4
+    ADMIN = "admin", 4
     """Suspends, resumes, unlocks and revokes credentials."""
-
-    @property
-    def cli_name(self) -> str:
-        """As ``client add --role`` takes it."""
-        return self.name.lower()
 
 
 ANYBODY = frozenset(Role)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import delete, insert, select
 
-from hsm_signer.core.canonical import sequence
+from hsm_signer.core.interface import Chain
 from hsm_signer.errors import StoreDamaged
 from hsm_signer.types import CredentialId
 
 from .change import unknown
-from .fields import MAX_BLOB, BadValue, items, written
+from .columns import BadValue, Columns
 from .rows import who
 from .schema import certificate
 from .statements import LOCK, raw
 from .transactions import Transactions
 
-_CHECKS = {"chain": items(range(1, MAX_BLOB + 1).__contains__)}
+
+class ChainRow(msgspec.Struct, frozen=True):
+    """The column beside the credential's id."""
+
+    chain: Chain
+
+
+_COLUMNS = Columns(ChainRow)
 
 
 class CertificateRows(Transactions):
@@ -29,20 +37,19 @@ class CertificateRows(Transactions):
         if row is None:
             return ()
         try:
-            found: tuple[bytes, ...] = _CHECKS["chain"](row[0])
+            return _COLUMNS.read(row).chain
         except BadValue as error:
             raise StoreDamaged(
                 f"the certificates of {who(credential_id)} are damaged: the field chain is not {error}",
                 hint="they can be uploaded again",
             ) from error
-        return found
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
         """Keep ``chain``, DER, leaf first, in place of what is kept; empty removes it.
 
         Raises CredentialUnknown where there is no record, StoreError for what cannot be stored.
         """
-        row = written(_CHECKS, {"chain": sequence(chain)}, "certificate chain")
+        row = _COLUMNS.row(ChainRow(chain), "certificate chain")
         with self._writing() as connection:
             if connection.execute(LOCK, {"b_id": credential_id}).one_or_none() is None:
                 raise unknown(credential_id)

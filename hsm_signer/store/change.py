@@ -11,9 +11,19 @@ from sqlalchemy import Connection, delete
 
 from hsm_signer.errors import CredentialUnknown, EvidenceMissing, RecordConflict, StatusUnsuitable
 from hsm_signer.evidence.chain import START, ChainPosition
-from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry, SealedRecord, Status
+from hsm_signer.types import (
+    ACCEPTED,
+    U64,
+    CredentialId,
+    Event,
+    EvidenceEntry,
+    Ordinal,
+    SealedRecord,
+    Sha256,
+    Status,
+)
 
-from .fields import checked_hash, checked_integer
+from .columns import checked
 from .rows import entry_row, record_row, who
 from .schema import certificate
 from .statements import DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, UPDATE
@@ -47,7 +57,7 @@ class LockedChain:
             raise ValueError("an entry without a record is a refusal")
         newest = self._connection.execute(NEWEST_VERSION, {"b_id": self._credential_id}).scalar_one()
         name = f"a record version in the evidence of {who(self._credential_id)}"
-        if entry.record_version > checked_integer(newest or 0, name):
+        if entry.record_version > checked(U64, newest or 0, name):
             # Written down, it would pass for the missing one that wrote that version.
             raise EvidenceMissing(f"evidence about the {who(self._credential_id)} is missing")
         self._insert(entry_row(entry))
@@ -87,7 +97,7 @@ class Change(LockedChain):
         The entry's ``record_version`` is one above the record's, so that the row is outdated if put back.
         Raises StatusUnsuitable if the credential is not pending, ValueError for another entry.
         """
-        if self._status != Status.PENDING:
+        if self._status != Status.PENDING.number:
             raise StatusUnsuitable("only a credential whose enrolment was not finished can be given up")
         check_place(entry, self.position, self._credential_id)
         if (entry.event, entry.outcome, entry.record_version) != (Event.EXPIRE, ACCEPTED, self._version + 1):
@@ -132,7 +142,7 @@ def rows_of(
 def position_from(credential_id: CredentialId, sequence: Any, digest: Any) -> ChainPosition:
     """Read the end of a chain out of its columns. Raises StoreDamaged."""
     name = f"the end of the evidence of {who(credential_id)}"
-    return ChainPosition(checked_integer(sequence, name, low=1), Digest(checked_hash(digest, name)))
+    return ChainPosition(checked(Ordinal, sequence, name), checked(Sha256, digest, name))
 
 
 def unknown(credential_id: CredentialId) -> CredentialUnknown:

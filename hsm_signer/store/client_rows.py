@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from sqlalchemy import LargeBinary, bindparam, delete, insert, select, text
 
 from hsm_signer.errors import ClientExists, ClientUnknown, RecordConflict, StoreDamaged
-from hsm_signer.types import MAC_LENGTH
+from hsm_signer.types import Code, Mac, Sha256, Text, Time
 
-from .fields import HASH_LENGTH, BadValue, Check, exactly, integer, or_none, read_fields, upto, written
-from .fields import text as words
+from .columns import BadValue, Columns
 from .pages import unspeakable
-from .schema import MAX_INTEGER, client, revoked_access
+from .schema import client, revoked_access
 from .statements import Row, raw
 from .transactions import Transactions
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRow:
+class ClientRow(msgspec.Struct, frozen=True):
     """One client, not believed yet: the token checks the MAC."""
 
-    name: str
-    roles: bytes
+    name: Code
+    roles: Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
     """One byte each, ascending (roles.Role)."""
-    token_hash: bytes | None
+    token_hash: Sha256 | None
     """SHA-256 of the bearer token's text."""
-    certificate_hash: bytes | None
+    certificate_hash: Sha256 | None
     """SHA-256 of the DER certificate."""
-    owner: str | None
+    owner: Code | None
     """The only user whose credentials it may see and use; None: any."""
-    created: int
-    """Microseconds since 1970-01-01T00:00:00Z."""
-    created_by: str
-    mac: bytes
-    """32 bytes."""
+    created: Time
+    created_by: Text
+    mac: Mac
 
 
-CLIENT_COLUMNS = tuple(field.name for field in fields(ClientRow))
-CLIENT_CHECKS: Mapping[str, Check] = {
-    "name": words(1),
-    "roles": upto(255),
-    "token_hash": or_none(exactly(HASH_LENGTH)),
-    "certificate_hash": or_none(exactly(HASH_LENGTH)),
-    "owner": or_none(words(1)),
-    "created": integer(MAX_INTEGER),
-    "created_by": words(0),
-    "mac": exactly(MAC_LENGTH),
-}
-_READERS = tuple((name, CLIENT_CHECKS[name]) for name in CLIENT_COLUMNS)
-_CLIENT = raw(client, CLIENT_COLUMNS)
+_COLUMNS = Columns(ClientRow)
+_CLIENT = raw(client, _COLUMNS.names)
 
 _HASH = bindparam("b_hash", type_=LargeBinary())
 _REVOKED = select(*raw(revoked_access, ("hash",))).where(revoked_access.c.hash == _HASH)
@@ -65,7 +49,7 @@ class ClientRows(Transactions):
 
     def insert_client(self, row: ClientRow) -> None:
         """Add a client. Raises ClientExists where its name, its token or its certificate is another's."""
-        values = written(CLIENT_CHECKS, {name: getattr(row, name) for name in CLIENT_COLUMNS}, "client")
+        values = _COLUMNS.row(row, "client")
         try:
             with self._writing() as connection:
                 connection.execute(insert(client), values)
@@ -127,7 +111,7 @@ class ClientRows(Transactions):
 
 def _client_from_row(row: Row) -> ClientRow:
     try:
-        return ClientRow(*read_fields(_READERS, row))
+        return _COLUMNS.read(row)
     except BadValue as error:
         name = f" {row[0][:64]!r}" if isinstance(row[0], str) else ""
         raise StoreDamaged(

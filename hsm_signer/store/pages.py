@@ -7,12 +7,12 @@ from itertools import pairwise
 from sqlalchemy import Connection, Select, func, select, text, type_coerce
 from sqlalchemy.types import NullType
 
-from hsm_signer.core.owners import as_recorded
+from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import StoreDamaged
-from hsm_signer.types import CredentialId, EvidenceEntry, SealedRecord
+from hsm_signer.types import U64, CredentialId, EvidenceEntry, SealedRecord
 
+from .columns import checked
 from .database import is_sqlite, translated
-from .fields import checked_integer
 from .rows import entry_from_row, sealed_from_row, who
 from .schema import credential, evidence
 from .statements import ENTRY, RECORD, Row, raw
@@ -77,7 +77,7 @@ class Pages(Transactions):
         with translated(self._url), self._engine.begin() as connection:
             if not is_sqlite(self._url):
                 self._wait_for_writers(connection)
-            return checked_integer(connection.execute(newest).scalar_one(), NUMBER)
+            return int(checked(U64, connection.execute(newest).scalar_one(), NUMBER))
 
     def _wait_for_writers(self, connection: Connection) -> None:
         # PostgreSQL gives numbers out before the commit: wait for those that were given out.
@@ -97,7 +97,7 @@ class Pages(Transactions):
         if owner is not None:
             if unspeakable(owner):
                 return []
-            statement = statement.where(credential.c.owner == as_recorded(owner))
+            statement = statement.where(credential.c.owner == canonical_owner(owner))
         with self._reading() as connection:
             rows = connection.execute(statement).all()
         return [sealed_from_row(row) for row in rows]
@@ -109,4 +109,4 @@ def unspeakable(name: str) -> bool:
 
 
 def _numbered(row: Row) -> tuple[int, EvidenceEntry]:
-    return checked_integer(row[-1], NUMBER), entry_from_row(row)
+    return checked(U64, row[-1], NUMBER), entry_from_row(row)

@@ -27,9 +27,6 @@ REVISIONS = ("0001", "0002")
 HEAD = REVISIONS[-1]
 VERSION_TABLE = "alembic_version"
 
-MAX_INTEGER = 2**63 - 1
-"""The largest integer that both databases hold. The u64 of the records stay far below it."""
-
 metadata = MetaData()
 
 credential = Table(
@@ -74,7 +71,7 @@ event.listen(
     credential,
     "after_create",
     DDL(  # type: ignore[no-untyped-call]
-        f"CREATE INDEX credential_pending ON credential (created) WHERE status = {Status.PENDING.value}"
+        f"CREATE INDEX credential_pending ON credential (created) WHERE status = {Status.PENDING.number}"
     ),
 )
 # Revoked credentials stay as tombstones, any number per user. Written out, in the words both databases have:
@@ -84,7 +81,7 @@ event.listen(
     "after_create",
     DDL(  # type: ignore[no-untyped-call]
         "CREATE UNIQUE INDEX credential_live_owner ON credential (owner) "
-        f"WHERE status <> {Status.REVOKED.value}"
+        f"WHERE status <> {Status.REVOKED.number}"
     ),
 )
 Index("credential_owner", credential.c.owner)

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 
 from hsm_signer.core.canonical import entry_hash
-from hsm_signer.core.owners import as_recorded
+from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import (
     CredentialExists,
     RecordConflict,
@@ -28,12 +28,13 @@ from hsm_signer.errors import (
     StoreTooOld,
 )
 from hsm_signer.evidence.chain import START, ChainPosition, Head
-from hsm_signer.types import CredentialId, Digest, EvidenceEntry, SealedRecord, Status
+from hsm_signer.types import U64, CredentialId, Digest, EvidenceEntry, SealedRecord, Status
 
 from . import schema
 from .certificate_rows import CertificateRows
 from .change import Change, LockedChain, position_from, rows_of, unknown
 from .client_rows import ClientRows
+from .columns import checked
 from .database import (
     CONNECTIONS,
     MISSING_HINT,
@@ -45,10 +46,9 @@ from .database import (
     translated,
     without_timeouts,
 )
-from .fields import checked_integer
 from .pages import Pages, unspeakable
 from .rows import (
-    beside_record,
+    beside_from_row,
     beside_record_row,
     credential_id_of,
     entry_from_row,
@@ -230,15 +230,14 @@ class Store(Pages, ClientRows, CertificateRows):
             version = sealed.record.version
             writer = connection.execute(WRITER, {"b_id": credential_id, "b_version": version}).one_or_none()
         written_by = None if writer is None else entry_hash(entry_from_row(writer))
-        request, created, newest, sequence, digest = row[-5:]
-        request = beside_record("request", request, sealed)
-        beside_record("created", created, sealed)
+        newest, sequence, digest = row[-3:]
+        request = beside_from_row(row[-5:-3], sealed.record).request
         if sequence is None:
             return StoredCredential(sealed, request, 0, written_by, START)
         return StoredCredential(
             sealed,
             request,
-            checked_integer(newest, f"a record version in the evidence of {who(credential_id)}"),
+            checked(U64, newest, f"a record version in the evidence of {who(credential_id)}"),
             written_by,
             position_from(credential_id, sequence, digest),
         )
@@ -253,7 +252,7 @@ class Store(Pages, ClientRows, CertificateRows):
             return []
         statement = (
             select(*RECORD)
-            .where(credential.c.owner == as_recorded(owner))
+            .where(credential.c.owner == canonical_owner(owner))
             .order_by(credential.c.created.desc(), credential.c.credential_id)
         )
         with self._reading() as connection:
@@ -270,7 +269,7 @@ class Store(Pages, ClientRows, CertificateRows):
         statement = (
             select(*raw(credential, ("credential_id",)))
             # Written out, not bound: only so does SQLite use the index over pending ones.
-            .where(text(f"status = {Status.PENDING.value}"), credential.c.created < created_before)
+            .where(text(f"status = {Status.PENDING.number}"), credential.c.created < created_before)
             .order_by(credential.c.created)
         )
         with self._reading() as connection:

@@ -342,7 +342,7 @@ def _check_measured(measured: Measured, algorithm: Algorithm) -> None:
     elif algorithm.hash is None:
         same = hashlib.sha256(measured.message or b"").digest() == measured.h
     else:
-        same = len(measured.digests) == 1 and len(measured.digests[0]) == algorithm.hash
+        same = len(measured.digests) == 1 and len(measured.digests[0]) == algorithm.hash.length
     if not same:
         raise InputError("what is to be signed is not what was authorised")
 

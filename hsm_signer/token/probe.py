@@ -69,15 +69,15 @@ def probe(session: TokenSession, progress: Callable[[str], None] = lambda _: Non
     profile = _first(session, profile, "ecdh", (Mechanism.ECDH1_DERIVE,), _agrees)
     keys: dict[str, str] = {}
     for spec in (KeySpec.P256, KeySpec.P384, KeySpec.P521, KeySpec.ED25519, KeySpec.RSA2048):
-        progress(f"key type {spec.cli_name}")
-        keys[spec.cli_name] = key_obstacle(session, profile, spec)
+        progress(f"key type {spec.value}")
+        keys[spec.value] = key_obstacle(session, profile, spec)
     longest = session.max_rsa_bits()
     for spec in (KeySpec.RSA3072, KeySpec.RSA4096):
         # Generating these takes seconds; the mechanism's limits and the 2048-bit cycle decide.
         too_long = "" if (spec.rsa_bits or 0) <= longest else f"the token generates RSA up to {longest} bits"
-        keys[spec.cli_name] = keys[KeySpec.RSA2048.cli_name] or too_long
+        keys[spec.value] = keys[KeySpec.RSA2048.value] or too_long
     profile = msgspec.structs.replace(profile, keys=keys)
-    if not keys[KeySpec.RSA2048.cli_name]:
+    if not keys[KeySpec.RSA2048.value]:
         progress("RSA-OAEP")
         profile = _first(session, profile, "oaep_hash", ("sha256", "sha1"), _gives_kowf_by_rsa)
     return profile
@@ -100,13 +100,13 @@ def key_obstacle(session: TokenSession, profile: TokenProfile, spec: KeySpec) ->
                 sk = workspace.unwrap_sk(
                     unwrapping, wrapped, spec, algorithm, extractable=False, gives_kowf=False
                 )
-                doing = f"sign by {algorithm.cli_name} with"
-                signed = bytes(algorithm.hash or KEY_LENGTH)
+                doing = f"sign by {algorithm.value} with"
+                signed = bytes(algorithm.hash.length if algorithm.hash else KEY_LENGTH)
                 signature = workspace.sign(sk, spec, algorithm, signed)
                 algorithms.verifier(pair.spki, algorithm)(signed, signature)
     except (SignerError, p11.PKCS11Error) as error:
         cause = error.__cause__ if isinstance(error.__cause__, p11.PKCS11Error) else error
-        return f"the token cannot {doing} {spec.cli_name} keys ({type(cause).__name__})"
+        return f"the token cannot {doing} {spec.value} keys ({type(cause).__name__})"
     return ""
 
 

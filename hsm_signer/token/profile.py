@@ -49,7 +49,7 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     oaep_hash: str | None = None
     """RSA-OAEP: "sha256", or "sha1" on tokens that have no other (sound here, protocol.md, section 3)."""
     keys: dict[str, str] = msgspec.field(default_factory=dict)
-    """``KeySpec.cli_name`` -> "" if such keys can be generated, wrapped, unwrapped and used, or why not."""
+    """``KeySpec.value`` -> "" if such keys can be generated, wrapped, unwrapped and used, or why not."""
 
     @property
     def combines(self) -> tuple[Combine, ...]:
@@ -67,7 +67,7 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return "the token has no AES Key Wrap (RFC 3394)"
         if self.private_wrap is None:
             return "the token cannot wrap private keys with integrity"
-        if why := self.keys.get(key.cli_name, "the token has no such key type"):
+        if why := self.keys.get(key.value, "the token has no such key type"):
             return why
         if self.ecdh is None:
             return "the token has no ECDH, by which a card is personalised"

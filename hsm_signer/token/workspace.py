@@ -155,7 +155,7 @@ class TokenWorkspace(Primitives):
             data = algorithms.ecdsa_input(spec, signed)
         elif algorithm.is_pss and algorithm.hash is not None:
             hash_mechanism, mgf = _HASH_MECHANISMS[algorithm.hash]
-            parameter = (hash_mechanism, mgf, int(algorithm.hash))
+            parameter = (hash_mechanism, mgf, algorithm.hash.length)
         elif algorithm.is_rsa and algorithm.hash is not None:
             data = algorithms.digest_info(algorithm.hash, signed)
         with token_call("signing"):
@@ -183,7 +183,7 @@ class TokenWorkspace(Primitives):
             extractable=True,
         )
         public_usages = (Attribute.WRAP,) if gives_kowf and spec.rsa_bits else ()
-        with token_call(f"generating a key pair ({spec.cli_name})"):
+        with token_call(f"generating a key pair ({spec.value})"):
             if spec.rsa_bits:
                 public = templates.public_key(
                     self._profile, key_type=key_type, usages=public_usages, modulus_bits=spec.rsa_bits

@@ -6,17 +6,17 @@ else from the environment, no redirects.
 
 from __future__ import annotations
 
-import json
 import math
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import httpx
+import msgspec
 
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
 from hsm_signer.errors import (
     CardError,
     InputError,
@@ -80,11 +80,11 @@ class Channel:
         if not fact:
             raise ServiceAnswerMalformed(f"{self._url}: the service answered with {otherwise}")
 
-    def read(self, read: Callable[[Any], T], method: str, path: str, **how: Any) -> T:
-        """The answer's JSON as ``read`` takes it; ``how`` as for :meth:`send`."""
+    def read(self, kind: type[T], method: str, path: str, **how: Any) -> T:
+        """The answer's JSON as ``kind``; ``how`` as for :meth:`send`."""
         body = self.send(method, path, **how)
         try:
-            return read(forms.decode(body, "answer"))
+            return json_codec.decode(kind, body, what="answer")
         except InputError as error:
             raise ServiceAnswerMalformed(
                 f"{self._url}: not the answer of a signing service: {error.message}",
@@ -96,7 +96,7 @@ class Channel:
         method: str,
         path: str,
         *,
-        body: Any = None,
+        body: msgspec.Struct | None = None,
         upload: tuple[str, Iterable[bytes]] | None = None,
         query: dict[str, str] | None = None,
         limit: int = MAX_ANSWER,
@@ -112,7 +112,7 @@ class Channel:
             content: bytes | Iterable[bytes] | None = None
             if body is not None:
                 headers["Content-Type"] = "application/json"
-                content = json.dumps(body).encode("ascii")
+                content = json_codec.encode(body)
             elif upload is not None:
                 headers["Content-Type"], content = upload
             try:
@@ -148,7 +148,7 @@ class Channel:
         problem: Any = None
         if kind == "application/problem+json":
             try:
-                problem = forms.decode(body, "problem")
+                problem = json_codec.parse(body, "problem")
             except InputError:
                 problem = None
         if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):

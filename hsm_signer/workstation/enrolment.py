@@ -135,7 +135,7 @@ def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
     certificate_requests.subject_name(wanted.owner, wanted.subject)
     if obstacle := server.obstacle(wanted.scheme, wanted.key):
         raise TokenUnsuitable(
-            f"{obstacle}: no credential with key {wanted.key.cli_name}, scheme {wanted.scheme.name.lower()}",
+            f"{obstacle}: no credential with key {wanted.key.value}, scheme {wanted.scheme.value}",
             hint="hsm-signer doctor, at the server, shows what its token can do",
         )
 
@@ -162,7 +162,7 @@ def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
     if record.status is Status.REVOKED:
         return None
     raise CredentialExists(
-        f"user {owner!r} has a credential already ({record.status.name.lower()})",
+        f"user {owner!r} has a credential already ({record.status.value})",
         hint=f"hsm-signer credential revoke {shlex.quote(owner)} ends it for ever; then enrol again",
     )
 

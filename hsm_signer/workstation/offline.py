@@ -1,22 +1,37 @@
 """An authorisation in a file: made where the card is, carried out later (docs/understand/protocol.md, 3).
 
-For schemes basic and pin, whose cards need no challenge. The file is JSON, one object with exactly these
-fields: ``format``, ``credential_id``, ``authorisation`` (as the service takes it), ``names`` of what is
-signed, and either ``digests`` or ``message``, the other null. It holds Q: in scheme basic that is as good as
-the card's key for whoever also has token and store, so it is kept like a key.
+For schemes basic and pin, whose cards need no challenge. The file is JSON, one :class:`RequestFile`. It holds
+Q: in scheme basic that is as good as the card's key for whoever also has token and store, so it is kept like
+a key.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from hsm_signer.core import forms
+from msgspec import Meta, Struct
+
+from hsm_signer.core import json_codec
 from hsm_signer.core.content import BytesSource
+from hsm_signer.core.interface import Digests
 from hsm_signer.errors import InputError
-from hsm_signer.types import MAX_DIGESTS, Authorisation, Content, DigestList, Message, SigningRequest
+from hsm_signer.types import (
+    MAX_DIGESTS,
+    Authorisation,
+    CardAnswer,
+    Content,
+    CredentialId,
+    DigestList,
+    Message,
+    Signature,
+    SigningRequest,
+)
 
-FORMAT = "hsm-signer/1/request"
+FORMAT = "hsm-signer/2/request"
+FORMAT_1 = "hsm-signer/1/request"
+"""The counter as ``x``, digests in base64; the same content."""
 MAX_MESSAGE = 1 << 20
 """Bytes of a message that travels whole."""
 MAX_FILE = 16 << 20
@@ -24,7 +39,18 @@ MAX_FILE = 16 << 20
 MAX_NAME = 255
 """UTF-8 bytes of a name, as file systems have it, its ending for the signature included."""
 ENDING = ".sig"
-_FIELDS = ("format", "credential_id", "authorisation", "names", "digests", "message")
+
+
+class RequestFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file says; either ``digests`` or ``message`` is there, the other null."""
+
+    format: Literal["hsm-signer/2/request"]
+    credential_id: CredentialId
+    authorisation: CardAnswer
+    names: tuple[str, ...]
+    """Of what is signed."""
+    digests: Digests | None
+    message: Annotated[bytes, Meta(max_length=MAX_MESSAGE)] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +69,18 @@ def encode(authorisation: Authorisation, content: Content, names: tuple[str, ...
             "a card of scheme rolling needs the server's challenge: nothing can be made in advance"
         )
     check_names(names)
-    document: forms.Json = {
-        "format": FORMAT,
-        "credential_id": authorisation.credential_id.hex(),
-        "authorisation": forms.authorisation_to_json(authorisation),
-        "names": list(names),
-        "digests": None,
-        "message": None,
-    }
-    if isinstance(content, Message):
-        message = b"".join(content.source.chunks())
-        if len(message) > MAX_MESSAGE:
-            raise InputError(f"message: expected at most {MAX_MESSAGE} bytes")
-        document["message"] = forms.bytes_to_json(message)
-    else:
-        document["digests"] = forms.digests_to_json(content.digests)
-    encoded = json.dumps(document, indent=2).encode("ascii") + b"\n"
+    message = b"".join(content.source.chunks()) if isinstance(content, Message) else None
+    if message is not None and len(message) > MAX_MESSAGE:
+        raise InputError(f"message: expected at most {MAX_MESSAGE} bytes")
+    document = RequestFile(
+        format="hsm-signer/2/request",
+        credential_id=authorisation.credential_id,
+        authorisation=authorisation.answer,
+        names=names,
+        digests=content.digests if isinstance(content, DigestList) else None,
+        message=message,
+    )
+    encoded = json.dumps(json_codec.to_json(document), indent=2).encode("ascii") + b"\n"
     if len(encoded) > MAX_FILE:
         raise InputError(f"request: longer than {MAX_FILE} bytes", hint="authorise fewer files at once")
     return encoded
@@ -68,31 +90,38 @@ def decode(data: bytes) -> Prepared:
     """Read a file that :func:`encode` made. Raises InputError naming the field and what was expected."""
     if len(data) > MAX_FILE:
         raise InputError(f"request: expected at most {MAX_FILE} bytes")
-    document = forms.decode(data, "request")
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    value = json_codec.parse(data, "request")
+    if not isinstance(value, dict) or value.get("format") not in (FORMAT, FORMAT_1):
         raise InputError(f'request: expected a JSON object with "format": "{FORMAT}"')
-    forms.check_fields(document, _FIELDS, "request")
-    authorisation = forms.authorisation_from_json(
-        forms.identifier_from_json(document["credential_id"]), document["authorisation"], "authorisation"
-    )
+    if value["format"] == FORMAT_1:
+        value = _as_format_2(value)
+    document = json_codec.read(RequestFile, value, what="request")
+    authorisation = Authorisation.of(document.credential_id, document.authorisation)
     if authorisation.x is not None or authorisation.rolling_values:
         raise InputError("authorisation: is of scheme rolling, and cannot have been made in advance")
     content: Content
-    if document["message"] is None:
-        content = DigestList(forms.digests_from_json(document["digests"]))
-        expected = len(content.digests)
-    elif document["digests"] is None:
-        message = forms.octets_from_json(document["message"], "message")
-        if len(message) > MAX_MESSAGE:
-            raise InputError(f"message: expected at most {MAX_MESSAGE} bytes")
-        content, expected = Message(BytesSource(message)), 1
+    if document.message is None:
+        if document.digests is None:
+            raise InputError("digests: expected a list where there is no message")
+        content, expected = DigestList(document.digests), len(document.digests)
+    elif document.digests is None:
+        content, expected = Message(BytesSource(document.message)), 1
     else:
         raise InputError("request: expected digests or a message, not both")
-    names = document["names"]
-    if not isinstance(names, list) or len(names) != expected or not all(isinstance(n, str) for n in names):
+    if len(document.names) != expected:
         raise InputError(f"names: expected a list of {expected}, as many as there are signatures")
-    check_names(tuple(names))
-    return Prepared(SigningRequest(authorisation, content), tuple(names))
+    check_names(document.names)
+    return Prepared(SigningRequest(authorisation, content), document.names)
+
+
+def _as_format_2(document: dict[str, Any]) -> dict[str, Any]:
+    """A file of an older version in the spelling of this one. Raises InputError."""
+    answer, digests = document.get("authorisation"), document.get("digests")
+    if isinstance(answer, dict):
+        answer = {"counter" if name == "x" else name: value for name, value in answer.items()}
+    if digests is not None:
+        digests = [digest.hex() for digest in json_codec.read(tuple[Signature, ...], digests, "digests")]
+    return document | {"format": FORMAT, "authorisation": answer, "digests": digests}
 
 
 def check_names(names: tuple[str, ...]) -> None:

@@ -7,27 +7,37 @@ out only after it has been verified for the digests that were sent.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
-from hsm_signer.core import algorithms, certificates, forms
+from hsm_signer.core import algorithms, certificates, json_codec
 from hsm_signer.core.content import MAX_ED25519_MESSAGE
-from hsm_signer.core.owners import as_recorded
+from hsm_signer.core.interface import (
+    Capabilities,
+    CertificateChain,
+    CertificationRequest,
+    CredentialPage,
+    EnrolmentRequest,
+    EvidencePage,
+    RequestInfo,
+    SignatureRequest,
+)
+from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
 from hsm_signer.types import (
     Algorithm,
-    Begun,
     ByteSource,
+    CardAnswer,
     Challenge,
     Combine,
     CredentialId,
     CredentialView,
     DigestList,
+    EnrolmentStarted,
     Event,
     EvidenceEntry,
     KeySpec,
@@ -67,7 +77,7 @@ class RemoteServer:
         """``timeout``: seconds for each answer. Raises InputError; connects nowhere."""
         self._channel = Channel(url, token=token, ca=ca, certificate=certificate, key=key, timeout=timeout)
         self._keys: dict[CredentialId, SpkiDer] = {}
-        self._known: forms.Capabilities | None = None
+        self._known: Capabilities | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -85,9 +95,7 @@ class RemoteServer:
 
     def challenge(self, credential_id: CredentialId) -> Challenge:
         """Step 880."""
-        found = self._channel.read(
-            forms.challenge_from_json, "GET", f"/v1/credentials/{credential_id.hex()}/challenge"
-        )
+        found = self._channel.read(Challenge, "GET", f"/v1/credentials/{credential_id.hex()}/challenge")
         self._channel.expect(found.credential_id == credential_id, "the challenge of another credential")
         self._check_key(found.spki)
         self._keys[credential_id] = found.spki
@@ -97,21 +105,20 @@ class RemoteServer:
         """Steps 1 to 10. The same request may be sent again: it is never carried out twice."""
         authorisation, content = request.authorisation, request.content
         path = f"/v1/credentials/{authorisation.credential_id.hex()}"
-        form = forms.authorisation_to_json(authorisation)
+        answer = authorisation.answer
         if isinstance(content, DigestList):
-            body = {"authorisation": form, "digests": forms.digests_to_json(content.digests)}
             outcome = self._channel.read(
-                forms.outcome_from_json,
+                SignOutcome,
                 "POST",
                 f"{path}/signatures",
-                body=body,
+                body=SignatureRequest(answer, content.digests),
                 limit=MAX_ANSWER + MAX_SIGNATURE_ANSWER * len(content.digests),
             )
             self._verify(request, outcome, content.digests)
             return outcome
-        upload = _Upload(form, content.source, authorisation.algorithm)
+        upload = _Upload(answer, content.source, authorisation.algorithm)
         outcome = self._channel.read(
-            forms.outcome_from_json,
+            SignOutcome,
             "POST",
             f"{path}/message-signatures",
             upload=(upload.content_type, upload),
@@ -147,20 +154,20 @@ class RemoteServer:
         """Why the service cannot hold such a credential, in words; "" if it can."""
         return self._capabilities().obstacle(scheme, key)
 
-    def _capabilities(self) -> forms.Capabilities:
+    def _capabilities(self) -> Capabilities:
         """Asked once."""
         if self._known is None:
             self._known = self.capabilities()
         return self._known
 
-    def capabilities(self) -> forms.Capabilities:
+    def capabilities(self) -> Capabilities:
         """What can be enrolled at the service, and its limits."""
-        return self._channel.read(forms.capabilities_from_json, "GET", "/v1/capabilities")
+        return self._channel.read(Capabilities, "GET", "/v1/capabilities")
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
         """Keys and a pending record."""
-        body = forms.new_credential_to_json(wanted, subject)
-        begun = self._channel.read(forms.begun_from_json, "POST", "/v1/enrolments", body=body, again=False)
+        body = EnrolmentRequest.of(wanted, subject)
+        begun = self._channel.read(EnrolmentStarted, "POST", "/v1/enrolments", body=body, again=False)
         credential, card = begun.credential, begun.personalisation
         self._channel.expect(
             card.credential_id == credential.credential_id
@@ -177,9 +184,7 @@ class RemoteServer:
     def request_info(self, credential_id: CredentialId) -> bytes:
         """DER CertificationRequestInfo of a pending credential."""
         path = f"/v1/enrolments/{credential_id.hex()}/request-info"
-        return self._channel.read(
-            lambda found: forms.bytes_from_json(_only(found, "request_info"), "request_info"), "GET", path
-        )
+        return self._channel.read(RequestInfo, "GET", path).request_info
 
     def give_up_enrolment(self, credential_id: CredentialId) -> None:
         """Delete a pending record whose card never got its keys."""
@@ -189,10 +194,10 @@ class RemoteServer:
 
     def credential(self, owner: str) -> CredentialView:
         """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown."""
-        name = as_recorded(owner)
+        name = canonical_owner(owner)
         # A name may be "..": percent-encoded, or it would be a step up in the path.
         segment = quote(name, safe="").replace(".", "%2E")
-        found = self._channel.read(forms.credential_from_json, "GET", f"/v1/users/{segment}/credential")
+        found = self._channel.read(CredentialView, "GET", f"/v1/users/{segment}/credential")
         self._channel.expect(found.owner == name, "the credential of another user")
         self._check_key(found.spki)
         return found
@@ -215,15 +220,16 @@ class RemoteServer:
                 query["owner"] = owner
             if after is not None:
                 query["after"] = after.hex()
-            page, more = self._channel.read(_credential_page, "GET", "/v1/credentials", query=query)
-            for each in page:
-                self._channel.expect(after is None or each.credential_id > after, "credentials out of order")
-                self._check_key(each.spki)
-                after = each.credential_id
-                yield each
-            if not more:
+            page = self._channel.read(CredentialPage, "GET", "/v1/credentials", query=query)
+            self._channel.expect(len(page.credentials) <= PAGE, "a longer page than was asked for")
+            for found in page.credentials:
+                self._channel.expect(after is None or found.credential_id > after, "credentials out of order")
+                self._check_key(found.spki)
+                after = found.credential_id
+                yield found
+            if not page.more:
                 return
-            self._channel.expect(bool(page), "an empty page with others after it")
+            self._channel.expect(bool(page.credentials), "an empty page with others after it")
 
     def _check_key(self, spki: SpkiDer) -> None:
         try:
@@ -233,11 +239,11 @@ class RemoteServer:
 
     def change_status(self, credential_id: CredentialId, event: Event) -> CredentialView:
         """Suspend, resume, unlock or revoke. Raises StatusUnsuitable, RecordConflict (try again)."""
-        return self._credential("POST", credential_id, f"/{forms.name_of(event)}")
+        return self._credential("POST", credential_id, f"/{event.value}")
 
     def _credential(self, method: str, credential_id: CredentialId, end: str = "") -> CredentialView:
         path = f"/v1/credentials/{credential_id.hex()}{end}"
-        found = self._channel.read(forms.credential_from_json, method, path, again=method == "GET")
+        found = self._channel.read(CredentialView, method, path, again=method == "GET")
         self._channel.expect(found.credential_id == credential_id, "another credential")
         self._check_key(found.spki)
         return found
@@ -245,18 +251,18 @@ class RemoteServer:
     def certification_request(self, credential_id: CredentialId) -> str:
         """PKCS#10 as the first authorisation signed it, PEM. Raises CredentialPending."""
         path = f"/v1/credentials/{credential_id.hex()}/certification-request"
-        return self._channel.read(lambda found: _pem(_only(found, "pem")), "GET", path)
+        return self._channel.read(CertificationRequest, "GET", path).pem
 
     def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
         """The chain kept for a credential, DER each, leaf first; empty without one."""
         path = f"/v1/credentials/{credential_id.hex()}/certificates"
-        return self._channel.read(forms.certificates_from_json, "GET", path)
+        return self._channel.read(CertificateChain, "GET", path).certificates
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
         """Keep a chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
         certificates.check_chain(chain, self.credential_by_id(credential_id).spki)
         path = f"/v1/credentials/{credential_id.hex()}/certificates"
-        self._channel.send("PUT", path, body=forms.certificates_to_json(chain))
+        self._channel.send("PUT", path, body=CertificateChain(chain))
 
     # --- evidence --------------------------------------------------------------------------------------
 
@@ -268,21 +274,22 @@ class RemoteServer:
             query = {"after": str(after), "limit": str(PAGE)}
             if credential_id is not None:
                 query["credential_id"] = credential_id.hex()
-            page, more = self._channel.read(_evidence_page, "GET", "/v1/evidence", query=query)
-            for number, entry in page:
-                self._channel.expect(number > after, "evidence out of order")
-                after = number
-                yield number, entry
-            if not more:
+            page = self._channel.read(EvidencePage, "GET", "/v1/evidence", query=query)
+            self._channel.expect(len(page.entries) <= PAGE, "a longer page than was asked for")
+            for found in page.entries:
+                self._channel.expect(found.number > after, "evidence out of order")
+                after = found.number
+                yield found.number, found.entry
+            if not page.more:
                 return
-            self._channel.expect(bool(page), "an empty page with others after it")
+            self._channel.expect(bool(page.entries), "an empty page with others after it")
 
 
 class _Upload:
     """multipart/form-data (RFC 7578) of an authorisation and its message, read in pieces, each time anew."""
 
-    def __init__(self, authorisation: forms.Json, source: ByteSource, algorithm: Algorithm) -> None:
-        self._authorisation = json.dumps(authorisation).encode("ascii")
+    def __init__(self, answer: CardAnswer, source: ByteSource, algorithm: Algorithm) -> None:
+        self._authorisation = json_codec.encode(answer)
         self._source = source
         self._algorithm = algorithm
         self._boundary = secrets.token_hex(16)
@@ -296,7 +303,7 @@ class _Upload:
         yield self._head('name="authorisation"', "application/json") + self._authorisation + b"\r\n"
         yield self._head('name="message"; filename="message"', "application/octet-stream")
         hash_name = self._algorithm.hash
-        running = None if hash_name is None else hashlib.new(hash_name.hashlib_name)
+        running = None if hash_name is None else hashlib.new(hash_name.value)
         whole = bytearray()
         for chunk in self._source.chunks():
             if running is not None:
@@ -320,36 +327,3 @@ class _Upload:
     def signed(self) -> bytes:
         """What the signature is of: the digest of what was sent last, or for Ed25519 all of it."""
         return self._signed
-
-
-def _only(value: Any, name: str) -> Any:
-    """The one field of an object."""
-    forms.check_fields(value, (name,), "answer")
-    return value[name]
-
-
-def _pem(value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("-----BEGIN CERTIFICATE REQUEST-----"):
-        raise InputError("pem: expected a certificate request")
-    if not value.isascii():
-        raise InputError("pem: expected ASCII")
-    return value
-
-
-def _credential_page(value: Any) -> tuple[list[CredentialView], bool]:
-    forms.check_fields(value, ("credentials", "more"), "answer")
-    page, more = _page(value, "credentials")
-    return [forms.credential_from_json(each, f"credentials[{n}]") for n, each in enumerate(page)], more
-
-
-def _evidence_page(value: Any) -> tuple[list[tuple[int, EvidenceEntry]], bool]:
-    forms.check_fields(value, ("entries", "more"), "answer")
-    page, more = _page(value, "entries")
-    return [forms.entry_from_json(each, f"entries[{n}]") for n, each in enumerate(page)], more
-
-
-def _page(value: Any, name: str) -> tuple[list[Any], bool]:
-    page, more = value[name], value["more"]
-    if not isinstance(page, list) or len(page) > PAGE or not isinstance(more, bool):
-        raise InputError(f"{name}: expected a page of at most {PAGE}")
-    return page, more

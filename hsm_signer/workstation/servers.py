@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from hsm_signer.types import (
-    Begun,
     Challenge,
     Combine,
     CredentialId,
     CredentialRecord,
     CredentialView,
+    EnrolmentStarted,
     Event,
     KeySpec,
     NewCredential,
@@ -63,7 +63,7 @@ class EnrolmentServer(SigningServer, Protocol):
         """Return a credential by its id, 16 bytes; raises CredentialUnknown."""
         ...
 
-    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Begun:
+    def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
         """Make a user's keys and a pending record; return what the card has to get."""
         ...
 

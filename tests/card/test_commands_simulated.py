@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
 
 import card_applet_sim
 from hsm_signer.card.address import create_card, open_card
@@ -136,7 +138,8 @@ class Server:
         z = private.exchange(ec.ECDH(), other)
 
         def k(role: int) -> bytes:
-            parameters = bytes((self.scheme, self.combine, self.policy, self.check, *tries))
+            choices = (self.scheme, self.combine, self.policy, self.check)
+            parameters = bytes((*(choice.number for choice in choices), *tries))
             head = b"hsm-signer/1/personalise" + bytes((role,)) + self.credential_id
             return _cbc(z, hashlib.sha256(head + parameters + card_point + point).digest())
 
@@ -165,9 +168,9 @@ class Server:
         rns = self.rolling_values
         d = hashlib.sha256(
             b"hsm-signer/1/authorise"
-            + bytes((self.scheme, self.combine))
-            + algorithm.to_bytes(2, "big")
-            + bytes((mode, self.policy))
+            + bytes((self.scheme.number, self.combine.number))
+            + algorithm.number.to_bytes(2, "big")
+            + bytes((mode.number, self.policy.number))
             + self.credential_id
             + nonce
             + bytes((len(rns),))
@@ -245,7 +248,7 @@ def test_status_before_and_after_install(address: str, server: Server) -> None:
         session.install(server.personalise(point), server.pin, server.puk)
     basic = server.scheme is Scheme.BASIC
     with open_card(address) as session:
-        assert session.status() == replace(
+        assert session.status() == dataclasses.replace(
             blank,
             state=CardState.ACTIVE,
             scheme=server.scheme,
@@ -317,7 +320,7 @@ def test_digests_are_authorised(address: str, server: Server) -> None:
         for algorithm in (Algorithm.ECDSA_SHA256, Algorithm.RSA_PSS_SHA384, Algorithm.RSA_PKCS1_SHA512):
             assert algorithm.hash
             for count in (1, 7, 100):
-                digests = tuple(Digest(os.urandom(algorithm.hash)) for _ in range(count))
+                digests = tuple(Digest(os.urandom(algorithm.hash.length)) for _ in range(count))
                 session.load_digests(digests)
                 if server.pin:
                     session.verify_pin(server.pin)
@@ -634,7 +637,7 @@ def test_what_does_not_fit_costs_neither_hash_nor_pin(
 ) -> None:
     server = Server()
     with recorded(address, server) as (session, connection):
-        challenge = replace(server.challenge, **changes)  # type: ignore[arg-type]
+        challenge = replace(server.challenge, **changes)
         with pytest.raises(kind) as caught:
             authorise_content(session, challenge, content, algorithm, _never)
         assert type(caught.value) is kind

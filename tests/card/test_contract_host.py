@@ -11,8 +11,11 @@ from hsm_signer.card import apdu, pins
 from tests.support.card import contract
 
 
-def _names(enum: type[IntEnum]) -> dict[str, int]:
-    return {_plain(member.name): int(member) for member in enum}
+def _names(enum: type[IntEnum] | type[types.ProtocolEnum]) -> dict[str, int]:
+    return {
+        _plain(member.name): member.number if isinstance(member, types.ProtocolEnum) else int(member)
+        for member in enum
+    }
 
 
 def _plain(name: str) -> str:
@@ -46,7 +49,7 @@ def test_status_tags() -> None:
     assert table == _names(apdu.StatusTag)
     lengths = {tag: row.length_min for tag, row in contract.status_tags().items()}
     assert lengths[apdu.StatusTag.CREDENTIAL_ID] == types.CREDENTIAL_ID_LENGTH
-    assert lengths[apdu.StatusTag.SERIAL] == apdu.SERIAL_LENGTH
+    assert lengths[apdu.StatusTag.SERIAL] == types.SERIAL_LENGTH
     assert lengths[apdu.StatusTag.VERSION] == lengths[apdu.StatusTag.FEATURES] == 2
     others = set(apdu.StatusTag) - {0x80, 0x84, 0x87, 0x88}
     assert {lengths[tag] for tag in others} == {1}
@@ -83,14 +86,15 @@ def test_features() -> None:
         ("algorithms", types.Algorithm),
     ],
 )
-def test_codes(table: str, enum: type[IntEnum]) -> None:
+def test_codes(table: str, enum: type[types.ProtocolEnum]) -> None:
     assert _names(enum) == _plain_names(contract.codes(table))
 
 
 def test_algorithms() -> None:
     for code, length in contract.algorithm_digest_lengths().items():
-        assert (types.Algorithm(code).hash or 0) == length
-    assert {a.cli_name: int(a) for a in types.Algorithm} == contract.codes("algorithms")
+        hashed = types.Algorithm.numbered(code).hash
+        assert (0 if hashed is None else hashed.length) == length
+    assert {a.value: a.number for a in types.Algorithm} == contract.codes("algorithms")
 
 
 def test_status_words() -> None:
@@ -102,15 +106,15 @@ def test_limits() -> None:
     limits = contract.limits()
     assert (limits["pin-min"], limits["pin-max"]) == (pins.PIN_MIN, pins.PIN_MAX)
     assert (limits["puk-min"], limits["puk-max"]) == (pins.PUK_MIN, pins.PUK_MAX)
-    assert (limits["tries-min"], limits["tries-max"]) == (apdu.TRIES_MIN, apdu.TRIES_MAX)
+    assert (limits["tries-min"], limits["tries-max"]) == (1, types.MAX_TRIES)
     assert limits["rolling-values-max"] == types.MAX_ROLLING_VALUES
     assert limits["digests-max"] == types.MAX_DIGESTS
     assert limits["digests-header"] == apdu.DIGESTS_HEADER
     assert limits["short-data-max"] == apdu.SHORT_DATA_MAX
     assert limits["answer-max"] == apdu.ANSWER_MAX
     assert limits["credential-id"] == types.CREDENTIAL_ID_LENGTH
-    assert limits["serial"] == apdu.SERIAL_LENGTH
+    assert limits["serial"] == types.SERIAL_LENGTH
     assert limits["nonce"] == types.NONCE_LENGTH
     assert types.KEY_LENGTH == types.ROLLING_VALUE_LENGTH == limits["key"]
     assert limits["wrapped-key"] == types.KW_LENGTH
-    assert limits["point"] == apdu.POINT_LENGTH
+    assert limits["point"] == types.POINT_LENGTH

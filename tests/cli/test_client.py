@@ -18,7 +18,7 @@ from tests.support.commandline import Cli
 
 
 def test_roles_are_those_of_the_service() -> None:
-    assert [each.cli_name for each in Role] == list(ROLES)
+    assert [each.value for each in Role] == list(ROLES)
 
 
 def test_a_client_comes_and_goes(run: Cli, home: Home) -> None:

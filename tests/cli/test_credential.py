@@ -31,7 +31,7 @@ def test_list_and_show(run: Cli, home: Home) -> None:
     assert lines[1].split() == ["alice", "active", "p256", "rolling", listed.json[0]["credential_id"]]
     for user in home.people:
         ran = run("credential", "show", user, "--json")
-        assert (ran.json["user"], ran.json["scheme"]) == (user, home[user].scheme.name.lower())
+        assert (ran.json["user"], ran.json["scheme"]) == (user, home[user].scheme.value)
         assert ran.json["card_serial"] == run("card", "info", home[user].address, "--json").json["serial"]
         pem = run("credential", "public-key", user).out
         assert ran.json["public_key_sha256"] == hashlib.sha256(load_public_pem(pem.encode())).hexdigest()

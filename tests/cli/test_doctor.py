@@ -59,7 +59,7 @@ def test_a_good_installation(run: Cli, home: Home) -> None:
         assert found[name] == "ok"
     assert found["cycle.rolling.ed25519"] == found["token.combine-xor"] == "not-possible"
     assert {name.rpartition(".")[2] for name in found if name.startswith("cycle.rolling.")} == {
-        each.cli_name for each in KeySpec
+        each.value for each in KeySpec
     } - {"rsa4096"}
     # Neither store nor token nor card has anything more than before.
     assert not changed(before, tree(run.folder))

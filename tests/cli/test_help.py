@@ -158,11 +158,11 @@ def test_signing_loads_only_what_it_needs(process: Process, home: Home, note: Pa
 
 
 def test_written_out_names_are_those_of_the_types() -> None:
-    assert {choices.member(name) for name in choices.ALGORITHMS} == {*Algorithm.__members__}
-    assert {choices.member(name) for name in choices.KEYS} == {*KeySpec.__members__}
-    assert {choices.member(name) for name in choices.SCHEMES} == {each.name for each in Scheme}
-    assert {choices.member(name) for name in choices.PIN_CHECKS} == {*PinCheck.__members__} - {"NONE"}
-    assert {choices.member(name) for name in choices.PIN_POLICIES} == {*PinPolicy.__members__} - {"NONE"}
+    assert {each.value for each in Algorithm} == set(choices.ALGORITHMS)
+    assert [each.value for each in KeySpec] == list(choices.KEYS)
+    assert set(choices.SCHEMES) == {each.value for each in Scheme}
+    assert set(choices.PIN_CHECKS) == {each.value for each in PinCheck} - {"none"}
+    assert set(choices.PIN_POLICIES) == {each.value for each in PinPolicy} - {"none"}
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields, replace
-from enum import IntEnum
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 
 from hsm_signer.core.canonical import entry_bytes, entry_hash, number, record_bytes, sequence, text, value
 from hsm_signer.types import (
@@ -21,6 +20,7 @@ from hsm_signer.types import (
     Mode,
     PinCheck,
     PinPolicy,
+    ProtocolEnum,
     Scheme,
     Status,
 )
@@ -31,7 +31,7 @@ def u(bits: int) -> st.SearchStrategy[int]:
     return st.integers(0, 2**bits - 1)
 
 
-ENUMS: dict[str, type[IntEnum]] = {
+ENUMS: dict[str, type[ProtocolEnum]] = {
     "status": Status,
     "scheme": Scheme,
     "combine": Combine,
@@ -79,7 +79,9 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
     if name == "algorithm":
         return st.none() | st.sampled_from(Algorithm)
     if name == "algorithms":
-        return st.sets(st.sampled_from(Algorithm)).map(lambda found: tuple(sorted(found)))
+        return st.sets(st.sampled_from(Algorithm)).map(
+            lambda found: tuple(sorted(found, key=lambda each: each.number))
+        )
     if name in LISTS:
         return st.lists(st.binary(max_size=5), max_size=4).map(tuple)
     if name in TEXTS:

@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from hsm_signer.core import algorithms, certificates
 from hsm_signer.errors import CertificateUnsuitable
+from hsm_signer.types import MAX_BLOB
 
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
 SPKI = algorithms.spki_of(KEYS[0].public_key())
@@ -58,7 +59,7 @@ def test_good_chains(chain: tuple[bytes, ...]) -> None:
         ((LEAF, b"\x30\x00"), "certificate 2: expected a certificate in DER"),
         ((LEAF + b"\0",), "certificate 1: expected a certificate in DER"),
         ((b"",), "certificate 1: expected a certificate in DER"),
-        ((bytes(certificates.MAX_CERTIFICATE + 1),), "certificate 1: expected at most 65536 bytes"),
+        ((bytes(MAX_BLOB + 1),), "certificate 1: expected at most 65535 bytes"),
         ((LEAF,) * 11, "expected at most 10, got 11"),
     ],
 )

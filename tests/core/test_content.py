@@ -44,7 +44,7 @@ def test_h_and_digest_come_from_one_reading(pieces: tuple[bytes, ...], algorithm
     if algorithm.hash is None:
         assert (measured.digests, measured.message) == ((), whole)
     else:
-        expected = hashlib.new(algorithm.hash.hashlib_name, whole).digest()
+        expected = hashlib.new(algorithm.hash.value, whole).digest()
         assert (measured.digests, measured.message) == ((expected,), None)
 
 
@@ -163,10 +163,11 @@ def test_the_longest_list() -> None:
 
 @given(LISTS, st.sampled_from([each for each in Algorithm if each.hash is not None]))
 def test_length_must_fit_the_algorithm(digests: tuple[Digest, ...], algorithm: Algorithm) -> None:
-    if len(digests[0]) == algorithm.hash:
+    assert algorithm.hash
+    if len(digests[0]) == algorithm.hash.length:
         measured = measure(DigestList(digests), algorithm)
         assert (measured.mode, measured.digests) == (Mode.DIGESTS, digests)
         assert measured.h == digest_list_hash(digests)
         return
-    with pytest.raises(AlgorithmUnsuitable, match=f"{algorithm.cli_name} signs digests of"):
+    with pytest.raises(AlgorithmUnsuitable, match=f"{algorithm.value} signs digests of"):
         measure(DigestList(digests), algorithm)

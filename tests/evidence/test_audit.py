@@ -6,13 +6,13 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import force_setattr, replace
 
 from hsm_signer.core.canonical import entry_hash, sequence
 from hsm_signer.core.content import digest_list_hash
@@ -366,7 +366,7 @@ def test_an_audit_holds_one_entry_at_a_time() -> None:
             draft = draft_entry(credential_id(1), Event.SUSPEND, actor="tests", record_version=number)
             entry = next_entry(position, draft, time=number)
             position = type(position)(number, entry_hash(entry))
-            object.__setattr__(entry, "digests", _Tracked(Watched()))
+            force_setattr(entry, "digests", _Tracked(Watched()))
             most = max(most, alive)
             yield entry
 
@@ -404,7 +404,7 @@ def test_an_anchor_by_hand(store: Store, alice: Person, bob: Person) -> None:
         last = list(store.entries(person.id))[-1][1]
         leaves.append(person.id + (6).to_bytes(8, "big") + entry_hash(last))
     assert anchor == Anchor(
-        format=1, time=TIME, last_entry=12, credentials=2, entries=12, root=merkle_root(leaves).hex()
+        format=2, time=TIME, last_entry=12, credentials=2, entries=12, root=merkle_root(leaves)
     )
 
 
@@ -466,28 +466,44 @@ def test_heads_in_the_wrong_order_are_a_damaged_index() -> None:
         make_anchor(time=0, last_entry=2, heads=heads)
 
 
-GOOD = Anchor(format=1, time=TIME, last_entry=12, credentials=2, entries=12, root="ab" * 32)
+GOOD = Anchor(
+    format=2, time=TIME, last_entry=12, credentials=2, entries=12, root=Digest(bytes.fromhex("ab" * 32))
+)
+
+
+OLDER = {
+    "format": 1,
+    "time": TIME,
+    "last_entry": 12,
+    "credentials": 2,
+    "entries": 12,
+    "root": "ab" * 32,
+}
+"""As older versions printed the same anchor."""
 
 
 def test_the_anchors_text() -> None:
     text = encode_anchor(GOOD)
     assert text == (
-        '{"format":1,"time":1700000000000000,"last_entry":12,"credentials":2,"entries":12,'
-        f'"root":"{"ab" * 32}"}}'
+        '{"format":2,"time":"2023-11-14T22:13:20.000000Z","last_entry":"12","credentials":"2",'
+        f'"entries":"12","root":"{"ab" * 32}"}}'
     )
     assert decode_anchor(text) == GOOD
+    assert decode_anchor(json.dumps(OLDER)) == GOOD
     assert decode_anchor(json.dumps(json.loads(text), indent=4) + "\n") == GOOD
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 2},
+        {"format": 3},
         {"format": "1"},
         {"format": True},
         {"time": -1},
         {"time": "1700000000000000"},
         {"time": 2**63},
+        {"time": True},
+        {"entries": -1},
         {"last_entry": None},
         {"last_entry": 1.5},
         {"root": "AB" * 32},
@@ -497,15 +513,17 @@ def test_the_anchors_text() -> None:
         {"extra": 1},
     ],
 )
-def test_a_text_that_is_no_anchor(changes: dict[str, Any]) -> None:
-    found = {**json.loads(encode_anchor(GOOD)), **changes}
+@pytest.mark.parametrize("good", [json.loads(encode_anchor(GOOD)), OLDER], ids=["2", "1"])
+def test_a_text_that_is_no_anchor(good: dict[str, Any], changes: dict[str, Any]) -> None:
+    found = {**good, **changes}
     with pytest.raises(InputError, match="no anchor"):
         decode_anchor(json.dumps(found))
 
 
 @pytest.mark.parametrize("name", ["format", "time", "last_entry", "credentials", "entries", "root"])
-def test_an_anchor_with_a_field_missing(name: str) -> None:
-    found = json.loads(encode_anchor(GOOD))
+@pytest.mark.parametrize("good", [json.loads(encode_anchor(GOOD)), OLDER], ids=["2", "1"])
+def test_an_anchor_with_a_field_missing(good: dict[str, Any], name: str) -> None:
+    found = dict(good)
     del found[name]
     with pytest.raises(InputError):
         decode_anchor(json.dumps(found))

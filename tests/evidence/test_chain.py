@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from msgspec.structs import fields, replace
 
 from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
 from hsm_signer.evidence.chain import START, ChainCheck, check_chain, draft_entry, next_entry, position_of

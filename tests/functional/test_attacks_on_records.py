@@ -5,12 +5,14 @@ What each control finds is asserted together with what it cannot find, and why.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import (
@@ -97,7 +99,7 @@ def test_a_changed_field_of_the_record_never_gives_a_signature(home: Home, serve
     row = credential_row(home, credential_id)
     assert row is not None
     steps: list[int] = []
-    watched = replace(server, observe=steps.append)
+    watched = dataclasses.replace(server, observe=steps.append)
     seen: dict[str, set[str]] = {}
     names = columns(home, "credential")
 
@@ -151,7 +153,7 @@ def _signatures(home: Home) -> int:
 def test_every_field_is_set_for_somebody(home: Home, server: Server) -> None:
     """Or the loop above would have flipped no bit of it."""
     records = [home[name].record(server) for name in ("alice", "peter", "basil")]
-    for name in CredentialRecord.__dataclass_fields__:
+    for name in CredentialRecord.__struct_fields__:
         assert any(getattr(record, name) is not None for record in records), name
 
 
@@ -385,7 +387,7 @@ def test_refusals_removed_at_the_end_are_found_by_the_anchor_alone(home: Home, s
     length = len(chain(server, credential_id))
     request = authorise(server, alice)
     with pytest.raises(SignerError):
-        server.sign(replace(request, content=message(b"forged")))
+        server.sign(dataclasses.replace(request, content=message(b"forged")))
     anchor = server.anchor()
 
     cut_chain(home, credential_id, length)
@@ -443,7 +445,9 @@ def test_evidence_of_another_user_is_no_stored_answer(home: Home, server: Server
     server.sign(theirs)
     hers = alice.record(server).credential_id
     with pytest.raises(SignerError):
-        server.sign(replace(theirs, authorisation=replace(theirs.authorisation, credential_id=hers)))
+        server.sign(
+            dataclasses.replace(theirs, authorisation=replace(theirs.authorisation, credential_id=hers))
+        )
     still_signs(server, alice)
 
 
@@ -452,7 +456,7 @@ def test_status_of_the_row_is_not_believed(home: Home, server: Server) -> None:
     person = home["alice"]
     credential_id = person.record(server).credential_id
     server.change_status(credential_id, Event.SUSPEND)
-    sql(home, "UPDATE credential SET status = ? WHERE owner = 'alice'", int(Status.ACTIVE))
+    sql(home, "UPDATE credential SET status = ? WHERE owner = 'alice'", Status.ACTIVE.number)
     with pytest.raises(RecordDamaged):
         person.sign(server)
 

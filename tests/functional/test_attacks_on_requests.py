@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from hsm_signer.errors import (
     AlgorithmNotAllowed,
@@ -283,7 +285,7 @@ def test_rolling_values_altered(home: Home, server: Server) -> None:
     record = alice.record(server)
     request = authorise(server, alice, MESSAGE)
     steps: list[int] = []
-    watched = replace(server, observe=steps.append)
+    watched = dataclasses.replace(server, observe=steps.append)
 
     for values in _other_values(request.authorisation.rolling_values):
         with refused(home, server, record.credential_id, ChallengeStale):
@@ -341,7 +343,7 @@ def test_a_flipped_bit_in_every_byte_of_every_quantity_counts_no_failure(scene: 
     """Step 3: nobody without the card can lock anybody (docs/understand/protocol.md, section 4)."""
     request = authorise(scene.server, scene.person, MESSAGE)
     steps: list[int] = []
-    watched = replace(scene.server, observe=steps.append)
+    watched = dataclasses.replace(scene.server, observe=steps.append)
     row = credential_row(scene.home, scene.id)
     tried = 0
 
@@ -491,7 +493,7 @@ def test_card_enrolled_anew_does_not_open_the_old_credential(
     """A revoked user's old card, kept in a drawer, against the new credential."""
     alice = home["alice"]
     old_id = alice.record(server).credential_id
-    drawer = replace(alice, card_path=tmp_path / "drawer.card")
+    drawer = dataclasses.replace(alice, card_path=tmp_path / "drawer.card")
     shutil.copyfile(alice.card_path, drawer.card_path)
     request = authorise(server, alice)
     server.change_status(old_id, Event.REVOKE)

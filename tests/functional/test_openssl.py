@@ -76,8 +76,8 @@ def _padding(algorithm: Algorithm) -> list[str]:
     assert algorithm.hash is not None
     return [
         "rsa_padding_mode:pss",
-        f"rsa_pss_saltlen:{int(algorithm.hash)}",
-        f"rsa_mgf1_md:{algorithm.hash.hashlib_name}",
+        f"rsa_pss_saltlen:{algorithm.hash.length}",
+        f"rsa_mgf1_md:{algorithm.hash.value}",
     ]
 
 
@@ -93,7 +93,7 @@ def check_document(openssl: OpenSsl, outcome: SignOutcome, document: bytes, sign
     public = openssl.file("pk.pem", algorithms.spki_pem(outcome.spki).encode())
     said = openssl(
         "dgst",
-        f"-{algorithm.hash.hashlib_name}",
+        f"-{algorithm.hash.value}",
         "-verify",
         public,
         "-signature",
@@ -109,7 +109,7 @@ def check_digest(openssl: OpenSsl, outcome: SignOutcome, digest: bytes, signatur
     algorithm = outcome.algorithm
     assert algorithm.hash is not None
     public = openssl.file("pk.pem", algorithms.spki_pem(outcome.spki).encode())
-    digest_option = [] if algorithm.is_ecdsa else [f"digest:{algorithm.hash.hashlib_name}"]
+    digest_option = [] if algorithm.is_ecdsa else [f"digest:{algorithm.hash.value}"]
     said = openssl(
         "pkeyutl",
         "-verify",
@@ -160,12 +160,10 @@ def test_signatures(
         document = DOCUMENTS[number % len(DOCUMENTS)]
         outcome = person.sign(server, document, algorithm)
         (signature,) = outcome.signatures
-        verify(hashlib.new(algorithm.hash.hashlib_name, document).digest(), signature)
+        verify(hashlib.new(algorithm.hash.value, document).digest(), signature)
         check_document(openssl, outcome, document, signature)
 
-        digests = tuple(
-            Digest(hashlib.new(algorithm.hash.hashlib_name, each).digest()) for each in DOCUMENTS[:2]
-        )
+        digests = tuple(Digest(hashlib.new(algorithm.hash.value, each).digest()) for each in DOCUMENTS[:2])
         listed = person.sign(server, DigestList(digests), algorithm)
         assert len(listed.signatures) == 2
         for digest, each in zip(digests, listed.signatures, strict=True):
@@ -175,7 +173,7 @@ def test_signatures(
         checked += 3
     assert server.audit().good
     check_request(openssl, made, key)
-    tell(f"openssl verified: scheme {scheme.name.lower()}, {key.cli_name}: {checked} signatures, 1 request")
+    tell(f"openssl verified: scheme {scheme.value}, {key.value}: {checked} signatures, 1 request")
 
 
 def check_request(openssl: OpenSsl, made: Enrolled, key: KeySpec) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
 
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import algorithms
@@ -84,7 +86,9 @@ class Scene:
         """One wrong PIN that the card lets pass: refused, counted, noted."""
         request = authorise(self.server, self.person, pin=self.wrong[0])
         with refused(self.home, self.server, self.id, WrongKey, counted=True) as seen:
-            replace(self.server, observe=(steps if steps is not None else []).append).sign(request)
+            dataclasses.replace(self.server, observe=(steps if steps is not None else []).append).sign(
+                request
+            )
         assert isinstance(seen.error, WrongKey)
         return seen.error
 
@@ -158,7 +162,7 @@ def test_the_same_wrong_request_counts_once(scene: Scene) -> None:
     for _ in range(FAILURES_BEFORE_LOCK + 1):
         steps: list[int] = []
         with refused(scene.home, scene.server, scene.id, WrongKeyBefore):
-            replace(scene.server, observe=steps.append).sign(request)
+            dataclasses.replace(scene.server, observe=steps.append).sign(request)
         assert steps == [1], "the token is not even asked"
         assert scene.record.failures == 1
     still_signs(scene.server, scene.person)
@@ -191,7 +195,7 @@ def test_one_wrong_request_sent_twice_at_once_counts_once(scene: Scene) -> None:
                 scene.server.sign(request)
 
     with pytest.raises(WrongKey):
-        replace(scene.server, observe=observe).sign(request)
+        dataclasses.replace(scene.server, observe=observe).sign(request)
     assert scene.record.failures == 1
     assert scene.server.audit().good
 
@@ -262,7 +266,7 @@ def test_wrong_keys_at_the_same_time_are_all_counted(scene: Scene) -> None:
                 attempt(remaining[1:])
 
         with pytest.raises(WrongKey) as caught:
-            replace(scene.server, observe=observe).sign(remaining[0])  # type: ignore[arg-type]
+            dataclasses.replace(scene.server, observe=observe).sign(remaining[0])  # type: ignore[arg-type]
         refusals.append(caught.value)
 
     attempt(list(requests))
@@ -285,7 +289,7 @@ def test_five_at_the_same_time_lock(scene: Scene) -> None:
                 scene.server.sign(inner)
 
     with pytest.raises(WrongKey):
-        replace(scene.server, observe=observe).sign(outer)
+        dataclasses.replace(scene.server, observe=observe).sign(outer)
     assert (scene.record.status, scene.record.failures) == (Status.LOCKED, 5)
 
 
@@ -298,7 +302,7 @@ def test_right_key_in_flight_while_the_lock_falls_releases_nothing(scene: Scene)
                 scene.wrong_pin()
 
     with pytest.raises(RecordConflict):
-        replace(scene.server, observe=observe).sign(right)
+        dataclasses.replace(scene.server, observe=observe).sign(right)
     assert scene.record.status is Status.LOCKED
     with pytest.raises(CredentialLocked):
         scene.server.sign(right)
@@ -314,7 +318,7 @@ def test_wrong_key_of_a_credential_revoked_meanwhile(scene: Scene) -> None:
             scene.server.change_status(scene.id, Event.REVOKE)
 
     with pytest.raises(WrongKey):
-        replace(scene.server, observe=observe).sign(wrong)
+        dataclasses.replace(scene.server, observe=observe).sign(wrong)
     record = scene.record
     assert (record.status, record.wrapped_sk, record.wrapped_kcar) == (Status.REVOKED, None, None)
     with pytest.raises(CredentialRevoked):
@@ -412,7 +416,7 @@ def test_step_5_refuses_a_key_that_opens_sk_but_is_not_what_sk_gives(
     steps: list[int] = []
 
     with refused(home, server, record.credential_id, WrongKey, counted=True) as seen:
-        replace(server, observe=steps.append).sign(request)
+        dataclasses.replace(server, observe=steps.append).sign(request)
 
     assert steps == [1, 2, 3, 4]
     assert isinstance(seen.error, WrongKey)

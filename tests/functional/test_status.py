@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from hsm_signer.core import algorithms
 from hsm_signer.core.content import BytesSource
@@ -60,7 +61,7 @@ from tests.support.scenes import (
     windows_found,
 )
 
-AT_ONCE = replace(BACKOFF, sleep=lambda _: None)
+AT_ONCE = dataclasses.replace(BACKOFF, sleep=lambda _: None)
 
 
 # --- pending -----------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_pending_is_given_up_after_a_day_and_not_before(home: Home, server: Serv
     hour = 3_600_000_000
     now = server.clock()
     for later, gone in ((23 * hour, False), (25 * hour, True)):
-        clock = replace(server, clock=lambda later=later: now + later)  # type: ignore[misc]
+        clock = dataclasses.replace(server, clock=lambda later=later: now + later)  # type: ignore[misc]
         make_person(clock, tmp_path, f"dave{later // hour}")
         if gone:
             with pytest.raises(CredentialUnknown):
@@ -287,7 +288,7 @@ def test_revocation_while_a_signature_is_under_way(home: Home, server: Server, n
     credential_id = person.record(server).credential_id
     request = authorise(server, person)
     with Store.open(sqlite_url(database(home))) as other:
-        operator = replace(server, store=other)
+        operator = dataclasses.replace(server, store=other)
         released: list[bytes] = []
 
         def observe(done: int) -> None:
@@ -295,7 +296,7 @@ def test_revocation_while_a_signature_is_under_way(home: Home, server: Server, n
                 operator.change_status(credential_id, Event.REVOKE)
 
         with pytest.raises(RecordConflict) as caught:
-            released += replace(server, observe=observe).sign(request).signatures
+            released += dataclasses.replace(server, observe=observe).sign(request).signatures
     assert caught.value.retryable
     assert released == []
     entries = chain(server, credential_id)
@@ -318,7 +319,7 @@ def test_change_after_the_commit_comes_too_late(home: Home, server: Server, even
         if done == 9:
             server.change_status(credential_id, event)
 
-    outcome = replace(server, observe=observe).sign(request)
+    outcome = dataclasses.replace(server, observe=observe).sign(request)
     verifies(outcome, message())
     assert [each.event for each in chain(server, credential_id)[-2:]] == [Event.SIGN, event]
 
@@ -337,7 +338,7 @@ def test_suspension_that_ends_before_the_commit_still_wins(home: Home, server: S
             server.change_status(credential_id, Event.SUSPEND)
             server.change_status(credential_id, Event.RESUME)
 
-    watched = replace(server, observe=observe)
+    watched = dataclasses.replace(server, observe=observe)
     with pytest.raises(RecordConflict):
         watched.sign(request)
     verifies(submit(watched, request, AT_ONCE), message())
@@ -357,7 +358,7 @@ def test_another_signature_while_one_is_under_way(home: Home, server: Server, na
             once.clear()
             verifies(server.sign(quick), message(b"quick"))
 
-    watched = replace(server, observe=observe)
+    watched = dataclasses.replace(server, observe=observe)
     with pytest.raises(RecordConflict):
         watched.sign(slow)
     if person.scheme is Scheme.ROLLING:
@@ -381,7 +382,7 @@ def test_the_same_request_twice_at_once_is_signed_once(home: Home, server: Serve
         if done == 8 and not inner:
             inner.append(server.sign(request))
 
-    watched = replace(server, observe=observe)
+    watched = dataclasses.replace(server, observe=observe)
     with pytest.raises(RecordConflict):
         watched.sign(request)
     again = submit(watched, request, AT_ONCE)
@@ -402,7 +403,7 @@ def test_nothing_is_lost_by_an_operation_that_fails_in_the_middle(home: Home, se
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            replace(server, observe=observe).sign(request)
+            dataclasses.replace(server, observe=observe).sign(request)
     assert credential_row(home, credential_id) == row
     assert chain(server, credential_id) == entries
     verifies(server.sign(request), message())

@@ -53,7 +53,7 @@ from tests.support.templates import (
 )
 
 PEOPLE = tuple(
-    (f"{scheme.name.lower()}-{key.name.lower()}", scheme, key)
+    (f"{scheme.value}-{key.value}", scheme, key)
     for scheme in (Scheme.ROLLING, Scheme.PIN, Scheme.BASIC)
     for key in (KeySpec.P256, KeySpec.RSA2048)
 )

@@ -99,7 +99,7 @@ def test_two_processes_sign_with_one_credential(
     assert set(retries) <= {"authorisation.stale", "record.conflict", "store.busy"}
     assert sum(retries.values()) > 0, "they got into each other's way, or nothing was shown"
     card = "cloned card" if cloned else "one card"
-    tell(f"two processes, {person.scheme.name.lower()}, {card}: {2 * rounds} signatures, retried {retries}")
+    tell(f"two processes, {person.scheme.value}, {card}: {2 * rounds} signatures, retried {retries}")
 
 
 COMMANDS = 8

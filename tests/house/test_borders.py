@@ -26,9 +26,9 @@ TABLE = """\
 | workstation | card, core | httpx |
 | service/roles, service/logs | nothing | |
 | service/clients | core, token, store, service/roles | |
-| service/wire | evidence (anchor.py) | |
-| service/worker | config, core, schemes, token, store, server, service/roles, service/logs, service/clients, service/wire | |
-| service/front | config, core, evidence (anchor.py), service/roles, service/logs, service/wire | fastapi, starlette, uvicorn, uvloop, pydantic, pydantic_core, prometheus_client, swagger_ui_bundle |
+| service/wire | core, evidence, service/roles | |
+| service/worker | config, core, schemes, token, evidence, store, server, service/roles, service/logs, service/clients, service/wire | |
+| service/front | config, core, evidence, service/roles, service/logs, service/wire | starlette, uvicorn, uvloop, prometheus_client |
 | service/supervisor | config, core (backoff.py), service/logs, service/wire, service/worker (sockets.py) | |
 | api | config, core, card, server, workstation | |
 | testing | everything | pytest |

@@ -237,18 +237,16 @@ def test_algorithm_numbers() -> None:
     """Section 1: the u16 that is bound into D."""
     found = re.findall(r"(?m)^\| 0x([0-9A-F]{4}) \| ([\w-]+) \|", section(1))
     assert {int(number, 16): name for number, name in found} == {
-        int(each): each.cli_name for each in Algorithm
+        each.number: each.value for each in Algorithm
     }
 
 
 def test_scheme_and_combine_numbers() -> None:
     """Section 1: the codes that are bound into D."""
     schemes = re.findall(r"(?m)^\| (\d) \| (\w+) \|$", section(1))
-    assert {int(number): name for number, name in schemes} == {
-        int(each): each.name.lower() for each in Scheme
-    }
+    assert {int(number): name for number, name in schemes} == {each.number: each.value for each in Scheme}
     combines = dict(re.findall(r"(?m)^\| (\d), [^|]* \| combine\(K, m\) = (.+?) \|", section(1)))
-    assert combines == {str(int(Combine.CBC)): "CBC_K(m)", str(int(Combine.XOR)): "K XOR m"}
+    assert combines == {str(Combine.CBC.number): "CBC_K(m)", str(Combine.XOR.number): "K XOR m"}
 
 
 EVERY_KEY = [(scheme, key) for scheme in Scheme for key in (KeySpec.P256, KeySpec.RSA2048)]

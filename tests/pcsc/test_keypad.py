@@ -268,7 +268,7 @@ def test_a_signature_with_the_pin_at_the_keypad(fake: FakeReader, session: CardS
     message = Message(BytesSource(b"m"))
     done = authorise_content(session, challenge, message, Algorithm.ECDSA_SHA256, None)
     answer = done.nonce + b"".join(done.quantities)
-    opened = open_answer(PROFILE, answer, Algorithm.ECDSA_SHA256, 1, sha256(b"m"), values)
+    opened = open_answer(PROFILE, answer, Algorithm.ECDSA_SHA256.number, 1, sha256(b"m"), values)
     assert opened == expected_keys(PROFILE, values)
 
 

@@ -6,15 +6,16 @@ model card written from the formulas, and against the real simulated card.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import keywrap
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hsm_signer.card.address import create_card, open_card
 from hsm_signer.card.commands import authorise_content
@@ -172,7 +173,7 @@ def test_all_quantities_must_open_before_sk_is_touched(scheme: Scheme, combine: 
 def test_another_card_s_key_is_a_wrong_key(scheme: Scheme, combine: Combine) -> None:
     """KCAR is right, so the Qs open (step 3); the KEK is not, so SK does not (step 4): a wrong PIN."""
     server = ModelServer(scheme, combine)
-    card = replace(server.card(), kek=os.urandom(32))
+    card = dataclasses.replace(server.card(), kek=os.urandom(32))
     h = h_of(b"m")
     with pytest.raises(WrongKey):
         server.sign(h, *card.authorise(h, server.challenge()))
@@ -181,7 +182,7 @@ def test_another_card_s_key_is_a_wrong_key(scheme: Scheme, combine: Combine) -> 
 @pytest.mark.parametrize("combine", [Combine.XOR, Combine.CBC])
 def test_another_kcar_does_not_even_open(combine: Combine) -> None:
     server = ModelServer(Scheme.PIN, combine)
-    card = replace(server.card(), kcar=os.urandom(32))
+    card = dataclasses.replace(server.card(), kcar=os.urandom(32))
     h = h_of(b"m")
     with pytest.raises(AuthorisationMismatch):
         server.sign(h, *card.authorise(h, server.challenge()))
@@ -230,7 +231,7 @@ def test_record_without_what_its_scheme_needs_is_our_own_mistake(missing: str) -
     h = h_of(b"m")
     nonce, quantities = server.card().authorise(h, server.challenge())
     positions = server.positions(h, nonce)
-    record = replace(server.record, **{missing: None})  # type: ignore[arg-type]
+    record = replace(server.record, **{missing: None})
     ask = server.steps.recover if missing == "wrapped_kcar" else None
     with pytest.raises(AssertionError, match="record without"):
         ask(server.workspace(), record, positions, quantities) if ask else server.steps.challenge(record)
@@ -335,8 +336,8 @@ def test_personalisation_depends_on_every_parameter() -> None:
         "credential_id": CredentialId(bytes(16)),
         "scheme": Scheme.ROLLING,
         "combine": Combine.CBC,
-        "pin_policy": 1,
-        "pin_check": 2,
+        "pin_policy": PinPolicy.ALWAYS,
+        "pin_check": PinCheck.SERVER,
         "pin_tries": 3,
         "puk_tries": 10,
         "card_point": b"\4" + bytes(64),
@@ -347,8 +348,8 @@ def test_personalisation_depends_on_every_parameter() -> None:
         {"credential_id": CredentialId(b"\1" * 16)},
         {"scheme": Scheme.PIN},
         {"combine": Combine.XOR},
-        {"pin_policy": 2},
-        {"pin_check": 1},
+        {"pin_policy": PinPolicy.SESSION},
+        {"pin_check": PinCheck.CARD},
         {"pin_tries": 15},
         {"puk_tries": 15},
         {"card_point": b"\4" + b"\2" * 64},

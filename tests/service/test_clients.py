@@ -6,7 +6,6 @@ import base64
 import datetime
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from hsm_signer.errors import (
@@ -150,7 +150,7 @@ def test_a_client_with_a_token(service: Service, store: Store) -> None:
     assert clients.list_clients(service.environment, store) == [client]
     (row,) = store.clients()
     assert row.token_hash == sha256(secret.encode())
-    assert row.roles == bytes([Role.SIGNER, Role.ADMIN])
+    assert row.roles == bytes([Role.SIGNER.number, Role.ADMIN.number])
     assert secret not in repr(client) + repr(row)
     assert service.identify(secret) == Identity(
         "portal", frozenset({Role.SIGNER, Role.ADMIN}), "Ωμέγα", certificate=False
@@ -199,9 +199,9 @@ def test_a_client_has_a_role(service: Service) -> None:
         )
 
 
-@pytest.mark.parametrize("owner", ["", "a\0b", "\ud800", "ü" * 513])
+@pytest.mark.parametrize("owner", ["", "a\0b", "\ud800", "ü" * 256, "-x", " x"])
 def test_owners_that_will_not_do(service: Service, owner: str) -> None:
-    with pytest.raises(InputError, match=r"^owner: expected a user's name"):
+    with pytest.raises(InputError, match=r"^user: "):
         service.add(owner=owner)
     assert service.names() == []
 

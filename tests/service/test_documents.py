@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hsm_signer.config.service import Settings
-from hsm_signer.service.front.app import make_app
+from hsm_signer.service.front.app import App
 from hsm_signer.service.front.metrics import Metrics
 from hsm_signer.service.front.pool import Pool
 from hsm_signer.service.roles import PERMITTED
@@ -20,7 +20,7 @@ def pool(folder: Path) -> Pool:
 
 
 def test_every_request_is_in_the_table(tmp_path: Path) -> None:
-    document = make_app(Settings(), pool(tmp_path)).openapi()
+    document = App(Settings(), pool(tmp_path)).document
     offered = {
         f"{method.upper()} {path}"
         for path, methods in document["paths"].items()

@@ -43,9 +43,9 @@ from pyhanko.sign.validation import PdfSignatureStatus, async_validate_pdf_signa
 from pyhanko_certvalidator import ValidationContext
 
 from hsm_signer.card.commands import authorise_content
-from hsm_signer.core import forms, oids
+from hsm_signer.core import json_codec, oids
 from hsm_signer.testing import Home, Person
-from hsm_signer.types import Algorithm, Digest, DigestList, HashName
+from hsm_signer.types import Algorithm, Challenge, Digest, DigestList, HashName
 from tests.support.authority import Authority
 from tests.support.front import trusting
 from tests.support.service import serving
@@ -115,12 +115,12 @@ class CardManager(CSCAuthorizationManager):
         with self.person.card() as card:
             authorisation = authorise_content(
                 card,
-                forms.challenge_from_json(unpacked(challenge["challenge"])),
+                json_codec.read(Challenge, unpacked(challenge["challenge"])),
                 DigestList(digests),
                 self.algorithm,
                 self.person.pin,
             )
-        answer = packed(forms.authorisation_to_json(authorisation))
+        answer = packed(json_codec.to_json(authorisation.answer))
         asked = self.format_csc_auth_request(hash_b64s=hash_b64s, otp=answer)
         self.authorised.append(len(digests))
         return self.parse_csc_auth_response(await self.post("credentials/authorize", asked))

@@ -193,7 +193,7 @@ def test_enrolment_and_signatures(running: Running, tmp_path: Path) -> None:
     front = running.front
     with RemoteServer(front.url, token=running.tenants.tokens["app"], ca=front.ca) as server:
         for scheme in (Scheme.ROLLING, Scheme.PIN):
-            person = make_person(server, tmp_path, f"new-{scheme.name.lower()}", scheme=scheme)
+            person = make_person(server, tmp_path, f"new-{scheme.value}", scheme=scheme)
             content = digests(b"x", b"y")
             verifies(person.sign(server, content), content)
         content = digests(b"z")

@@ -401,7 +401,6 @@ ENTRY_COLUMNS = [
 ]
 PLAUSIBLE_ENTRY: dict[str, Callable[[Any], bool]] = {
     "sequence": lambda v: v == 2**62,
-    "time": lambda v: v == 2**62,
     "outcome": becomes_text,
     "record_version": lambda v: v == 2**62,
     "actor": lambda v: v == "" or becomes_text(v),

@@ -7,11 +7,11 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import fields
 from sqlalchemy import create_engine
 
 from hsm_signer.errors import ConfigError, StoreError, StoreMissing, StoreTooNew, StoreTooOld

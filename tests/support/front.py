@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
+from hsm_signer.core.interface import SignatureRequest
 from hsm_signer.types import DigestList, SigningRequest
 
 from .authority import Authority
@@ -67,10 +68,9 @@ def signatures_path(request: SigningRequest, what: str = "signatures") -> str:
 def body_of(request: SigningRequest) -> dict[str, Any]:
     """A list of digests and its authorisation, as JSON."""
     assert isinstance(request.content, DigestList)
-    return {
-        "authorisation": forms.authorisation_to_json(request.authorisation),
-        "digests": forms.digests_to_json(request.content.digests),
-    }
+    body = SignatureRequest(request.authorisation.answer, request.content.digests)
+    found: dict[str, Any] = json_codec.to_json(body)
+    return found
 
 
 def send(client: httpx.Client, request: SigningRequest) -> httpx.Response:
@@ -80,7 +80,7 @@ def send(client: httpx.Client, request: SigningRequest) -> httpx.Response:
     message = b"".join(request.content.source.chunks())
     return client.post(
         signatures_path(request, "message-signatures"),
-        data={"authorisation": json.dumps(forms.authorisation_to_json(request.authorisation))},
+        data={"authorisation": json.dumps(json_codec.to_json(request.authorisation.answer))},
         files={"message": ("message", message)},
     )
 

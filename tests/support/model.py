@@ -11,12 +11,13 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives import keywrap
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
 
 from hsm_signer.errors import AuthorisationMismatch, WrongKey
 from hsm_signer.schemes import Created, steps_of
@@ -195,9 +196,9 @@ class ModelCard:
         record, nonce = self.record, self.random(16)
         d = hashlib.sha256(
             b"hsm-signer/1/authorise"
-            + bytes([record.scheme, record.combine])
-            + ALGORITHM.to_bytes(2, "big")
-            + bytes([Mode.MESSAGE, record.pin_policy])
+            + bytes([record.scheme.number, record.combine.number])
+            + ALGORITHM.number.to_bytes(2, "big")
+            + bytes([Mode.MESSAGE.number, record.pin_policy.number])
             + record.credential_id
             + nonce
             + bytes([len(rolling_values)])

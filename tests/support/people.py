@@ -24,5 +24,5 @@ def use_store(home: Home, url: str) -> None:
 def digests(*data: bytes, algorithm: Algorithm = Algorithm.ECDSA_SHA256) -> DigestList:
     """Digest list of these documents."""
     assert algorithm.hash is not None
-    name = algorithm.hash.hashlib_name
+    name = algorithm.hash.value
     return DigestList(tuple(Digest(hashlib.new(name, each).digest()) for each in data))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from card_applet_sim import keys, memory
 from card_applet_sim.constants import Role
@@ -44,7 +46,7 @@ from hsm_signer.workstation.servers import (
 
 NOBODY = CredentialId(bytes(16))
 AUTHORISATION = Authorisation(
-    NOBODY, Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),)
+    Algorithm.ECDSA_SHA256, 1, (RollingValue(bytes(32)),), bytes(16), (Quantity(bytes(40)),), NOBODY
 )
 """Of the right form, and for nobody's credential."""
 
@@ -324,7 +326,7 @@ def caught_wrong_pin(person: Person, right: str) -> str:
 
 
 def _passes(person: Person, pin: str) -> bool:
-    copy = replace(person, card_path=person.card_path.with_suffix(".copy"))
+    copy = dataclasses.replace(person, card_path=person.card_path.with_suffix(".copy"))
     shutil.copyfile(person.card_path, copy.card_path)
     try:
         with copy.card() as card:

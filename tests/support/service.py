@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from hsm_signer.config.installation import HOME_VARIABLE
 from hsm_signer.config.service import SETTINGS_FILE
+from hsm_signer.core.interface import EnrolmentRequest
 from hsm_signer.errors import SignerError
 from hsm_signer.server.base import system_clock
 from hsm_signer.server.installation import Installation
@@ -36,6 +37,7 @@ from hsm_signer.types import (
     Content,
     CredentialId,
     CredentialView,
+    Digest,
     DigestList,
     Message,
     NewCredential,
@@ -363,7 +365,7 @@ class WorkerClient:
         bearer: str | None = None,
         name: str | None = None,
         secret: str | None = None,
-        certificate: bytes | None = None,
+        certificate: Digest | None = None,
     ) -> None:
         self.caller = wire.Caller(bearer=bearer, name=name, secret=secret, certificate=certificate)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -485,11 +487,11 @@ class WorkerClient:
     @property
     def combines(self) -> Any:
         """The token's."""
-        return self.call(wire.Capabilities()).combines
+        return self.call(wire.GetCapabilities()).combines
 
     def obstacle(self, scheme: Any, key: Any) -> str:
         """Why not, or nothing."""
-        return str(self.call(wire.Capabilities()).obstacles[f"{scheme.name.lower()}/{key.cli_name}"])
+        return str(self.call(wire.GetCapabilities()).obstacles[f"{scheme.value}/{key.value}"])
 
     def credential(self, owner: str) -> CredentialView:
         """A user's credential."""
@@ -505,7 +507,7 @@ class WorkerClient:
 
     def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> Any:
         """Keys and a pending record."""
-        return self.call(wire.BeginEnrolment(wanted=wanted, subject=subject))
+        return self.call(wire.BeginEnrolment(wanted=EnrolmentRequest.of(wanted, subject)))
 
     def request_info(self, credential_id: CredentialId) -> bytes:
         """The message of the first authorisation."""

@@ -134,7 +134,7 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
                 written.append(record_bytes(after).hex())
                 facts |= authorised(person, before, authorisation, entry)
                 facts |= {
-                    "scheme": int(scheme),
+                    "scheme": scheme.number,
                     "credential_id": credential_id.hex(),
                     "nonce": authorisation.nonce.hex(),
                     "quantities": [each.hex() for each in authorisation.quantities],

@@ -33,7 +33,7 @@ class Tenants:
 def add_clients(server: Any, certificate: bytes) -> tuple[dict[str, str], bytes]:
     """Their tokens by name, and SHA-256 of the certificate of ``tls``."""
     wanted: list[tuple[str, tuple[Role, ...], str | None]] = [
-        *((role.cli_name, (role,), None) for role in Role),
+        *((role.value, (role,), None) for role in Role),
         ("app", tuple(Role), None),
         ("bound", tuple(Role), "alice"),
     ]

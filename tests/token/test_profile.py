@@ -155,7 +155,7 @@ FULL = TokenProfile(
     cmac=6,
     oaep_hash="sha256",
     create_object=True,
-    keys={each.cli_name: "" for each in KeySpec},
+    keys={each.value: "" for each in KeySpec},
 )
 
 

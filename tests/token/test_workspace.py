@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -62,7 +63,7 @@ def test_signing_leaves_no_object_behind(home: Home, server: Server, name: str) 
     def observe(step: int) -> None:
         during[step] = len(objects(server))
 
-    watched = replace(server, observe=observe)
+    watched = dataclasses.replace(server, observe=observe)
     request = authorise(server, person)
     watched.sign(request)
     assert objects(server) == before
@@ -88,7 +89,7 @@ def test_an_exception_in_the_middle_leaves_no_object_behind(
 
     request = authorise(server, home[name])
     with pytest.raises(error):
-        replace(server, observe=observe).sign(request)
+        dataclasses.replace(server, observe=observe).sign(request)
     assert seen[0] > len(before)
     assert objects(server) == before
     verifies(server.sign(request), message())
@@ -334,7 +335,7 @@ def test_attributes_that_living_keys_have(home: Home, server: Server) -> None:
 
     for name in ("alice", "paula", "basil"):
         seen.clear()
-        replace(server, observe=observe).sign(authorise(server, home[name]))
+        dataclasses.replace(server, observe=observe).sign(authorise(server, home[name]))
         session_keys = {handle: found for handle, found in seen.items() if handle not in token_keys}
         assert len(session_keys) == (3 if name == "basil" else 6)
         extractable = [found.pop("EXTRACTABLE") for found in session_keys.values()]
@@ -458,7 +459,7 @@ EVERYTHING = TokenProfile(
     cbc_encrypt_data=0x1105,
     xor_base_and_data=0x364,
     private_wrap=VENDOR_WRAP,
-    keys={KeySpec.ED25519.cli_name: ""},
+    keys={KeySpec.ED25519.value: ""},
 )
 
 
@@ -656,7 +657,7 @@ def test_a_record_keeps_its_own_wrapping_mechanism(home: Home, server: Server) -
     assert old.profile.private_wrap == Mechanism.AES_KEY_WRAP_PAD
     newer = msgspec.structs.replace(old.profile, private_wrap=VENDOR_WRAP)
     environment = SecureEnvironment(old.session, newer, mk_id=old.mk_id, record_key_id=old.record_key_id)
-    changed = replace(server, environment=environment)
+    changed = dataclasses.replace(server, environment=environment)
     for name in ("alice", "paula", "basil"):
         for _ in range(2):
             verifies(home[name].sign(changed), message())

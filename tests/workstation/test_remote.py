@@ -83,7 +83,7 @@ def test_what_can_be_enrolled(app: RemoteServer) -> None:
 @pytest.mark.parametrize("key", [KeySpec.P256, KeySpec.RSA2048])
 def test_enrol_and_sign(far: Far, scheme: Scheme, key: KeySpec) -> None:
     with far.with_certificate() as server:
-        person = far.enrolled(server, f"{scheme.name.lower()}-{key.cli_name}", scheme=scheme, key=key)
+        person = far.enrolled(server, f"{scheme.value}-{key.value}", scheme=scheme, key=key)
         record = server.credential(person.name)
         assert (record.status, record.scheme, record.owner) == (Status.ACTIVE, scheme, person.name)
         assert server.credential_by_id(record.credential_id) == record
@@ -329,7 +329,7 @@ def test_authorised_without_a_connection_and_submitted_later(far: Far, scheme: S
     from hsm_signer.card.commands import authorise_content
 
     with far.with_certificate() as server:
-        person = far.enrolled(server, f"later-{scheme.name.lower()}", scheme=scheme)
+        person = far.enrolled(server, f"later-{scheme.value}", scheme=scheme)
         credential_id = server.credential(person.name).credential_id
         content = digests(b"one", b"two")
         challenge = Challenge(credential_id, scheme, None, (), tuple(Algorithm), SpkiDer(b""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import ssl
@@ -16,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
 from hsm_signer.core.algorithms import spki_of
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
@@ -63,7 +64,7 @@ SPKI = spki_of(KEY.public_key())
 DIGEST = Digest(bytes(range(32)))
 MESSAGE = b"a message"
 REQUEST = SigningRequest(
-    Authorisation(ID, Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),)),
+    Authorisation(Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),), ID),
     DigestList((DIGEST,)),
 )
 OF_MESSAGE = SigningRequest(REQUEST.authorisation, Message(BytesSource(MESSAGE)))
@@ -206,7 +207,7 @@ CREDENTIAL = CredentialView(
     assurance=0,
     request_hash=None,
 )
-GOOD = forms.credential_to_json(CREDENTIAL)
+GOOD = json_codec.to_json(CREDENTIAL)
 
 
 def test_an_honest_answer_is_taken(impostor: Impostor, server: RemoteServer) -> None:
@@ -229,7 +230,11 @@ def test_an_honest_answer_is_taken(impostor: Impostor, server: RemoteServer) -> 
         says(http(200, b'{"a":' * 100_000)),
         says(http(200, b"\xff")),
         tells({**GOOD, "colour": 1}),
-        tells({**GOOD, "x": -1}),
+        tells({**GOOD, "counter": "-1"}),
+        tells({**GOOD, "counter": 1}),
+        tells({**GOOD, "x": "1"}),
+        tells({**GOOD, "version": "0"}),
+        tells({**GOOD, "card_serial": "AAAAAAAAAAA="}),
         tells({**GOOD, "credential_id": "00" * 16}),
         tells({name: value for name, value in GOOD.items() if name != "owner"}),
         says(http(200, json.dumps(GOOD).encode(), Content_Encoding="gzip")),
@@ -367,6 +372,10 @@ def test_patience_ends(impostor: Impostor, server: RemoteServer) -> None:
     assert len(impostor.requests) == 12
 
 
+def base64_of(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
 # --- lies --------------------------------------------------------------------------------------------------
 
 
@@ -378,7 +387,7 @@ def sign(key: ec.EllipticCurvePrivateKey, message: bytes | None = None) -> bytes
     return key.sign(DIGEST, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
-def outcome(**changes: Any) -> forms.Json:
+def outcome(**changes: Any) -> dict[str, Any]:
     honest = SignOutcome(
         credential_id=ID,
         owner="alice",
@@ -390,7 +399,7 @@ def outcome(**changes: Any) -> forms.Json:
         repeated=False,
         failures_before=0,
     )
-    return {**forms.outcome_to_json(honest), **changes}
+    return {**json_codec.to_json(honest), **changes}
 
 
 def test_an_honest_signature_is_given_out(impostor: Impostor, server: RemoteServer) -> None:
@@ -399,7 +408,7 @@ def test_an_honest_signature_is_given_out(impostor: Impostor, server: RemoteServ
 
 
 def test_an_honest_signature_of_a_message(impostor: Impostor, server: RemoteServer) -> None:
-    impostor.answers = [tells(outcome(signatures=[forms.bytes_to_json(sign(KEY, MESSAGE))]))]
+    impostor.answers = [tells(outcome(signatures=[base64_of(sign(KEY, MESSAGE))]))]
     server.sign(OF_MESSAGE)
     sent = impostor.requests[0]
     assert b'\r\nContent-Disposition: form-data; name="authorisation"\r\n' in sent
@@ -412,18 +421,18 @@ def test_an_honest_signature_of_a_message(impostor: Impostor, server: RemoteServ
         outcome(credential_id="00" * 16),
         outcome(algorithm="ecdsa-sha384"),
         outcome(signatures=[]),
-        outcome(signatures=[forms.bytes_to_json(sign(KEY))] * 2),
-        outcome(signatures=[forms.bytes_to_json(sign(OTHER))]),
-        outcome(signatures=[forms.bytes_to_json(sign(KEY, b"another"))]),
+        outcome(signatures=[base64_of(sign(KEY))] * 2),
+        outcome(signatures=[base64_of(sign(OTHER))]),
+        outcome(signatures=[base64_of(sign(KEY, b"another"))]),
         outcome(signatures=["AAAA"]),
-        outcome(public_key=forms.bytes_to_json(spki_of(OTHER.public_key()))),
+        outcome(public_key=base64_of(spki_of(OTHER.public_key()))),
         outcome(public_key="AAAA"),
         outcome(repeated=1),
     ],
 )
 @pytest.mark.parametrize("request_", [REQUEST, OF_MESSAGE], ids=["digests", "message"])
 def test_lies_about_a_signature(
-    impostor: Impostor, server: RemoteServer, lie: forms.Json, request_: SigningRequest
+    impostor: Impostor, server: RemoteServer, lie: dict[str, Any], request_: SigningRequest
 ) -> None:
     impostor.answers = [tells(lie)]
     with pytest.raises(ServiceAnswerMalformed):
@@ -435,11 +444,11 @@ def test_a_good_signature_of_another_key_than_the_challenge_said(
 ) -> None:
     challenge = Challenge(ID, Scheme.PIN, None, (), (Algorithm.ECDSA_SHA256,), SPKI)
     another = outcome(
-        public_key=forms.bytes_to_json(spki_of(OTHER.public_key())),
-        signatures=[forms.bytes_to_json(sign(OTHER))],
+        public_key=base64_of(spki_of(OTHER.public_key())),
+        signatures=[base64_of(sign(OTHER))],
     )
     impostor.answers = [
-        says(http(200, json.dumps(forms.challenge_to_json(challenge)).encode(), Connection="close")),
+        says(http(200, json_codec.encode(challenge), Connection="close")),
         tells(another),
     ]
     assert server.challenge(ID) == challenge
@@ -459,7 +468,7 @@ WANTED = NewCredential(
     card_point=bytes(65),
     card_serial=bytes(8),
 )
-PERSONALISATION = forms.personalisation_to_json(
+PERSONALISATION = json_codec.to_json(
     CardPersonalisation(
         credential_id=ID,
         scheme=Scheme.ROLLING,
@@ -473,7 +482,7 @@ PERSONALISATION = forms.personalisation_to_json(
         wrapped_kek=bytes(40),  # type: ignore[arg-type]
     )
 )
-INFO = forms.bytes_to_json(b"0" + SPKI)
+INFO = base64_of(b"0" + SPKI)
 
 
 def test_an_honest_enrolment_is_taken(impostor: Impostor, server: RemoteServer) -> None:
@@ -495,7 +504,7 @@ def test_an_honest_enrolment_is_taken(impostor: Impostor, server: RemoteServer) 
         ("personalisation", {**PERSONALISATION, "pin_check": "card"}),
         ("personalisation", {**PERSONALISATION, "scheme": "basic"}),
         ("personalisation", {**PERSONALISATION, "combine": "xor"}),
-        ("request_info", forms.bytes_to_json(b"a contract")),
+        ("request_info", base64_of(b"a contract")),
     ],
 )
 def test_lies_about_an_enrolment(impostor: Impostor, server: RemoteServer, part: str, lie: Any) -> None:
@@ -518,7 +527,7 @@ def test_pages_that_never_end(impostor: Impostor, server: RemoteServer, page: li
 def test_answers_grow_with_what_was_asked_for(impostor: Impostor, server: RemoteServer) -> None:
     """Many signatures are more than an answer may otherwise have."""
     count = 20_000
-    honest = outcome(signatures=[forms.bytes_to_json(sign(KEY))] * count)
+    honest = outcome(signatures=[base64_of(sign(KEY))] * count)
     padded = json.dumps(honest, indent=200).encode()
     assert len(padded) > 4 << 20
     impostor.answers = [says(http(200, padded))]
@@ -527,7 +536,7 @@ def test_answers_grow_with_what_was_asked_for(impostor: Impostor, server: Remote
 
 
 def test_no_word_of_what_is_secret(impostor: Impostor, server: RemoteServer) -> None:
-    quantity = forms.bytes_to_json(bytes(40))
+    quantity = base64_of(bytes(40))
     for answer in (tells({"quantities": quantity}), says(b"\0"), refuses(500, {"code": "service.error"})):
         impostor.answers = [answer]
         with pytest.raises(SignerError) as caught:
@@ -541,7 +550,7 @@ def test_no_word_of_what_is_secret(impostor: Impostor, server: RemoteServer) -> 
 def test_a_key_that_is_no_key(impostor: Impostor, server: RemoteServer) -> None:
     challenge = Challenge(ID, Scheme.PIN, None, (), (Algorithm.ECDSA_SHA256,), SpkiDer(b"\x30\x00"))
     impostor.answers = [
-        says(http(200, json.dumps(forms.challenge_to_json(challenge)).encode(), Connection="close")),
+        says(http(200, json_codec.encode(challenge), Connection="close")),
         tells({**GOOD, "public_key": "MAA="}),
     ]
     with pytest.raises(ServiceAnswerMalformed, match="a public key of no known kind"):

@@ -33,7 +33,7 @@ from hsm_signer.workstation.signing import submit
 
 ID = CredentialId(bytes(16))
 REQUEST = SigningRequest(
-    Authorisation(ID, Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),)),
+    Authorisation(Algorithm.ECDSA_SHA256, None, (), bytes(16), (Quantity(bytes(40)),), ID),
     DigestList((Digest(bytes(32)),)),
 )
 OUTCOME = SignOutcome(
@@ -76,7 +76,7 @@ def test_far_from_token_and_store() -> None:
         "import hsm_signer.workstation.signing, hsm_signer.workstation.enrolment\n"
         "import hsm_signer.workstation.remote, hsm_signer.workstation.offline\n"
         "rooms = ('pkcs11', 'sqlalchemy', 'hsm_signer.token', 'hsm_signer.store', 'hsm_signer.server',\n"
-        "         'fastapi')\n"
+        "         'starlette')\n"
         "print([name for name in sys.modules if name.startswith(rooms)])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -27,19 +27,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--bind", metavar="HOST:PORT", help="instead of bind")
     parser.add_argument("--workers", type=int, metavar="N", help="instead of worker.count")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     # Bearer tokens are in memory: no core file keeps them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     configure(sys.stderr, part="front")
     try:
-        settings = load(given.settings)
-        if given.bind is not None:
-            settings = msgspec.structs.replace(settings, bind=given.bind)
-        if given.workers is not None:
-            worker = msgspec.structs.replace(settings.worker, count=given.workers)
+        settings = load(options.settings)
+        if options.bind is not None:
+            settings = msgspec.structs.replace(settings, bind=options.bind)
+        if options.workers is not None:
+            worker = msgspec.structs.replace(settings.worker, count=options.workers)
             settings = msgspec.structs.replace(settings, worker=worker)
-        folder = given.settings.absolute().parent
-        sockets = given.sockets if given.sockets is not None else folder / settings.worker.sockets
+        folder = options.settings.absolute().parent
+        sockets = options.sockets if options.sockets is not None else folder / settings.worker.sockets
         # Here and not above: a settings file that cannot be read need not wait for it.
         from .listener import run
 

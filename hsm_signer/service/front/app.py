@@ -3,75 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import version
-from typing import Any
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hsm_signer.config.service import Settings
-from hsm_signer.errors import SignerError
 
 from . import docs_page, health, openapi
 from .calls import Front
 from .csc import endpoints as csc
-from .http.limits import Limits
+from .http.access_log import AccessLog
+from .http.error_answers import ErrorAnswers
+from .http.rate_limit import RateLimit
+from .http.request_id import RequestId
+from .http.request_metrics import RequestMetrics
+from .http.response_headers import ResponseHeaders
+from .http.routes import routes_of
 from .metrics import Metrics
 from .native import endpoints as native
 from .pool import Pool
-from .problems import CLIENT_GONE, problem_response, status_of
+from .problems import problem_response
 
 CSC_PREFIX = "/csc/"
-DESCRIPTION = """\
-Signatures with keys that a smart card controls and an HSM uses, one message at a time (EP 0725512).
-
-Bytes are base64 with padding, credential ids 32 lower-case hexadecimal digits. Every refusal is a problem
-document (RFC 9457) with a `code` that never changes; `retryable` says that the same request may be sent
-again: nothing is ever signed twice.
-"""
+INTERFACES = (native.NATIVE, csc.VERSION_2, csc.VERSION_1, health.HEALTH)
 
 
-def make_app(settings: Settings, pool: Pool) -> FastAPI:
+class App:
     """The application over these workers; whoever runs it starts and stops the pool."""
-    app = FastAPI(
-        title="hsm-signer",
-        version=version("hsm-signer"),
-        description=DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/openapi.json",
-        redirect_slashes=False,
-    )
-    metrics = Metrics(pool)
-    app.state.front = Front(settings, pool, metrics, asyncio.Semaphore(settings.limits.in_flight))
-    app.state.readiness = health.Readiness(pool, settings.worker.count)
-    app.include_router(native.router)
-    app.include_router(csc.router)
-    app.include_router(health.router)
-    docs_page.mount(app)
-    for kind in (SignerError, RequestValidationError, HTTPException, ClientDisconnect):
-        app.add_exception_handler(kind, _answer_error)
-    app.add_middleware(Limits, limits=settings.limits, metrics=metrics, refuse=error_response)
 
-    def document() -> dict[str, Any]:
-        return openapi.document(app)
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        metrics = Metrics(pool)
+        self.front = Front(settings, pool, metrics, asyncio.Semaphore(settings.limits.in_flight))
+        self.readiness = health.ReadinessCheck(pool, settings.worker.count)
+        self.document = openapi.document(INTERFACES, settings)
+        """OpenAPI's."""
+        routes = [*routes_of(INTERFACES, settings.limits), *docs_page.routes_of(self.document)]
+        app: ASGIApp = Router(routes, redirect_slashes=False)
+        # A request meets the last of these first.
+        app = RateLimit(app, settings.limits, metrics)
+        app = ErrorAnswers(app, error_response)
+        app = RequestMetrics(app, metrics)
+        app = AccessLog(app)
+        app = ResponseHeaders(app)
+        self._serve = RequestId(app)
 
-    app.openapi = document  # type: ignore[method-assign]
-    return app
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        scope["app"] = self
+        await self._serve(scope, receive, send)
 
 
 def error_response(request: Request, error: Exception) -> Response:
-    """In the words of the interface that was asked."""
+    """The answer to a request that failed, in the words of the interface that was asked."""
     if request.scope["path"].startswith(CSC_PREFIX):
         return csc.error_response(request, error)
     return problem_response(request, error)
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    request.state.code = status_of(error)[1]
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=CLIENT_GONE)
-    return error_response(request, error)

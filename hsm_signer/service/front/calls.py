@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from hsm_signer.config.service import Settings
 from hsm_signer.errors import NotAuthenticated, SignerError
 from hsm_signer.service.wire.operations import AnyOperation, Call, Caller, Failure, decode_result, error_of
+from hsm_signer.types import Digest
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -26,7 +27,7 @@ _HINT = "send Authorization: Bearer TOKEN, or a client certificate; hsm-signer c
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What every endpoint can reach as ``request.app.state.front``."""
+    """What every endpoint can reach as :func:`front_of` its request."""
 
     settings: Settings
     pool: Pool
@@ -37,7 +38,7 @@ class Front:
 
 def front_of(request: Request) -> Front:
     """The front that answers this request."""
-    front: Front = request.app.state.front
+    front: Front = request.app.front
     return front
 
 
@@ -52,7 +53,7 @@ def caller_of(request: Request) -> Caller:
     ``Authorization: Bearer`` (RFC 6750, 2.1), ``Basic`` (RFC 7617), and the certificate of the TLS handshake.
     Raises NotAuthenticated where there is none of them, or one that cannot be read.
     """
-    certificate: bytes | None = getattr(request.state, "certificate", None)
+    certificate: Digest | None = getattr(request.state, "certificate", None)
     headers = request.headers.getlist("authorization")
     if not headers:
         if certificate is None:
@@ -107,13 +108,13 @@ async def _call(
         if message is not None:
             message.close()
         raise
-    asked = asyncio.ensure_future(front.pool.call(sent, message))
+    waiting = asyncio.ensure_future(front.pool.call(sent, message))
     try:
-        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():
+        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
             gone.result()  # raises where a body came that is too long or too slow
             raise ClientDisconnect
-        answer = asked.result()
+        answer = waiting.result()
         if answer.client is not None:
             request.state.client = answer.client
         if isinstance(answer, Failure):
@@ -123,7 +124,7 @@ async def _call(
         front.metrics.failed(operation, error)
         raise
     finally:
-        asked.cancel()
+        waiting.cancel()
         gone.cancel()
     front.metrics.answered(operation, answer)
     return result

@@ -4,113 +4,128 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Literal
 
-from fastapi import APIRouter, Query, Request
+from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 from starlette.responses import Response
 
 from hsm_signer.errors import SignerError
 from hsm_signer.service.wire.operations import Call, Caller, Failure, SelfTest, WorkerState
 
 from .calls import front_of
-from .native import models
-from .openapi import answers
+from .http.routes import Example, Interface
 from .pool import Pool
-from .problems import Json
-
-router = APIRouter()
+from .problems import json_response
 
 FRESH = 1.0
 """Seconds that an answer of the workers stands for: no prober can keep the tokens busy."""
 
 
-@router.get(
-    "/healthz",
-    tags=["health"],
-    summary="Whether the front answers; says nothing of the workers",
-    responses=answers(200, models.Health, everywhere=(400, 413)),
-)
-async def healthz(_: Annotated[models.NoQuery, Query()]) -> Response:
-    return Json({"status": "ok"})
+class Health(Struct, frozen=True):
+    """The front answers."""
+
+    status: Literal["ok"]
 
 
-@router.get(
-    "/readyz",
-    tags=["health"],
-    summary="Whether signatures can be made: every worker signs with a key of its own making",
-    responses={
-        **answers(200, models.Readiness, everywhere=(400, 413, 429, 500)),
-        503: {"description": "No worker signed", "model": models.Readiness},
+class WorkerHealth(Struct, frozen=True):
+    """One worker."""
+
+    slot: int
+    generation: int | None
+    """How often the slot was started; null: not connected."""
+    state: str
+    reason: str | None
+    """Why it cannot sign."""
+    signatures: int
+    """Made by this process."""
+    signed: bool
+    """Whether its token signed for this answer."""
+
+
+class Readiness(Struct, frozen=True):
+    """Whether signatures can be made, and every worker's state."""
+
+    ready: bool
+    """At least one worker signed."""
+    workers: tuple[WorkerHealth, ...]
+
+
+HEALTH = Interface(
+    tag="health",
+    refusals=(400, 413, 429, 500),
+    examples={
+        "getHealth": Example(answer=Health("ok")),
+        "getReadiness": Example(
+            answer=Readiness(ready=True, workers=(WorkerHealth(0, 1, "ready", None, 1742, signed=True),))
+        ),
+        "getMetrics": Example(
+            answer="# HELP hsm_signer_queue Calls waiting for a worker.\n"
+            "# TYPE hsm_signer_queue gauge\nhsm_signer_queue 0.0\n"
+        ),
     },
 )
-async def readyz(request: Request, _: Annotated[models.NoQuery, Query()]) -> Response:
-    report = await request.app.state.readiness.report()
-    return Json(report, status_code=200 if report["ready"] else 503)
 
 
-@router.get(
-    "/metrics",
-    tags=["health"],
-    summary="Counters and times, in Prometheus' text format",
-    response_class=Response,
-    responses=answers(
-        200, None, everywhere=(400, 413, 429, 500), content={"text/plain": {"schema": {"type": "string"}}}
-    ),
-)
-async def metrics(request: Request, _: Annotated[models.NoQuery, Query()]) -> Response:
+@HEALTH.endpoint("GET", "/healthz")
+async def get_health(request: Request) -> Health:
+    """Whether the front answers; says nothing of the workers."""
+    return Health("ok")
+
+
+@HEALTH.endpoint("GET", "/readyz", answer=Readiness, other_answers={503: Readiness})
+async def get_readiness(request: Request) -> Readiness | Response:
+    """Whether signatures can be made: every worker signs with a key of its own making.
+
+    503 where none of them could.
+    """
+    found: Readiness = await request.app.readiness.check()
+    return found if found.ready else json_response(found, 503)
+
+
+@HEALTH.endpoint("GET", "/metrics", media_type="text/plain")
+async def get_metrics(request: Request) -> Response:
+    """Counters and times, in the text format of Prometheus."""
     return Response(front_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-class Readiness:
-    """Self-tests of all workers: one run for all who ask meanwhile, and a second longer."""
+class ReadinessCheck:
+    """Self-tests of all workers: one run for all who ask meanwhile, and for FRESH seconds more."""
 
     def __init__(self, pool: Pool, workers: int) -> None:
+        """``workers``: how many there should be."""
         self._pool = pool
         self._workers = workers
-        self._run: asyncio.Task[dict[str, Any]] | None = None
+        self._run: asyncio.Task[Readiness] | None = None
         self._until = 0.0
 
-    async def report(self) -> dict[str, Any]:
-        """``ready``: at least one worker signed; and every worker's state."""
+    async def check(self) -> Readiness:
+        """The newest result, or a new one."""
         if self._run is None or (self._run.done() and time.monotonic() >= self._until):
             self._run = asyncio.ensure_future(self._ask_all())
         # Who asks may go away; the others wait on.
         return await asyncio.shield(self._run)
 
-    async def _ask_all(self) -> dict[str, Any]:
-        there = {state.slot: state for state in self._pool.workers()}
-        slots = sorted({*there, *range(self._workers)})
-        found = await asyncio.gather(*(self._ask(slot, there.get(slot)) for slot in slots))
+    async def _ask_all(self) -> Readiness:
+        states = {state.slot: state for state in self._pool.workers()}
+        slots = sorted({*states, *range(self._workers)})
+        workers = await asyncio.gather(*(self._ask(slot, states.get(slot)) for slot in slots))
         self._until = time.monotonic() + FRESH
-        return {"ready": any(each["signed"] for each in found), "workers": found}
+        return Readiness(ready=any(worker.signed for worker in workers), workers=tuple(workers))
 
-    async def _ask(self, slot: int, state: WorkerState | None) -> dict[str, Any]:
+    async def _ask(self, slot: int, state: WorkerState | None) -> WorkerHealth:
         if state is None:
-            return _view(slot, None, "missing", "not connected", 0, False)
+            return WorkerHealth(slot, None, "missing", "not connected", 0, signed=False)
         reason = state.reason
         signed = False
         if state.state == "ready":
+            call = Call(caller=Caller(), request_id="readyz", operation=SelfTest())
             try:
-                answer = await self._pool.call_on(
-                    slot, Call(caller=Caller(), request_id="readyz", operation=SelfTest())
-                )
+                answer = await self._pool.call_on(slot, call)
             except SignerError as error:
                 reason = error.message
             else:
                 signed = not isinstance(answer, Failure)
                 reason = answer.message if isinstance(answer, Failure) else None
-        return _view(slot, state.generation, state.state, reason, state.signatures, signed)
-
-
-def _view(
-    slot: int, generation: int | None, state: str, reason: str | None, signatures: int, signed: bool
-) -> dict[str, Any]:
-    return {
-        "slot": slot,
-        "generation": generation,
-        "state": state,
-        "reason": reason,
-        "signatures": signatures,
-        "signed": signed,
-    }
+        return WorkerHealth(slot, state.generation, state.state, reason, state.signatures, signed=signed)

@@ -23,7 +23,7 @@ from hsm_signer.config.service import Settings
 from hsm_signer.errors import ConfigError, SignerError
 from hsm_signer.service.logs import log
 
-from .app import make_app
+from .app import App
 from .http.slow_clients import Connection
 from .http.tls import load_certificate, make_certificate_for_trying, make_context
 from .pool import Pool
@@ -68,7 +68,7 @@ class _Front:
         listening = _listen(host, port)
         limits = self._settings.limits
         config = Config(
-            make_app(self._settings, self._pool),
+            App(self._settings, self._pool),
             http=Connection,
             ws="none",
             lifespan="off",

@@ -1,20 +1,33 @@
-"""What OpenAPI says beyond what FastAPI sees: refusals, security schemes, and version 3.0 of the format."""
+"""The OpenAPI document (version 3.1), made of the table of endpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from types import NoneType
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
+from msgspec import Struct, structs
+from starlette.responses import Response
 
-from .native.models import AuthorisationBody
-from .problems import MEDIA_TYPE, Problem, title_of
+from hsm_signer.config.service import Settings
+from hsm_signer.core import json_codec, json_schema
 
-OPENAPI = "3.0.3"
-"""Swagger UI of the bundle knows no 3.1."""
+from .http.routes import Endpoint, Interface, Security
+from .problems import title_of
 
-SECURITY: dict[str, Any] = {"security": [{"bearer": []}, {"certificate": []}]}
+OPENAPI = "3.1.0"
+JSON = "application/json"
+DESCRIPTION = """\
+Signatures with keys that a smart card controls and an HSM uses, one message at a time (EP 0725512).
+
+Credential ids, serial numbers and hashes are lower-case hexadecimal digits, other bytes base64 with padding,
+times RFC 3339 in UTC, integers that may not fit into 53 bits text of decimal digits. Every refusal is a
+problem document (RFC 9457) with a `code` that never changes; `retryable` says that the same request may be
+sent again: nothing is ever signed twice.
+"""
+KNOWN_CLIENT: Security = ({"bearer": []}, {"certificate": []})
+NAME_AND_SECRET: Security = ({"basic": []},)
 SCHEMES = {
     "bearer": {
         "type": "http",
@@ -26,114 +39,138 @@ SCHEMES = {
         "scheme": "basic",
         "description": "A client's name and its token, for auth/login of the CSC API alone (RFC 7617).",
     },
-    # mutualTLS is a type of OpenAPI 3.1 only.
     "certificate": {
-        "type": "http",
-        "scheme": "mutual",
+        "type": "mutualTLS",
         "description": "A client certificate in the TLS handshake (RFC 8446, 4.4.2); no header.",
     },
 }
-EVERYWHERE = (400, 401, 403, 408, 413, 429, 500, 503, 504)
-"""What any endpoint with a worker behind it may answer."""
-REFERENCE = {"$ref": "#/components/schemas/Problem"}
-
-MESSAGE_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["authorisation", "message"],
-                "properties": {
-                    "authorisation": {"$ref": "#/components/schemas/AuthorisationBody"},
-                    "message": {"type": "string", "format": "binary"},
-                },
-            },
-            "encoding": {"authorisation": {"contentType": "application/json"}},
-        }
-    },
+TAGS = {
+    "service": "Who asks, and what the service can do.",
+    "signing": "Challenge, then the card's authorisation, then the signature.",
+    "credentials": "What is kept of people's keys, and their status.",
+    "enrolment": "A blank card becomes a person's.",
+    "evidence": "What was asked of credentials and what came of it.",
+    "CSC v2": "The API of the Cloud Signature Consortium, version 2.0.0.2.",
+    "CSC v1": "The API of the Cloud Signature Consortium, version 1.0.4.0.",
+    "health": "For whoever runs the service; nobody has to say who they are.",
 }
 
-TAGS = [
-    {"name": "service", "description": "Who asks, and what the service can do."},
-    {"name": "signing", "description": "Challenge, then the card's authorisation, then the signature."},
-    {"name": "credentials", "description": "What is kept of people's keys, and their status."},
-    {"name": "enrolment", "description": "A blank card becomes a person's."},
-    {"name": "evidence", "description": "What was asked of credentials and what came of it."},
-    {"name": "health", "description": "For whoever runs the service."},
-]
+
+def document(interfaces: Iterable[Interface], settings: Settings) -> dict[str, Any]:
+    """The document of these interfaces as this installation offers them."""
+    endpoints = [
+        endpoint for interface in interfaces for endpoint in interface.endpoints if endpoint.documented
+    ]
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint)
+    return {
+        "openapi": OPENAPI,
+        "info": {"title": "hsm-signer", "version": version("hsm-signer"), "description": DESCRIPTION},
+        "servers": [{"url": settings.public_url or "/", "description": settings.name}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "paths": paths,
+        "components": {"schemas": json_schema.components(_structs(endpoints)), "securitySchemes": SCHEMES},
+    }
 
 
-def answers(
-    status: int,
-    model: type[BaseModel] | None,
-    *refusals: int,
-    everywhere: tuple[int, ...] = EVERYWHERE,
-    content: dict[str, Any] | None = None,
-) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route: its success and every refusal, the latter as problem documents."""
-    success: dict[str, Any] = {"description": title_of(status)}
-    if model is not None:
-        success["model"] = model
-    if content is not None:
-        success["content"] = content
-    declared: dict[int | str, dict[str, Any]] = {status: success}
-    for each in sorted({*everywhere, *refusals}):
-        declared[each] = {"description": title_of(each), "content": {MEDIA_TYPE: {"schema": REFERENCE}}}
-    return declared
+def _structs(endpoints: Iterable[Endpoint]) -> Iterator[type[Struct]]:
+    """All that are in bodies; parameters are told one by one."""
+    for endpoint in endpoints:
+        yield endpoint.interface.problem
+        yield from endpoint.other_answers.values()
+        for kind in (endpoint.body, endpoint.part, endpoint.answer):
+            if kind not in (None, NoneType, Response):
+                yield kind
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, made once."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-            tags=TAGS,
-        )
-        components = schema.setdefault("components", {})
-        components["securitySchemes"] = SCHEMES
-        schemas = components.setdefault("schemas", {})
-        for model in (Problem, AuthorisationBody):
-            schemas.setdefault(
-                model.__name__, model.model_json_schema(ref_template="#/components/schemas/{model}")
-            )
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        for path in schema["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None) if _is_fastapis(operation) else None
-        schema["openapi"] = OPENAPI
-        schema["info"].pop("summary", None)
-        app.openapi_schema = _as_3_0(schema)
-    return app.openapi_schema
+def _reference(kind: Any) -> dict[str, str]:
+    return {"$ref": json_schema.TEMPLATE.format(name=kind.__name__)}
 
 
-def _is_fastapis(operation: dict[str, Any]) -> bool:
-    """FastAPI adds 422 to whatever has parameters; here such a request gets 400."""
-    content = operation["responses"].get("422", {}).get("content", {})
-    return "application/json" in content
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is there or it is not."""
+    choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    return {**choices[0], **rest}
 
 
-def _as_3_0(value: Any) -> Any:
-    """JSON Schema as OpenAPI 3.0 has it: nullable instead of a type null, enum instead of const."""
-    if isinstance(value, list):
-        return [_as_3_0(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    found = {name: _as_3_0(each) for name, each in value.items()}
-    if "const" in found:
-        found["enum"] = [found.pop("const")]
-    choices = found.get("anyOf")
-    if isinstance(choices, list) and {"type": "null"} in choices:
-        choices = [each for each in choices if each != {"type": "null"}]
-        del found["anyOf"]
-        found["nullable"] = True
-        if len(choices) == 1 and "$ref" not in choices[0]:
-            found = {**choices[0], **found}
-        else:
-            found["anyOf"] = choices
-    return found
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": endpoint.id,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "security": list(endpoint.security),
+        "parameters": list(_parameters(endpoint)),
+        "responses": _responses(endpoint),
+    }
+    if endpoint.description:
+        operation["description"] = endpoint.description
+    if endpoint.body is not None:
+        required = any(field.required for field in structs.fields(endpoint.body))
+        content = {JSON: {"schema": _reference(endpoint.body)}}
+        operation["requestBody"] = {"required": required, "content": content}
+    elif endpoint.part is not None:
+        operation["requestBody"] = _multipart(endpoint)
+    if endpoint.example.body is not None:
+        (content,) = operation["requestBody"]["content"].values()
+        content["example"] = _example(endpoint.example.body)
+    return operation
+
+
+def _parameters(endpoint: Endpoint) -> Iterator[dict[str, Any]]:
+    places: list[tuple[str, str, dict[str, Any]]] = [
+        ("path", name, json_schema.schema_of(kind)) for name, kind in endpoint.parameters.items()
+    ]
+    if endpoint.query is not None:
+        schema = json_schema.components([endpoint.query])[endpoint.query.__name__]
+        places += [("query", name, _without_null(field)) for name, field in schema["properties"].items()]
+    for place, name, schema in places:
+        parameter = {"name": name, "in": place, "required": place == "path", "schema": schema}
+        if "description" in schema:
+            parameter["description"] = schema.pop("description")
+        if name in endpoint.example.parameters:
+            parameter["example"] = endpoint.example.parameters[name]
+        yield parameter
+
+
+def _multipart(endpoint: Endpoint) -> dict[str, Any]:
+    """``authorisation``, then ``message``, a file (RFC 7578)."""
+    schema = {
+        "type": "object",
+        "required": ["authorisation", "message"],
+        "properties": {
+            "authorisation": _reference(endpoint.part),
+            "message": {"type": "string", "format": "binary"},
+        },
+    }
+    encoding = {"authorisation": {"contentType": JSON}}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}
+
+
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    interface = endpoint.interface
+    content: dict[str, Any] = {}
+    if endpoint.media_type is not None:
+        content = {endpoint.media_type: {"schema": {"type": "string"}}}
+    elif endpoint.answer is not NoneType:
+        content = {JSON: {"schema": _reference(endpoint.answer)}}
+    if content and endpoint.example.answer is not None:
+        (media,) = content.values()
+        media["example"] = _example(endpoint.example.answer)
+    responses = {endpoint.status: {"description": title_of(endpoint.status), "content": content}}
+    for status, kind in endpoint.other_answers.items():
+        responses[status] = {
+            "description": title_of(status),
+            "content": {JSON: {"schema": _reference(kind)}},
+        }
+    for status in sorted({*interface.refusals, *endpoint.refusals} - set(responses)):
+        problem = {interface.problem_media_type: {"schema": _reference(interface.problem)}}
+        responses[status] = {"description": title_of(status), "content": problem}
+    return {str(status): response for status, response in responses.items()}
+
+
+def _example(value: Any) -> Any:
+    return json_codec.to_json(value) if isinstance(value, Struct) else value

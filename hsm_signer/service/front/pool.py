@@ -68,7 +68,7 @@ Answer = Reply | Failure
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _PendingCall:
     """One call, in the queue or at a worker. Whoever gave up has cancelled ``answer``."""
 
     payload: bytes
@@ -92,7 +92,7 @@ class _Link:
 
     writer: asyncio.StreamWriter
     state: WorkerState
-    calls: dict[int, _Asked] = field(default_factory=dict)
+    calls: dict[int, _PendingCall] = field(default_factory=dict)
     last_id: int = 0
     closing: bool = False
     """It refused a call because it ends: its state will say so in a moment."""
@@ -100,15 +100,15 @@ class _Link:
 
     def takes(self, *, reads: bool) -> bool:
         """Whether it has room for one more call, of those that only read or of the others."""
-        there = sum(each.reads == reads for each in self.calls.values())
+        there = sum(call.reads == reads for call in self.calls.values())
         return self.state.state == "ready" and not self.closing and there < (READS if reads else DEPTH)
 
-    def send(self, asked: _Asked) -> None:
+    def send(self, pending: _PendingCall) -> None:
         self.last_id += 1
-        self.calls[self.last_id] = asked
-        self.writer.write(frame_bytes(self.last_id, Kind.CALL, asked.payload))
-        if asked.message is not None and asked.size:
-            stream = asyncio.ensure_future(self._stream(self.last_id, asked, asked.message))
+        self.calls[self.last_id] = pending
+        self.writer.write(frame_bytes(self.last_id, Kind.CALL, pending.payload))
+        if pending.message is not None and pending.size:
+            stream = asyncio.ensure_future(self._stream(self.last_id, pending, pending.message))
             self.streams.add(stream)
             stream.add_done_callback(self.streams.discard)
 
@@ -117,11 +117,11 @@ class _Link:
         if self.state.state == "draining" and not self.calls:
             self.writer.close()
 
-    async def _stream(self, number: int, asked: _Asked, message: BinaryIO) -> None:
+    async def _stream(self, number: int, pending: _PendingCall, message: BinaryIO) -> None:
         """The message in CHUNK frames, until it ends or the worker has answered without it."""
-        left = asked.size
-        message.seek(asked.start)
-        while left and self.calls.get(number) is asked:
+        left = pending.size
+        message.seek(pending.start)
+        while left and self.calls.get(number) is pending:
             chunk = message.read(min(MAX_CHUNK, left))
             if not chunk:
                 # What was promised cannot be sent: only a new connection brings both sides together again.
@@ -154,7 +154,7 @@ class Pool:
         self._limit = in_flight
         self._timeout = timeout
         self._uids = {0, os.geteuid()} | ({_uid(user)} if user is not None else set())
-        self._queue: OrderedDict[_Asked, None] = OrderedDict()
+        self._queue: OrderedDict[_PendingCall, None] = OrderedDict()
         self._links: dict[int, _Link] = {}
         self._generations: dict[int, int] = {}
         self._refused: dict[int, str] = {}
@@ -198,48 +198,48 @@ class Pool:
         ``message``: Sign.message bytes from the file's position on; closed when no longer needed. Raises
         ServiceBusy, ServiceTimeout, ServiceStopping, WorkerLost, WorkerUnavailable, RequestTooLarge.
         """
-        asked = self._prepare(call, message)
+        pending = self._prepare(call, message)
         try:
             self._admit()
-            self._queue[asked] = None
+            self._queue[pending] = None
             self._dispatch()
             async with asyncio.timeout(self._timeout):
-                return await asked.answer
+                return await pending.answer
         except TimeoutError:
-            raise self._too_late(asked) from None
+            raise self._too_late(pending) from None
         finally:
-            if asked in self._queue:
-                del self._queue[asked]
-            if not any(asked in link.calls.values() for link in self._links.values()):
-                asked.close()
+            if pending in self._queue:
+                del self._queue[pending]
+            if not any(pending in link.calls.values() for link in self._links.values()):
+                pending.close()
 
     async def call_on(self, slot: int, call: Call) -> Answer:
         """To this worker and no other, at once. Raises as :meth:`call`."""
         link = self._links.get(slot)
         if link is None or link.state.state != "ready" or link.closing:
             raise WorkerUnavailable(f"worker {slot} is not ready", hint=self._reasons())
-        asked = self._prepare(call, None)
-        link.send(asked)
+        pending = self._prepare(call, None)
+        link.send(pending)
         try:
             async with asyncio.timeout(self._timeout):
-                return await asked.answer
+                return await pending.answer
         except TimeoutError:
             raise ServiceTimeout(f"worker {slot} did not answer within {self._timeout:g} seconds") from None
 
     # --- the queue -------------------------------------------------------------------------------------
 
-    def _prepare(self, call: Call, message: BinaryIO | None) -> _Asked:
-        """Encoded and read again: what the worker would refuse as malformed costs it no connection."""
+    def _prepare(self, call: Call, message: BinaryIO | None) -> _PendingCall:
+        """Encode the call, whose fields are of their types already. Raises RequestTooLarge."""
         size = (call.operation.message or 0) if isinstance(call.operation, Sign) else 0
         try:
-            payload = _checked(call)
+            payload = _encoded(call)
             start = message.tell() if message is not None else 0
         except BaseException:
             if message is not None:
                 message.close()
             raise
         answer = asyncio.get_running_loop().create_future()
-        return _Asked(payload, message, size, answer, start, isinstance(call.operation, READING))
+        return _PendingCall(payload, message, size, answer, start, isinstance(call.operation, READING))
 
     def _admit(self) -> None:
         if self._stopping:
@@ -268,9 +268,9 @@ class Pool:
             said.append(f"{missing} of {self._workers} workers cannot be reached")
         return "; ".join(said)
 
-    def _too_late(self, asked: _Asked) -> SignerError:
+    def _too_late(self, pending: _PendingCall) -> SignerError:
         waited = f"{self._timeout:g} seconds"
-        if asked not in self._queue:
+        if pending not in self._queue:
             return ServiceTimeout(
                 f"no answer within {waited}", hint="send the same request again: nothing is signed twice"
             )
@@ -279,20 +279,20 @@ class Pool:
         return self._unavailable()
 
     def _dispatch(self) -> None:
-        for asked in tuple(self._queue):
-            free = [link for link in self._links.values() if link.takes(reads=asked.reads)]
+        for pending in tuple(self._queue):
+            free = [link for link in self._links.values() if link.takes(reads=pending.reads)]
             if free:
-                del self._queue[asked]
+                del self._queue[pending]
                 # The least busy; among equals the one that was given the fewest calls.
-                min(free, key=lambda link: (len(link.calls), link.last_id)).send(asked)
-            elif not any(link.takes(reads=not asked.reads) for link in self._links.values()):
+                min(free, key=lambda link: (len(link.calls), link.last_id)).send(pending)
+            elif not any(link.takes(reads=not pending.reads) for link in self._links.values()):
                 return
 
     def _refuse_queue(self, error: Callable[[], SignerError]) -> None:
         while self._queue:
-            asked, _ = self._queue.popitem(last=False)
-            if not asked.answer.done():
-                asked.answer.set_exception(error())
+            pending, _ = self._queue.popitem(last=False)
+            if not pending.answer.done():
+                pending.answer.set_exception(error())
 
     # --- the workers -----------------------------------------------------------------------------------
 
@@ -381,16 +381,16 @@ class Pool:
             raise FrameMalformed("the worker sent a frame that nobody asked for")
         reply = frame.kind is Kind.REPLY
         answer: Answer = decode(frame.payload, Reply) if reply else decode(frame.payload, Failure)
-        asked = link.calls.pop(frame.id)
-        if isinstance(answer, Failure) and answer.code == ServiceStopping.code and not asked.answer.done():
+        pending = link.calls.pop(frame.id)
+        if isinstance(answer, Failure) and answer.code == ServiceStopping.code and not pending.answer.done():
             # Not begun there: it goes to another worker, or to the next one in this slot, before all others.
             link.closing = True
-            self._queue[asked] = None
-            self._queue.move_to_end(asked, last=False)
+            self._queue[pending] = None
+            self._queue.move_to_end(pending, last=False)
         else:
-            asked.close()
-            if not asked.answer.done():
-                asked.answer.set_result(answer)
+            pending.close()
+            if not pending.answer.done():
+                pending.answer.set_result(answer)
         link.close_at_end()
         self._dispatch()
 
@@ -399,10 +399,10 @@ class Pool:
         if link.state.state != "draining" and not link.closing and not self._stopping:
             self.lost += 1
             log("worker-lost", level="warning", slot=slot, calls=len(link.calls))
-        for asked in link.calls.values():
-            asked.close()
-            if not asked.answer.done():
-                asked.answer.set_exception(
+        for pending in link.calls.values():
+            pending.close()
+            if not pending.answer.done():
+                pending.answer.set_exception(
                     WorkerLost(
                         "the worker that had this request has ended",
                         hint="send the same request again: nothing is signed twice",
@@ -417,12 +417,10 @@ class Pool:
             log("worker-refused", level="error", slot=slot, reason=why)
 
 
-def _checked(call: Call) -> bytes:
-    """The call, encoded. Raises RequestTooLarge, FrameMalformed."""
+def _encoded(call: Call) -> bytes:
     payload = encode(call)
     if len(payload) > MAX_PAYLOAD:
         raise RequestTooLarge(f"request: longer than {MAX_PAYLOAD} bytes on its way to a worker")
-    decode(payload, Call)
     return payload
 
 

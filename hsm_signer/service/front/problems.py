@@ -1,19 +1,17 @@
-"""Errors as problem documents (RFC 9457), and what FastAPI finds wrong in this project's words."""
+"""Errors as problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from msgspec import UNSET, Struct, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from hsm_signer.core import json_codec
 from hsm_signer.errors import ChallengeStale, InputError, NotAuthenticated, SignerError
 
 from .calls import request_id_of
@@ -25,19 +23,24 @@ CLIENT_GONE = 499
 """Only in logs: nobody is there to read it."""
 
 
-class Problem(BaseModel):
+class Problem(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every refusal looks like (RFC 9457)."""
 
-    model_config = ConfigDict(extra="forbid", title="Problem")
-
-    type: str = Field(description="about:blank")
-    title: str = Field(description="The status in words.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What is wrong, for people.")
-    code: str = Field(description="What is wrong, for programs; it never changes.")
-    hint: str | None = Field(default=None, description="What to do next.")
-    retryable: bool = Field(description="The same request may succeed later; nothing is signed twice.")
-    request_id: str = Field(description="As X-Request-Id.")
+    type: str = "about:blank"
+    title: str
+    """The status in words."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """What is wrong, for people."""
+    code: str
+    """What is wrong, for programs; it never changes."""
+    hint: str | UnsetType = UNSET
+    """What to do next."""
+    retryable: bool
+    """The same request may succeed later; nothing is signed twice."""
+    request_id: str
+    """As X-Request-Id."""
 
 
 class HttpError(HTTPException):
@@ -58,14 +61,9 @@ class HttpError(HTTPException):
         self.message = message
 
 
-class Json(Response):
-    """JSON, encoded by msgspec."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """UTF-8."""
-        return msgspec.json.encode(content)
+def json_response(value: Any, status: int = 200) -> Response:
+    """A struct as JSON."""
+    return Response(json_codec.encode(value), status, media_type="application/json")
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -78,8 +76,6 @@ def known_error(error: Exception) -> SignerError | HttpError:
     """The error of our own that says this; one without any particulars for what nobody expected."""
     if isinstance(error, SignerError | HttpError):
         return error
-    if isinstance(error, RequestValidationError):
-        return InputError(validation_words(error.errors()))
     if isinstance(error, HTTPException):
         return _http_error(error)
     if isinstance(error, ClientDisconnect):
@@ -87,23 +83,19 @@ def known_error(error: Exception) -> SignerError | HttpError:
     return SignerError("something went wrong inside the service")
 
 
-def problem_of(error: Exception, request_id: str) -> dict[str, Any]:
+def problem_of(error: Exception, request_id: str) -> Problem:
     """The problem document."""
     known = known_error(error)
-    status, code = status_of(known)
-    document: dict[str, Any] = {
-        "type": "about:blank",
-        "title": title_of(status),
-        "status": status,
-        "detail": known.message,
-        "code": code,
+    return Problem(
+        title=title_of(known.http_status),
+        status=known.http_status,
+        detail=known.message,
+        code=known.code,
+        hint=UNSET if known.hint is None else known.hint,
         # For the command line it means the command, which asks the card again; here this very request.
-        "retryable": known.retryable and not isinstance(known, ChallengeStale),
-        "request_id": request_id,
-    }
-    if known.hint is not None:
-        document["hint"] = known.hint
-    return document
+        retryable=known.retryable and not isinstance(known, ChallengeStale),
+        request_id=request_id,
+    )
 
 
 def title_of(status: int) -> str:
@@ -113,10 +105,8 @@ def title_of(status: int) -> str:
 
 def problem_response(request: Request, error: Exception) -> Response:
     """The answer to a request that failed."""
-    document = problem_of(error, request_id_of(request))
-    response = Response(
-        msgspec.json.encode(document), status_code=document["status"], headers=headers_of(request, error)
-    )
+    problem = problem_of(error, request_id_of(request))
+    response = Response(json_codec.encode(problem), problem.status, headers_of(request, error))
     response.headers["content-type"] = MEDIA_TYPE
     return response
 
@@ -143,36 +133,3 @@ def _http_error(error: HTTPException) -> HttpError:
         return HttpError(405, "request.method-unsuitable", "this path does not take this method", headers)
     words = str(error.detail or title_of(error.status_code))
     return HttpError(error.status_code, InputError.code, words[:1].lower() + words[1:], headers)
-
-
-# --- what pydantic found -------------------------------------------------------------------------------
-
-EXPECTED: dict[str, str] = {}
-"""Regular expression of a field -> what it says, in words (models.py fills it)."""
-
-
-def validation_words(errors: Sequence[Any]) -> str:
-    """The first finding: which field, and what was expected. Never what was found: it may be a quantity."""
-    first = errors[0]
-    where = _field(first["loc"])
-    kind, context = first["type"], first.get("ctx") or {}
-    if kind == "missing":
-        return f"{where}: missing"
-    if kind == "extra_forbidden":
-        return f"{where}: unknown field"
-    if kind == "string_pattern_mismatch":
-        return f"{where}: expected {EXPECTED.get(context.get('pattern', ''), 'another form')}"
-    words = re.sub(r"^(Input|String|List|Value) should (be |have |match )?", "", str(first["msg"]))
-    return f"{where}: expected {words[:1].lower()}{words[1:]}"
-
-
-def _field(location: Sequence[Any]) -> str:
-    """("body", "digests", 3) as "digests[3]"."""
-    rest = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
-    words = ""
-    for each in rest:
-        if isinstance(each, int):
-            words += f"[{each}]"
-        else:
-            words += ("." if words else "") + ascii(str(each)[:64])[1:-1]
-    return words or "body"

@@ -7,11 +7,20 @@ has the frames. VERSION rises with every change that the other side has to know 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from hsm_signer.core.definitions import place
+from hsm_signer.core.interface import (
+    MAX_PAGE,
+    Capabilities,
+    Chain,
+    CredentialPage,
+    Digests,
+    EnrolmentRequest,
+    EvidencePage,
+)
 from hsm_signer.errors import (
     EvidenceDamaged,
     EvidenceMissing,
@@ -28,21 +37,22 @@ from hsm_signer.errors import (
     in_general,
 )
 from hsm_signer.evidence.anchor import Anchor
+from hsm_signer.evidence.findings import Finding
+from hsm_signer.service.roles import Role
 from hsm_signer.types import (
+    U64,
     Authorisation,
-    Begun,
     Challenge,
-    Combine,
     CredentialId,
     CredentialView,
-    Digest,
+    EnrolmentStarted,
     Event,
-    EvidenceEntry,
-    NewCredential,
+    Owner,
+    Sha256,
     SignOutcome,
 )
 
-VERSION = 1
+VERSION = 2
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 SAID_IN_FULL = (
@@ -54,16 +64,15 @@ SAID_IN_FULL = (
     EvidenceDamaged,
 )
 """Errors of token and store that are about what was asked for, not about this installation."""
-PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
 
 
 class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
     """What a worker can be asked for; the tag is the key of roles.PERMITTED."""
 
 
-class Capabilities(Operation, frozen=True, kw_only=True, tag="capabilities"):
-    """What the token and this service can do. -> CapabilitiesResult"""
+class GetCapabilities(Operation, frozen=True, kw_only=True, tag="capabilities"):
+    """What the token and this service can do. -> Capabilities"""
 
 
 class WhoAmI(Operation, frozen=True, kw_only=True, tag="who-am-i"):
@@ -93,7 +102,7 @@ class ListCredentials(Operation, frozen=True, kw_only=True, tag="list-credential
     A client bound to a user sees that user's only.
     """
 
-    owner: Name | None = None
+    owner: Owner | None = None
     """None: everybody's."""
     after: CredentialId | None = None
     limit: PageSize = 100
@@ -103,7 +112,7 @@ class GetCredential(Operation, frozen=True, kw_only=True, tag="credential"):
     """One record by id, or a user's live one, or the newest revoked one. -> CredentialView"""
 
     credential_id: CredentialId | None = None
-    owner: Name | None = None
+    owner: Owner | None = None
     """Exactly one of the two."""
 
 
@@ -117,7 +126,7 @@ class SetCertificates(Operation, frozen=True, kw_only=True, tag="set-certificate
     """Keep a chain (DER, leaf first); the leaf certifies the credential's PK. Empty: remove it. -> None"""
 
     credential_id: CredentialId
-    certificates: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=10)]
+    certificates: Chain
 
 
 class GetCertificationRequest(Operation, frozen=True, kw_only=True, tag="certification-request"):
@@ -139,8 +148,8 @@ class Sign(Operation, frozen=True, kw_only=True, tag="sign"):
     """
 
     authorisation: Authorisation
-    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=65535)] | None = None
-    message: Number | None = None
+    digests: Digests | None = None
+    message: U64 | None = None
     """Bytes of the message."""
 
 
@@ -148,14 +157,13 @@ class Examine(Operation, frozen=True, kw_only=True, tag="examine"):
     """Steps 1 and 2 alone: would this be carried out, as far as can be said without the token? -> None"""
 
     authorisation: Authorisation
-    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=65535)]
+    digests: Digests
 
 
 class BeginEnrolment(Operation, frozen=True, kw_only=True, tag="begin-enrolment"):
-    """Keys in the token and a pending record. -> Begun"""
+    """Keys in the token and a pending record. -> EnrolmentStarted"""
 
-    wanted: NewCredential
-    subject: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+    wanted: EnrolmentRequest
 
 
 class GetRequestInfo(Operation, frozen=True, kw_only=True, tag="request-info"):
@@ -184,7 +192,7 @@ class GetEvidence(Operation, frozen=True, kw_only=True, tag="evidence"):
     """Entries in the order of writing, those numbered above ``after``. -> EvidencePage"""
 
     credential_id: CredentialId | None = None
-    after: Number = 0
+    after: U64 = 0
     limit: PageSize = 100
 
 
@@ -193,7 +201,7 @@ class GetAnchor(Operation, frozen=True, kw_only=True, tag="anchor"):
 
 
 class CheckAnchor(Operation, frozen=True, kw_only=True, tag="check-anchor"):
-    """What is no longer as it was when the anchor was made. -> tuple[FindingView, ...]"""
+    """What is no longer as it was when the anchor was made. -> tuple[Finding, ...]"""
 
     anchor: Anchor
 
@@ -206,7 +214,7 @@ class SelfTest(Operation, frozen=True, kw_only=True, tag="self-test"):
 
 
 AnyOperation = (
-    Capabilities
+    GetCapabilities
     | WhoAmI
     | Login
     | Logout
@@ -237,7 +245,7 @@ class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: Name | None = None
     """With ``secret``: HTTP Basic (RFC 7617), for Login alone."""
     secret: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
-    certificate: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)] | None = None
+    certificate: Sha256 | None = None
     """SHA-256 of the DER client certificate that the TLS handshake proved."""
 
     def __repr__(self) -> str:
@@ -299,30 +307,18 @@ class WorkerState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 # --- results ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CapabilitiesResult:
-    """What an enrolling workstation has to know of the token."""
-
-    combines: tuple[Combine, ...]
-    """Those the token has, the default first."""
-    obstacles: dict[str, str]
-    """"SCHEME/KEY" in the names of the command line -> why not, or "" where it can be enrolled."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientView:
+class ClientView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A client without anything secret."""
 
-    name: str
-    roles: tuple[str, ...]
-    owner: str | None
-    """The only user whose credentials it may see and use; None: any."""
+    name: Name
+    roles: tuple[Role, ...]
+    owner: Owner | None
+    """The only user whose credentials it may see and use; none: any."""
     certificate: bool
     """Whether it has been identified by a client certificate."""
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What Login gives."""
 
     token: str
@@ -334,51 +330,27 @@ class Access:
         return f"Access(expires_in={self.expires_in})"
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialPage:
-    """Some records; ``more``: there are others after the last."""
-
-    credentials: tuple[CredentialView, ...]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EvidencePage:
-    """Some entries with the store's number of each; ``more``: there are others after the last."""
-
-    entries: tuple[tuple[int, EvidenceEntry], ...]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FindingView:
-    """One thing that an anchor shows to be wrong."""
-
-    code: str
-    words: str
-
-
 _T = TypeVar("_T")
 _RESULTS: dict[type[Operation], Any] = {
-    Capabilities: CapabilitiesResult,
+    GetCapabilities: Capabilities,
     WhoAmI: ClientView,
     Login: Access,
     Logout: None,
     ListCredentials: CredentialPage,
     GetCredential: CredentialView,
-    GetCertificates: tuple[bytes, ...],
+    GetCertificates: Chain,
     SetCertificates: None,
     GetCertificationRequest: str,
     GetChallenge: Challenge,
     Sign: SignOutcome,
     Examine: None,
-    BeginEnrolment: Begun,
+    BeginEnrolment: EnrolmentStarted,
     GetRequestInfo: bytes,
     GiveUpEnrolment: None,
     ChangeStatus: CredentialView,
     GetEvidence: EvidencePage,
     GetAnchor: Anchor,
-    CheckAnchor: tuple[FindingView, ...],
+    CheckAnchor: tuple[Finding, ...],
     SelfTest: None,
 }
 _ENCODER = msgspec.msgpack.Encoder()
@@ -395,8 +367,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        # Not "from error": the words may quote what was sent.
-        raise FrameMalformed(f"expected {kind.__name__}: {type(error).__name__}") from None
+        raise _malformed(kind.__name__, error) from None
 
 
 def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
@@ -404,7 +375,12 @@ def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
     try:
         return msgspec.msgpack.decode(result, type=_RESULTS[type(operation)])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameMalformed(f"the result of {type(operation).__name__}: {type(error).__name__}") from None
+        raise _malformed(f"the result of {type(operation).__name__}", error) from None
+
+
+def _malformed(what: str, error: Exception) -> FrameMalformed:
+    """Without the error's own words, which may quote what was sent."""
+    return FrameMalformed(f"expected {what}: {type(error).__name__} {place(error)}".rstrip())
 
 
 def failure_of(error: SignerError) -> Failure:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from hsm_signer.config.service import LimitSettings
-from hsm_signer.core.owners import as_recorded
+from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, InputError, NotPermitted
 from hsm_signer.server.server import Server
 from hsm_signer.server.signing import Admit
@@ -17,7 +17,6 @@ from hsm_signer.service.wire import operations as wire
 from hsm_signer.store.rows import who
 from hsm_signer.types import (
     ACCEPTED,
-    CREDENTIAL_ID_LENGTH,
     ByteSource,
     CredentialId,
     CredentialRecord,
@@ -78,14 +77,13 @@ class Asked:
 
     def record(self, credential_id: CredentialId) -> CredentialRecord:
         """A record that this client may know of. Raises CredentialUnknown for any other."""
-        check_id("credential_id", credential_id)
         record = self.server.credential_by_id(credential_id)
         self.refuse_foreign(record)
         return record
 
     def is_foreign(self, owner: str) -> bool:
         """Whether this client is bound to one user, and the name, however it was typed, is another's."""
-        return self.client.owner not in (None, as_recorded(owner))
+        return self.client.owner not in (None, canonical_owner(owner))
 
     def refuse_foreign(self, record: CredentialRecord) -> None:
         """A client bound to a user: nobody else's credential is there. Raises CredentialUnknown."""
@@ -129,15 +127,9 @@ def require_role(identity: clients.Identity, operation: wire.Operation) -> None:
     """Raises NotPermitted for a client with none of the roles for it; InputError for no change of status."""
     name = str(type(operation).__struct_config__.tag)
     if isinstance(operation, wire.ChangeStatus):
-        name = operation.event.name.lower()
+        name = operation.event.value
         if name not in STATUS_EVENTS:
             raise InputError(f"event: expected {', '.join(STATUS_EVENTS)}, got {name}")
     if not PERMITTED[name] & identity.roles:
-        needed = " or ".join(role.cli_name for role in sorted(PERMITTED[name]))
+        needed = " or ".join(role.value for role in Role if role in PERMITTED[name])
         raise NotPermitted(f"client {identity.name!r} may not ask for {name}", hint=f"it needs role {needed}")
-
-
-def check_id(field: str, value: bytes) -> None:
-    """A credential id's length. Raises InputError naming the field."""
-    if len(value) != CREDENTIAL_ID_LENGTH:
-        raise InputError(f"{field}: expected {CREDENTIAL_ID_LENGTH} bytes, got {len(value)}")

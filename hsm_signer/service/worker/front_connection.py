@@ -156,7 +156,13 @@ class Connection:
         if frame.id <= self._last_id:
             raise FrameMalformed(f"call: id: expected more than {self._last_id}, got {frame.id}")
         self._last_id = frame.id
-        call = wire.decode(frame.payload, wire.Call)
+        try:
+            call = wire.decode(frame.payload, wire.Call)
+        except FrameMalformed as error:
+            # The frame itself is whole, so the other calls of this front need not end with it.
+            log("frame-malformed", level="error", reason=error.message)
+            await self._fail(frame.id, error)
+            return
         operation = call.operation
         length = 0
         if isinstance(operation, wire.Sign) and operation.digests is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hsm_signer.config.service import LimitSettings
+from hsm_signer.core.interface import Capabilities, CredentialPage, EvidencePage, Limits, NumberedEntry
 from hsm_signer.errors import (
     CredentialUnknown,
     InputError,
@@ -22,18 +23,21 @@ from hsm_signer.errors import (
     ServiceError,
     TokenUnsuitable,
 )
+from hsm_signer.evidence.findings import Finding
 from hsm_signer.server.server import Server
 from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_FRAME
 from hsm_signer.types import (
-    Begun,
+    MAX_TRIES,
     ByteSource,
     Challenge,
     Combine,
     Content,
     CredentialView,
     DigestList,
+    EnrolmentStarted,
     KeySpec,
     Message,
     NewCredential,
@@ -44,11 +48,8 @@ from hsm_signer.types import (
     SignOutcome,
 )
 
-from .access import Asked, Identities, check_id, require_role
+from .access import Asked, Identities, require_role
 
-CARD_POINT_LENGTH = 65
-CARD_SERIAL_LENGTH = 8
-MAX_TRIES = 15
 MAX_ENTRY = MAX_FRAME - 1024
 """Bytes of an entry, encoded: one made at the server itself may be longer."""
 PAGE_BYTES = MAX_FRAME // 2
@@ -116,41 +117,40 @@ def logout(asked: Asked, operation: wire.Logout) -> None:
         clients.logout(asked.server.environment, asked.server.store, operation.token, asked.server.clock)
 
 
-def capabilities(asked: Asked, _: wire.Capabilities) -> wire.CapabilitiesResult:
-    """What the token can hold."""
-    server = asked.server
-    return wire.CapabilitiesResult(
+def capabilities(asked: Asked, _: wire.GetCapabilities) -> Capabilities:
+    """What the token can hold, and how much one request may carry."""
+    server, limits = asked.server, asked.limits
+    return Capabilities(
         combines=server.combines,
         obstacles={
-            f"{scheme.name.lower()}/{key.cli_name}": server.obstacle(scheme, key)
+            f"{scheme.value}/{key.value}": server.obstacle(scheme, key)
             for scheme in Scheme
             for key in KeySpec
         },
+        limits=Limits(limits.body, limits.message, limits.digests),
     )
 
 
 def who_am_i(asked: Asked, _: wire.WhoAmI) -> wire.ClientView:
     """The client as the worker knows it."""
     client = asked.client
-    roles = tuple(role.cli_name for role in sorted(client.roles))
+    roles = tuple(role for role in Role if role in client.roles)
     return wire.ClientView(client.name, roles, client.owner, client.certificate)
 
 
 # --- credentials -------------------------------------------------------------------------------------------
 
 
-def list_credentials(asked: Asked, operation: wire.ListCredentials) -> wire.CredentialPage:
+def list_credentials(asked: Asked, operation: wire.ListCredentials) -> CredentialPage:
     """One page."""
-    if operation.after is not None:
-        check_id("after", operation.after)
     if operation.owner is not None and asked.is_foreign(operation.owner):
-        return wire.CredentialPage((), more=False)
+        return CredentialPage((), more=False)
     owner = operation.owner or asked.client.owner
     found = asked.server.store.record_page(operation.after, operation.limit + 1, owner)
     for sealed in found[: operation.limit]:
         asked.server.environment.check(sealed)
     views = tuple(CredentialView.of(sealed.record) for sealed in found[: operation.limit])
-    return wire.CredentialPage(views, more=len(found) > operation.limit)
+    return CredentialPage(views, more=len(found) > operation.limit)
 
 
 def get_credential(asked: Asked, operation: wire.GetCredential) -> CredentialView:
@@ -199,7 +199,6 @@ def change_status(asked: Asked, operation: wire.ChangeStatus) -> CredentialView:
 
 def get_challenge(asked: Asked, operation: wire.GetChallenge) -> Challenge:
     """Step 880."""
-    check_id("credential_id", operation.credential_id)
     return asked.server.challenge(operation.credential_id, admit=asked.admit())
 
 
@@ -222,7 +221,6 @@ def check_sign(operation: wire.Sign, limits: LimitSettings) -> None:
     """What can be said as soon as a Sign call is there. Raises InputError, RequestTooLarge."""
     if (operation.digests is None) == (operation.message is None):
         raise InputError("sign: expected exactly one of digests and message")
-    check_id("credential_id", operation.authorisation.credential_id)
     if operation.digests is not None:
         _check_digests(operation.digests, limits)
     elif (operation.message or 0) > limits.message:
@@ -238,7 +236,7 @@ def _check_digests(digests: tuple[Any, ...], limits: LimitSettings) -> None:
 # --- enrolment ---------------------------------------------------------------------------------------------
 
 
-def begin_enrolment(asked: Asked, operation: wire.BeginEnrolment) -> Begun:
+def begin_enrolment(asked: Asked, operation: wire.BeginEnrolment) -> EnrolmentStarted:
     """Keys and a pending record."""
     wanted = operation.wanted
     check_wanted(wanted, asked.server.combines)
@@ -248,9 +246,9 @@ def begin_enrolment(asked: Asked, operation: wire.BeginEnrolment) -> Begun:
         asked.require_certificate()
     if obstacle := asked.server.obstacle(wanted.scheme, wanted.key):
         raise TokenUnsuitable(
-            f"{obstacle}: no credential with key {wanted.key.cli_name}, scheme {wanted.scheme.name.lower()}"
+            f"{obstacle}: no credential with key {wanted.key.value}, scheme {wanted.scheme.value}"
         )
-    return asked.server.begin_enrolment(wanted, operation.subject)
+    return asked.server.begin_enrolment(wanted, wanted.subject)
 
 
 def check_wanted(wanted: NewCredential, combines: tuple[Combine, ...]) -> None:
@@ -263,17 +261,11 @@ def check_wanted(wanted: NewCredential, combines: tuple[Combine, ...]) -> None:
         ("pin_check", wanted.pin_check, _none_or_others(PinCheck, basic)),
     ):
         if value not in allowed:
-            names = " or ".join(each.name.lower() for each in allowed)
-            raise InputError(f"{field}: expected {names}, got {value.name.lower()}")
+            names = " or ".join(choice.value for choice in allowed)
+            raise InputError(f"{field}: expected {names}, got {value.value}")
     for field, number in (("pin_tries", wanted.pin_tries), ("puk_tries", wanted.puk_tries)):
         if number not in tries:
             raise InputError(f"{field}: expected {tries[0]} to {tries[-1]}, got {number}")
-    for field, data, length in (
-        ("card_point", wanted.card_point, CARD_POINT_LENGTH),
-        ("card_serial", wanted.card_serial, CARD_SERIAL_LENGTH),
-    ):
-        if len(data) != length:
-            raise InputError(f"{field}: expected {length} bytes, got {len(data)}")
 
 
 def _none_or_others(kind: Any, basic: bool) -> tuple[Any, ...]:
@@ -293,32 +285,31 @@ def give_up_enrolment(asked: Asked, operation: wire.GiveUpEnrolment) -> None:
 # --- evidence: what is returned is carried out by the reader's thread --------------------------------------
 
 
-def get_evidence(asked: Asked, operation: wire.GetEvidence) -> Callable[[], wire.EvidencePage]:
+def get_evidence(asked: Asked, operation: wire.GetEvidence) -> Callable[[], EvidencePage]:
     """One page, or less of it where its entries are long."""
-    if operation.credential_id is not None:
-        check_id("credential_id", operation.credential_id)
     if asked.client.owner is not None:
         if operation.credential_id is None:
             raise NotPermitted(f"client {asked.client.name!r} is for one user only: name a credential")
         asked.record(operation.credential_id)
     store = asked.server.store
 
-    def read() -> wire.EvidencePage:
+    def read() -> EvidencePage:
         found = store.page(operation.after, operation.limit + 1, operation.credential_id)
-        taken: list[Any] = []
+        taken: list[NumberedEntry] = []
         size = 0
-        for item in found[: operation.limit]:
+        for number, entry in found[: operation.limit]:
+            item = NumberedEntry.of(number, entry)
             length = len(wire.encode(item))
             size += length
             if taken and size > PAGE_BYTES:
                 break
             if length > MAX_ENTRY:
                 raise ServiceError(
-                    f"evidence entry {item[0]} is too long for the service",
+                    f"evidence entry {number} is too long for the service",
                     hint="hsm-signer audit list, at the server, shows it",
                 )
             taken.append(item)
-        return wire.EvidencePage(tuple(taken), more=len(taken) < len(found))
+        return EvidencePage(tuple(taken), more=len(taken) < len(found))
 
     return read
 
@@ -329,13 +320,10 @@ def get_anchor(asked: Asked, _: wire.GetAnchor) -> Callable[[], Any]:
     return asked.server.anchor
 
 
-def check_anchor(asked: Asked, operation: wire.CheckAnchor) -> Callable[[], tuple[wire.FindingView, ...]]:
+def check_anchor(asked: Asked, operation: wire.CheckAnchor) -> Callable[[], tuple[Finding, ...]]:
     """What is no longer so."""
     _refuse_bound(asked)
-    server = asked.server
-    return lambda: tuple(
-        wire.FindingView(each.code, each.words) for each in server.check_anchor(operation.anchor)
-    )
+    return lambda: asked.server.check_anchor(operation.anchor)
 
 
 def _refuse_bound(asked: Asked) -> None:
@@ -344,7 +332,7 @@ def _refuse_bound(asked: Asked) -> None:
 
 
 _HANDLERS: dict[type[wire.Operation], Callable[[Asked, Any], Any]] = {
-    wire.Capabilities: capabilities,
+    wire.GetCapabilities: capabilities,
     wire.WhoAmI: who_am_i,
     wire.Logout: logout,
     wire.ListCredentials: list_credentials,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,19 +18,32 @@ from cryptography import x509
 
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
+from hsm_signer.core.interface import (
+    Capabilities,
+    CredentialPage,
+    EnrolmentRequest,
+    EvidencePage,
+    Limits,
+)
 from hsm_signer.errors import InputError
+from hsm_signer.evidence.anchor import Anchor
 from hsm_signer.server.base import system_clock
 from hsm_signer.service import clients
+from hsm_signer.service.front.health import Readiness
 from hsm_signer.service.front.http.bodies import strict_json
-from hsm_signer.service.front.native import models
 from hsm_signer.service.roles import Role
 from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
+    Challenge,
+    Combine,
     CredentialId,
+    CredentialView,
+    EnrolmentStarted,
     KeySpec,
+    NewCredential,
     PinCheck,
     Scheme,
     SignOutcome,
@@ -127,7 +141,7 @@ class _Challenger:
     def challenge(self, credential_id: CredentialId) -> Any:
         answer = self.client.get(f"/v1/credentials/{credential_id.hex()}/challenge")
         assert answer.status_code == 200, answer.text
-        return forms.challenge_from_json(answer.json())
+        return json_codec.read(Challenge, answer.json())
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +161,14 @@ def scene(template_tenants: Tenants, tmp_path_factory: pytest.TempPathFactory) -
     shutil.rmtree(folder)
 
 
+def enrolment_of(asked: NewCredential) -> Any:
+    """The body that asks for it."""
+    return json_codec.to_json(EnrolmentRequest.of(asked, None))
+
+
 def outcome_of(answer: httpx.Response) -> SignOutcome:
     assert answer.status_code == 200, answer.text
-    models.OutcomeBody.model_validate(answer.json())
-    return forms.outcome_from_json(answer.json())
+    return json_codec.read(SignOutcome, answer.json())
 
 
 # --- what is answered --------------------------------------------------------------------------------------
@@ -178,7 +196,7 @@ def test_message_is_signed(scene: Scene, size: int) -> None:
 def test_authorisation_as_a_file_part(scene: Scene) -> None:
     """As curl sends it with -F authorisation=@FILE;type=application/json."""
     request = scene.authorise("alice", b"from a file")
-    text = json.dumps(forms.authorisation_to_json(request.authorisation))
+    text = json.dumps(json_codec.to_json(request.authorisation.answer))
     answer = scene.client.post(
         signatures_path(request, "message-signatures"),
         files=[
@@ -206,14 +224,14 @@ def test_reading(scene: Scene) -> None:
         "owner": None,
         "certificate": False,
     }
-    found = models.CapabilitiesView.model_validate(client.get("/v1/capabilities").json())
-    assert found.combines == ["cbc"]
-    assert found.limits == models.LimitsView(body=1 << 20, message=4 << 20, digests=50)
+    found = json_codec.read(Capabilities, client.get("/v1/capabilities").json())
+    assert found.combines == (Combine.CBC,)
+    assert found.limits == Limits(body=1 << 20, message=4 << 20, digests=50)
     credential = client.get("/v1/users/alice/credential").json()
-    models.CredentialBody.model_validate(credential)
+    json_codec.read(CredentialView, credential)
     assert client.get(f"/v1/credentials/{credential['credential_id']}").json() == credential
     challenge = client.get(f"/v1/credentials/{credential['credential_id']}/challenge").json()
-    models.ChallengeBody.model_validate(challenge)
+    json_codec.read(Challenge, challenge)
     assert challenge["public_key"] == credential["public_key"]
     pem_text = client.get(f"/v1/credentials/{credential['credential_id']}/certification-request").json()[
         "pem"
@@ -223,7 +241,7 @@ def test_reading(scene: Scene) -> None:
 
 def test_credentials_page_by_page(scene: Scene) -> None:
     whole = scene.client.get("/v1/credentials").json()
-    models.CredentialList.model_validate(whole)
+    json_codec.read(CredentialPage, whole)
     ids = [each["credential_id"] for each in whole["credentials"]]
     assert ids == sorted(ids)
     assert not whole["more"]
@@ -243,7 +261,7 @@ def test_credentials_page_by_page(scene: Scene) -> None:
 def test_evidence(scene: Scene) -> None:
     credential_id = scene.id_of("bob")
     page = scene.client.get("/v1/evidence", params={"credential_id": credential_id, "limit": 1}).json()
-    models.EntryList.model_validate(page)
+    json_codec.read(EvidencePage, page)
     assert page["more"]
     assert [each["event"] for each in page["entries"]] == ["enrol"]
     whole = scene.client.get("/v1/evidence", params={"limit": 1000}).json()["entries"]
@@ -253,9 +271,16 @@ def test_evidence(scene: Scene) -> None:
     rest = scene.client.get("/v1/evidence/export", params={"after": whole[1]["number"]})
     assert [json.loads(line) for line in rest.text.splitlines()] == whole[2:]
     anchor = scene.client.get("/v1/evidence/anchor").json()
-    models.AnchorBody.model_validate(anchor)
+    json_codec.read(Anchor, anchor)
     assert scene.client.post("/v1/evidence/anchor/check", json=anchor).json() == {"findings": []}
-    wrong = {**anchor, "root": "00" * 32, "entries": anchor["entries"] + 1}
+    older = {
+        "format": 1,
+        "time": 0,
+        **{name: int(anchor[name]) for name in ("last_entry", "credentials", "entries")},
+        "root": anchor["root"],
+    }
+    assert scene.client.post("/v1/evidence/anchor/check", json=older).json() == {"findings": []}
+    wrong = {**anchor, "root": "00" * 32, "entries": str(int(anchor["entries"]) + 1)}
     findings = scene.client.post("/v1/evidence/anchor/check", json=wrong).json()["findings"]
     assert {each["code"] for each in findings} == {"anchor.entries", "anchor.root"}
 
@@ -273,9 +298,9 @@ def test_certificates_are_kept(scene: Scene) -> None:
 
 
 def test_enrolment_begun_and_given_up(scene: Scene) -> None:
-    begun = scene.client.post("/v1/enrolments", json=forms.new_credential_to_json(wanted(), None))
+    begun = scene.client.post("/v1/enrolments", json=enrolment_of(wanted()))
     assert begun.status_code == 201
-    models.BegunBody.model_validate(begun.json())
+    json_codec.read(EnrolmentStarted, begun.json())
     credential_id = begun.json()["credential"]["credential_id"]
     path = f"/v1/enrolments/{credential_id}"
     info = scene.client.get(f"{path}/request-info").json()
@@ -288,7 +313,7 @@ def test_enrolment_begun_and_given_up(scene: Scene) -> None:
 
 def test_owner_with_a_slash_and_other_letters(scene: Scene) -> None:
     owner = "o/ø %?#"
-    body = forms.new_credential_to_json(wanted(owner=owner), None)
+    body = enrolment_of(wanted(owner=owner))
     begun = scene.client.post("/v1/enrolments", json=body).json()["credential"]
     found = scene.client.get("/v1/users/o%2F%C3%B8%20%25%3F%23/credential")
     assert found.json() == begun
@@ -317,40 +342,46 @@ def _with(value: dict[str, Any], new: Any, *path: Any) -> dict[str, Any]:
 
 
 BAD: list[tuple[Any, tuple[Any, ...], str]] = [
-    (7, ("digests",), "digests: expected a valid list"),
-    ([], ("digests",), "digests: expected at least 1 item"),
-    ([7], ("digests",), "digests[0]: expected a valid string"),
-    (base64.b64encode(bytes(31)).decode(), ("digests", 0), "digests[0]: expected base64 of 32 or 48 or 64"),
-    ("*" * 44, ("digests", 0), "digests[0]: expected base64 of"),
-    (base64.b64encode(bytes(32)).decode().rstrip("="), ("digests", 0), "digests[0]: expected base64 of"),
-    (base64.b64encode(bytes(32)).decode() + "\n", ("digests", 0), "digests[0]: expected base64 of"),
-    ("A" * 42 + "B=", ("digests", 0), "digests[0]: expected base64 of"),
+    (7, ("digests",), "digests: expected a list of 1 to 65535"),
+    ([], ("digests",), "digests: expected a list of 1 to 65535"),
+    ([7], ("digests",), "digests[0]: expected 64 or 96 or 128 lower-case hexadecimal digits"),
+    ("00" * 31, ("digests", 0), "digests[0]: expected 64 or 96 or 128 lower-case hexadecimal digits"),
+    ("AA" * 32, ("digests", 0), "digests[0]: expected 64 or"),
+    ("*" * 64, ("digests", 0), "digests[0]: expected 64 or"),
+    ("0" * 63, ("digests", 0), "digests[0]: expected 64 or"),
+    ("00" * 32 + "\n", ("digests", 0), "digests[0]: expected 64 or"),
+    (base64.b64encode(bytes(32)).decode(), ("digests", 0), "digests[0]: expected 64 or"),
     (
         base64.b64encode(bytes(15)).decode(),
         ("authorisation", "nonce"),
-        "authorisation.nonce: expected base64",
+        "authorisation.nonce: expected base64 of 16 bytes",
     ),
-    (None, ("authorisation", "nonce"), "authorisation.nonce: expected a valid string"),
-    ([], ("authorisation", "quantities"), "authorisation.quantities: expected at least 1 item"),
+    ("A" * 21 + "B==", ("authorisation", "nonce"), "authorisation.nonce: expected base64 of 16 bytes"),
+    ("A" * 22, ("authorisation", "nonce"), "authorisation.nonce: expected base64 of 16 bytes"),
+    ("A" * 22 + "==\n", ("authorisation", "nonce"), "authorisation.nonce: expected base64 of 16 bytes"),
+    (None, ("authorisation", "nonce"), "authorisation.nonce: expected base64 of 16 bytes"),
+    ([], ("authorisation", "quantities"), "authorisation.quantities: expected a list of 1 to 6"),
     (
         [base64.b64encode(bytes(40)).decode()] * 7,
         ("authorisation", "quantities"),
-        "authorisation.quantities: expected at most 6 items",
+        "authorisation.quantities: expected a list of 1 to 6",
     ),
     (
         [base64.b64encode(bytes(39)).decode()],
         ("authorisation", "quantities"),
-        "authorisation.quantities[0]: ",
+        "authorisation.quantities[0]: expected base64 of 40 bytes",
     ),
-    ("1", ("authorisation", "x"), "authorisation.x: expected a valid integer"),
-    (1.5, ("authorisation", "x"), "authorisation.x: expected a valid integer"),
-    (True, ("authorisation", "x"), "authorisation.x: expected a valid integer"),
-    (-1, ("authorisation", "x"), "authorisation.x: expected greater than or equal to 0"),
-    (1 << 64, ("authorisation", "x"), "authorisation.x: expected less than or equal to"),
-    ("md5", ("authorisation", "algorithm"), "authorisation.algorithm: expected 'rsa-pkcs1-sha256'"),
-    (1, ("more",), "more: unknown field"),
-    (1, ("authorisation", "credential_id"), "authorisation.credential_id: unknown field"),
-    ([], ("authorisation",), "authorisation: expected"),
+    (1, ("authorisation", "counter"), "authorisation.counter: expected an integer from 0"),
+    ("1.5", ("authorisation", "counter"), "authorisation.counter: expected an integer from 0"),
+    ("01", ("authorisation", "counter"), "authorisation.counter: expected an integer from 0"),
+    (True, ("authorisation", "counter"), "authorisation.counter: expected an integer from 0"),
+    ("-1", ("authorisation", "counter"), "authorisation.counter: expected an integer from 0"),
+    (str(1 << 64), ("authorisation", "counter"), "authorisation.counter: expected an integer from 0"),
+    ("md5", ("authorisation", "algorithm"), "authorisation.algorithm: expected one of: rsa-pkcs1-sha256"),
+    (1, ("more",), "body: unknown field 'more'"),
+    (1, ("authorisation", "credential_id"), "authorisation: unknown field 'credential_id'"),
+    (1, ("authorisation", "x"), "authorisation: unknown field 'x'"),
+    ([], ("authorisation",), "authorisation: expected a JSON object"),
 ]
 
 
@@ -366,30 +397,34 @@ def test_field_of_another_form(scene: Scene, value: Any, path: tuple[Any, ...], 
 
 
 @pytest.mark.parametrize(
-    "path", [("digests",), ("authorisation",), ("authorisation", "x"), ("authorisation", "quantities")]
+    "path", [("digests",), ("authorisation",), ("authorisation", "counter"), ("authorisation", "quantities")]
 )
 def test_field_that_is_missing(scene: Scene, path: tuple[str, ...]) -> None:
     request = scene.authorise("alice", digests(b"one"))
     bad = _without(body_of(request), *path)
     found = problem(scene.client.post(signatures_path(request), json=bad), 400, "input.invalid")
-    assert found["detail"] == f"{'.'.join(path)}: missing"
+    where = ".".join(path[:-1]) or "body"
+    assert found["detail"] == f"{where}: missing field '{path[-1]}'"
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "body: missing"),
+        (b"", "body: expected JSON"),
         (b"{", "body: expected JSON"),
-        (b"null", "body: "),
-        (b"[]", "body: "),
-        (b'"text"', "body: "),
+        (b"null", "body: expected a JSON object"),
+        (b"[]", "body: expected a JSON object"),
+        (b'"text"', "body: expected a JSON object"),
         (b'{"digests": [], "digests": []}', "body: a name stands twice in one object"),
         (b'{"digests": NaN}', "body: expected JSON, which has no NaN or Infinity"),
         (b'{"digests": "\xff"}', "body: expected UTF-8"),
         (b'\xef\xbb\xbf{"digests": []}', "body: expected JSON"),
         (b"[" * 100_000, "body: expected JSON"),
         (b"9" * 10_000, "body: expected JSON"),
-        (b'{"authorisation": {}, "digests": ["\\ud800"]}', "authorisation.algorithm: missing"),
+        (b'{"authorisation": {}, "digests": ["00"]}', "digests[0]: expected 64"),
+        (b'{"authorisation": {}, "digests": []}', "authorisation: missing field 'algorithm'"),
+        (b'{"authorisation": {}, "digests": ["\\ud800"]}', "digests[0]: expected 64 or"),
+        (b'{"authorisation": {"\\ud800": 1}, "digests": []}', "body: expected text that has an encoding"),
     ],
 )
 def test_body_that_is_not_the_json_wanted(scene: Scene, body: bytes, words: str) -> None:
@@ -419,7 +454,7 @@ def test_other_media_type(scene: Scene, media: str) -> None:
 def test_multipart_of_another_form(scene: Scene) -> None:
     request = scene.authorise("alice", b"m")
     path = signatures_path(request, "message-signatures")
-    text = json.dumps(forms.authorisation_to_json(request.authorisation))
+    text = json.dumps(json_codec.to_json(request.authorisation.answer))
     first, second = ("authorisation", (None, text)), ("message", ("m", b"m"))
     for files in (
         [second, first],
@@ -449,11 +484,29 @@ def test_credential_id_of_another_form(scene: Scene, credential_id: str) -> None
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=x", "after=x", "owner=", "owner=%00", "x=1"]
+    ("query", "words"),
+    [
+        ("limit=0", "limit: expected an integer from 1 to 1000"),
+        ("limit=1001", "limit: expected an integer from 1 to 1000"),
+        ("limit=x", "limit: expected an integer from 1 to 1000"),
+        ("limit=1.0", "limit: expected an integer from 1 to 1000"),
+        ("limit=" + "9" * 5000, "limit: expected an integer from 1 to 1000"),
+        ("limit=1&limit=2", "query: a name is given twice"),
+        ("after=x", "after: expected 32 lower-case hexadecimal digits"),
+        ("owner=", "owner: expected text of 1 to 255 characters"),
+        ("owner=%00", "owner: expected text of 1 to 255 characters"),
+        ("x=1", "query: unknown field 'x'"),
+    ],
 )
-def test_query_of_another_form(scene: Scene, query: str) -> None:
+def test_query_of_another_form(scene: Scene, query: str, words: str) -> None:
     found = problem(scene.client.get(f"/v1/credentials?{query}"), 400, "input.invalid")
-    assert found["detail"].startswith(query.split("=")[0])
+    assert found["detail"].startswith(words)
+
+
+def test_query_where_there_is_none(scene: Scene) -> None:
+    for path in ("/v1/whoami", f"/v1/credentials/{scene.id_of('alice')}", "/healthz"):
+        found = problem(scene.client.get(f"{path}?x=1"), 400, "input.invalid")
+        assert found["detail"] == "query: unknown field 'x'"
 
 
 def test_unknown_things(scene: Scene) -> None:
@@ -470,7 +523,10 @@ def test_unknown_things(scene: Scene) -> None:
     problem(scene.client.get("/v1/credentials/"), 404, "request.path-unknown")
     wrong = scene.client.delete("/v1/whoami")
     problem(wrong, 405, "request.method-unsuitable")
-    assert wrong.headers["allow"] == "GET"
+    assert wrong.headers["allow"] == "GET, HEAD"
+    wrong = scene.client.delete(f"/v1/credentials/{nobody}/certificates")
+    problem(wrong, 405, "request.method-unsuitable")
+    assert wrong.headers["allow"] == "GET, HEAD, PUT"
 
 
 def test_other_content_than_the_card_saw(scene: Scene) -> None:
@@ -525,11 +581,11 @@ def test_status_decides(scene: Scene) -> None:
 
 
 def test_pending_credential_signs_nothing_else(scene: Scene) -> None:
-    begun = scene.client.post("/v1/enrolments", json=forms.new_credential_to_json(wanted(), None)).json()
+    begun = scene.client.post("/v1/enrolments", json=enrolment_of(wanted())).json()
     credential_id = CredentialId(bytes.fromhex(begun["credential"]["credential_id"]))
     request = scene.authorise("alice", digests(b"one"))
-    challenge = forms.challenge_from_json(
-        scene.client.get(f"/v1/credentials/{credential_id.hex()}/challenge").json()
+    challenge = json_codec.read(
+        Challenge, scene.client.get(f"/v1/credentials/{credential_id.hex()}/challenge").json()
     )
     moved = altered(
         request, credential_id=credential_id, x=challenge.x, rolling_values=challenge.rolling_values
@@ -726,9 +782,19 @@ def test_health(scene: Scene) -> None:
         assert stranger.get("/healthz").json() == {"status": "ok"}
         ready = stranger.get("/readyz")
     assert ready.status_code == 200
-    models.Readiness.model_validate(ready.json())
+    json_codec.read(Readiness, ready.json())
     (worker,) = (each for each in ready.json()["workers"] if each["slot"] == 0)
     assert (worker["state"], worker["signed"], worker["reason"]) == ("ready", True, None)
+
+
+def test_head_is_get_without_content(scene: Scene) -> None:
+    """RFC 9110, 9.3.2."""
+    for path in ("/healthz", "/readyz", "/v1/whoami", "/v1/evidence", "/openapi.json", "/docs"):
+        whole, head = scene.client.get(path), scene.client.head(path)
+        assert (whole.status_code, head.status_code, head.content) == (200, 200, b""), path
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        if path != "/v1/evidence":
+            assert head.headers["content-length"] == whole.headers["content-length"] != "0"
 
 
 def test_documentation_page_needs_nothing_from_elsewhere(scene: Scene) -> None:
@@ -736,10 +802,15 @@ def test_documentation_page_needs_nothing_from_elsewhere(scene: Scene) -> None:
         page = stranger.get("/docs")
         assert page.status_code == 200
         policy = page.headers["content-security-policy"]
-        assert "script-src 'self';" in policy
-        links = [part.split('"')[0] for part in page.text.replace('src="', 'href="').split('href="')[1:]]
-        assert len(links) == 4
-        for link in links:
-            assert link.startswith("/docs/")
-            assert stranger.get(link).status_code == 200
-        assert stranger.get("/docs/static/../../../../etc/passwd").status_code == 404
+        assert policy.startswith("default-src 'none'; style-src 'self';")
+        assert "<script" not in page.text
+        links = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+        assert {link for link in links if link[0] != "#"} == {"/docs/style.css", "/openapi.json"}
+        assert stranger.get("/docs/style.css").headers["content-type"].startswith("text/css")
+        document = stranger.get("/openapi.json").json()
+    places = set(re.findall(r'id="([^"]*)"', page.text))
+    assert {link[1:] for link in links if link[0] == "#"} <= places
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert places == {operation["operationId"] for operation in operations} | set(
+        document["components"]["schemas"]
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from hsm_signer.core import forms
+from hsm_signer.core import json_codec
+from hsm_signer.core.interface import EnrolmentRequest
+from hsm_signer.evidence.anchor import Anchor
 from hsm_signer.service.roles import PERMITTED, Role
-from hsm_signer.types import SigningRequest
+from hsm_signer.types import Digest, SigningRequest
 from tests.support.enrolments import wanted
 from tests.support.front import api, body_of, problem
 from tests.support.people import digests
@@ -56,7 +57,9 @@ Asked = tuple[str, str, dict[str, Any]]
 def endpoints(scene: Scene) -> dict[str, list[Asked]]:
     """Operation of roles.py -> what asks for it here; each can be asked again and again."""
     path = f"/v1/credentials/{scene.credential_id}"
-    anchor = {"format": 1, "time": 0, "last_entry": 0, "credentials": 0, "entries": 0, "root": "00" * 32}
+    anchor = json_codec.to_json(
+        Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)))
+    )
     nobody = "00" * 16
     return {
         "capabilities": [("GET", "/v1/capabilities", {})],
@@ -72,16 +75,18 @@ def endpoints(scene: Scene) -> dict[str, list[Asked]]:
                 "POST",
                 f"{path}/message-signatures",
                 {
-                    "data": {
-                        "authorisation": json.dumps(forms.authorisation_to_json(scene.request.authorisation))
-                    },
+                    "data": {"authorisation": json_codec.encode(scene.request.authorisation.answer).decode()},
                     "files": {"message": ("m", b"not what the card saw")},
                 },
             ),
         ],
         "begin-enrolment": [
             # Somebody who has a credential already: it is understood, and nothing is made.
-            ("POST", "/v1/enrolments", {"json": forms.new_credential_to_json(wanted(owner="alice"), None)})
+            (
+                "POST",
+                "/v1/enrolments",
+                {"json": json_codec.to_json(EnrolmentRequest.of(wanted(owner="alice"), None))},
+            )
         ],
         "request-info": [("GET", f"/v1/enrolments/{nobody}/request-info", {})],
         "give-up-enrolment": [("DELETE", f"/v1/enrolments/{nobody}", {})],
@@ -122,7 +127,7 @@ def test_every_operation_is_asked_for(scene: Scene) -> None:
 @pytest.mark.parametrize("operation", sorted(set(PERMITTED) - ELSEWHERE))
 @pytest.mark.parametrize("role", Role)
 def test_role(scene: Scene, role: Role, operation: str) -> None:
-    client = scene.clients[role.cli_name]
+    client = scene.clients[role.value]
     for method, path, more in endpoints(scene)[operation]:
         answer = client.request(method, path, **more)
         if role in PERMITTED[operation]:
@@ -137,7 +142,7 @@ def test_role(scene: Scene, role: Role, operation: str) -> None:
 
 def test_registrar_in_enrolment(scene: Scene) -> None:
     registrar, signer = scene.clients["registrar"], scene.clients["signer"]
-    body = forms.new_credential_to_json(wanted(), None)
+    body = json_codec.to_json(EnrolmentRequest.of(wanted(), None))
     begun = registrar.post("/v1/enrolments", json=body).json()["credential"]
     path = f"/v1/credentials/{begun['credential_id']}"
     assert registrar.get(f"{path}/challenge").status_code == 200

@@ -13,19 +13,20 @@ import httpx
 import pytest
 
 from hsm_signer.config.service import LimitSettings, Settings, WorkerSettings
+from hsm_signer.core.interface import EvidencePage, NumberedEntry
 from hsm_signer.service.front import health
-from hsm_signer.service.front.app import make_app
+from hsm_signer.service.front.app import App
+from hsm_signer.service.roles import Role
 from hsm_signer.service.wire.operations import (
     Call,
     ClientView,
-    EvidencePage,
     GetEvidence,
     SelfTest,
     WhoAmI,
     decode,
     encode,
 )
-from hsm_signer.types import CredentialId, Digest, Event, EvidenceEntry
+from tests.support.factories import make_entry
 from tests.support.fake_worker import FakeWorker, pool_on, run, until
 
 
@@ -33,7 +34,7 @@ from tests.support.fake_worker import FakeWorker, pool_on, run, until
 async def application(folder: Path, *, workers: int = 1, **limits: Any) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings(limits=LimitSettings(**limits), worker=WorkerSettings(count=workers))
     async with pool_on(folder, workers=workers, timeout=settings.limits.request_timeout) as pool:
-        transport = httpx.ASGITransport(app=make_app(settings, pool))
+        transport = httpx.ASGITransport(app=App(settings, pool))
         async with httpx.AsyncClient(
             transport=transport, base_url="https://front", headers={"Authorization": "Bearer x"}
         ) as client:
@@ -55,17 +56,8 @@ def with_worker(test: Callable[[FakeWorker, httpx.AsyncClient], Awaitable[None]]
     run(inside)
 
 
-def entry(number: int) -> tuple[int, EvidenceEntry]:
-    return number, EvidenceEntry(
-        sequence=number,
-        time=0,
-        credential_id=CredentialId(bytes(16)),
-        event=Event.SUSPEND,
-        outcome="accepted",
-        record_version=1,
-        actor="test",
-        previous=Digest(bytes(32)),
-    )
+def entry(number: int) -> NumberedEntry:
+    return NumberedEntry.of(number, make_entry(sequence=number))
 
 
 def test_export_page_by_page() -> None:
@@ -78,7 +70,7 @@ def test_export_page_by_page() -> None:
             assert operation.after == (7, 9, 11)[index]
             worker.reply(index + 1, EvidencePage(tuple(map(entry, numbers)), more=bool(numbers)))
         lines = [json.loads(line) for line in (await task).text.splitlines()]
-        assert [each["number"] for each in lines] == [8, 9, 11]
+        assert [each["number"] for each in lines] == ["8", "9", "11"]
 
     with_worker(test)
 
@@ -93,7 +85,7 @@ def test_export_that_cannot_go_on_says_so() -> None:
         answer = await task
         assert answer.status_code == 200
         first, last = (json.loads(line) for line in answer.text.splitlines())
-        assert first["number"] == 1
+        assert first["number"] == "1"
         assert (last["error"]["code"], last["error"]["status"]) == ("worker.lost", 503)
         assert last["error"]["retryable"]
         assert last["error"]["request_id"] == answer.headers["x-request-id"]
@@ -159,7 +151,7 @@ def test_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(_: object) -> None:
             raise ZeroDivisionError("with a secret in its words")
 
-        monkeypatch.setattr("hsm_signer.service.front.native.endpoints.Json", broken)
+        monkeypatch.setattr("hsm_signer.service.front.native.endpoints.CertificationRequest", broken)
         task = await ask(client, "GET", "/v1/credentials/" + "0" * 32 + "/certification-request")
         await until(lambda: worker.calls)
         worker.reply(1, "PEM")
@@ -198,7 +190,7 @@ async def upload(client: httpx.AsyncClient, worker: FakeWorker, pause: float) ->
     task = asyncio.ensure_future(client.post(UPLOAD, content=content(), headers=HEADERS))
     await until(lambda: worker.calls)
     assert isinstance(decode(worker.calls[-1].payload, Call).operation, WhoAmI)
-    worker.reply(len(worker.calls), ClientView("c", ("signer",), None, False))
+    worker.reply(len(worker.calls), ClientView("c", (Role.SIGNER,), None, False))
     return await task
 
 
@@ -218,7 +210,7 @@ def test_message_of_a_client_that_may_not_sign() -> None:
     async def test(worker: FakeWorker, client: httpx.AsyncClient) -> None:
         task = asyncio.ensure_future(client.post(UPLOAD, content=b"no message", headers=HEADERS))
         await until(lambda: worker.calls)
-        worker.reply(1, ClientView("c", ("auditor", "admin"), None, False))
+        worker.reply(1, ClientView("c", (Role.AUDITOR, Role.ADMIN), None, False))
         answer = await task
         assert (answer.status_code, answer.json()["code"]) == (403, "client.not-permitted")
         assert len(worker.calls) == 1
@@ -241,7 +233,7 @@ def test_more_messages_at_once_than_there_may_be() -> None:
         await until(lambda: client_is_uploading(client))
         task = asyncio.ensure_future(client.post(UPLOAD, content=b"", headers=HEADERS))
         await until(lambda: len(worker.calls) == 2)
-        worker.reply(2, ClientView("c", ("signer",), None, False))
+        worker.reply(2, ClientView("c", (Role.SIGNER,), None, False))
         assert (await task).json()["code"] == "service.busy"
         assert (await first).status_code == 408
 
@@ -252,7 +244,7 @@ def client_is_uploading(client: httpx.AsyncClient) -> bool:
     """Whether the only place for a message is taken."""
     transport = client._transport
     assert isinstance(transport, httpx.ASGITransport)
-    found: bool = transport.app.state.front.uploads.locked()  # type: ignore[attr-defined]
+    found: bool = transport.app.front.uploads.locked()  # type: ignore[attr-defined]
     return found
 
 

@@ -6,9 +6,10 @@ Descriptions of errors are compared to the letter, as clients do.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from cryptography import x509
 
 from hsm_signer.card.commands import authorise_content
 from hsm_signer.card.pins import CardPin
-from hsm_signer.core import algorithms, forms, oids
+from hsm_signer.core import algorithms, json_codec, oids
 from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.testing import PIN, Home, Person, make_person
@@ -27,6 +28,7 @@ from hsm_signer.types import (
     FAILURES_BEFORE_LOCK,
     Algorithm,
     Authorisation,
+    CardAnswer,
     Challenge,
     CredentialId,
     Digest,
@@ -128,13 +130,13 @@ class User:
 
     def at(self, version: str) -> User:
         """The same by another version of the API."""
-        return replace(self, csc=replace(self.csc, version=version))
+        return dataclasses.replace(self, csc=dataclasses.replace(self.csc, version=version))
 
     def challenge(self) -> Challenge:
         """By credentials/getChallenge."""
         found = self.csc("credentials/getChallenge", credentialID=self.id, authObjectID="CARD")
         assert set(found) == {"challenge"}
-        return forms.challenge_from_json(from_url_text(found["challenge"]))
+        return json_codec.read(Challenge, from_url_text(found["challenge"]))
 
     def authorise(self, digests: tuple[Digest, ...], algorithm: Algorithm, pin: str = PIN) -> Authorisation:
         """By the card."""
@@ -148,7 +150,7 @@ class User:
         self, digests: tuple[Digest, ...], algorithm: Algorithm, pin: str = PIN
     ) -> dict[str, Any]:
         """Members of credentials/authorize, after the card."""
-        answer = url_text(forms.authorisation_to_json(self.authorise(digests, algorithm, pin)))
+        answer = url_text(json_codec.to_json(self.authorise(digests, algorithm, pin).answer))
         members: dict[str, Any] = {
             "credentialID": self.id,
             "numSignatures": len(digests),
@@ -199,7 +201,7 @@ def some(
 ) -> tuple[Digest, ...]:
     """Digests of as many documents."""
     assert algorithm.hash is not None
-    name = algorithm.hash.hashlib_name
+    name = algorithm.hash.value
     return tuple(Digest(hashlib.new(name, f"{of} {i}".encode()).digest()) for i in range(count))
 
 
@@ -688,7 +690,7 @@ def test_scheme_basic_needs_a_client_certificate(desk: Desk) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_client_certificate_instead_of_a_token(desk: Desk, version: str) -> None:
-    user = replace(desk.user("basil"), csc=Csc(desk.certified, None, version))
+    user = dataclasses.replace(desk.user("basil"), csc=Csc(desk.certified, None, version))
     assert user.csc("credentials/list", userID="basil") == {"credentialIDs": [user.id]}
     digests = some(2)
     verify(desk, user, Algorithm.ECDSA_SHA256, digests, user.sign(digests, Algorithm.ECDSA_SHA256))
@@ -698,7 +700,7 @@ def test_a_client_certificate_instead_of_a_token(desk: Desk, version: str) -> No
 
 WHOLE: dict[str, Any] = {
     "algorithm": "ecdsa-sha256",
-    "x": 1,
+    "counter": "1",
     "rolling_values": [],
     "nonce": base64_of(bytes(16)),
 }
@@ -782,7 +784,9 @@ NO_ANSWERS = [
     url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "more": 1}),
     url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "algorithm": "ed25519"}),
     url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "algorithm": "rsa-pkcs1-sha256"}),
-    url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "x": 2**64 - 1}),
+    url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "counter": str(2**63 - 1)}),
+    url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "counter": str(2**64 - 1)}),
+    url_text({**WHOLE, "quantities": [base64_of(bytes(40))], "counter": 1}),
     ANSWER,
     "W" * 4096,
 ]
@@ -932,7 +936,7 @@ def test_a_sad_signs_once_and_gives_the_same_again(desk: Desk, alice: User) -> N
     assert alice.csc("signatures/signHash", **asked) == first
     assert alice.at("v1").csc("signatures/signHash", **{**asked, "hash": asked["hashes"]}) == first
     evidence = desk.operator.call(wire.GetEvidence(credential_id=alice.credential_id, limit=1000)).entries
-    signed = [entry for _, entry in evidence if entry.signatures]
+    signed = [entry for entry in evidence if entry.signatures]
     made = tuple(base64.b64decode(each) for each in first["signatures"])
     assert [entry.signatures for entry in signed].count(made) == 1
     alice.csc.refuses(
@@ -974,9 +978,10 @@ def test_a_sad_with_another_quantity(alice: User) -> None:
     digests = some(of="flipped")
     asked = alice.asked_to_sign(digests, Algorithm.ECDSA_SHA256)
     sad = from_url_text(asked["SAD"].removeprefix("csad1."))
-    authorisation = forms.authorisation_from_json(alice.credential_id, sad["authorisation"])
-    flipped = replace(authorisation, quantities=flipped_quantity(authorisation, 0, 3))
-    sad["authorisation"] = forms.authorisation_to_json(flipped)
+    answer = json_codec.read(CardAnswer, sad["authorisation"])
+    authorisation = Authorisation.of(alice.credential_id, answer)
+    flipped = msgspec.structs.replace(authorisation, quantities=flipped_quantity(authorisation, 0, 3))
+    sad["authorisation"] = json_codec.to_json(flipped.answer)
     asked["SAD"] = "csad1." + url_text(sad)
     alice.csc.refuses("Hash is not authorized by the SAD", "signatures/signHash", **asked)
 
@@ -986,7 +991,7 @@ DISABLED = "The credential identified by credentialID is disabled"
 
 @pytest.mark.parametrize("event", [Event.SUSPEND, Event.REVOKE])
 def test_a_credential_that_is_disabled(desk: Desk, event: Event) -> None:
-    user = desk.enrol(f"disabled-{event.name.lower()}")
+    user = desk.enrol(f"disabled-{event.value}")
     asked = user.asked_to_sign(some(), Algorithm.ECDSA_SHA256)
     before = user.asked_to_authorise(some(), Algorithm.ECDSA_SHA256)
     desk.change(user, event)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hsm_signer.service.front.http.limits import MAX_BUCKETS, Buckets
+from hsm_signer.service.front.http.token_bucket import MAX_BUCKETS, TokenBuckets
 from hsm_signer.testing import Home
 from tests.support.front import Wire, api, problem
 from tests.support.service import Service, serving
@@ -33,7 +33,7 @@ class Clock:
 
 def test_burst_and_then_the_rate() -> None:
     clock = Clock()
-    buckets = Buckets(rate=2.0, burst=3, clock=clock)
+    buckets = TokenBuckets(rate=2.0, burst=3, clock=clock)
     assert [buckets.take(b"a") for _ in range(3)] == [0.0] * 3
     assert buckets.take(b"a") == pytest.approx(0.5)
     clock.now += 0.25
@@ -48,7 +48,7 @@ def test_burst_and_then_the_rate() -> None:
 
 
 def test_table_of_buckets_does_not_grow_for_ever() -> None:
-    buckets = Buckets(rate=1.0, burst=1)
+    buckets = TokenBuckets(rate=1.0, burst=1, clock=Clock())
     buckets.take(b"first")
     for number in range(MAX_BUCKETS - 1):
         buckets.take(number.to_bytes(4, "big"))
@@ -60,11 +60,11 @@ def test_table_of_buckets_does_not_grow_for_ever() -> None:
 
 
 def test_known_client_keeps_what_it_used() -> None:
-    buckets = Buckets(rate=1.0, burst=1, clock=Clock())
+    buckets = TokenBuckets(rate=1.0, burst=1, clock=Clock())
     assert buckets.take(b"a") == 0.0
-    buckets.know(b"a")
+    buckets.add(b"a")
     assert buckets.take(b"a") > 0
-    buckets.know(b"b")
+    buckets.add(b"b")
     assert b"b" in buckets
     assert buckets.take(b"b") == 0.0
 
@@ -257,12 +257,12 @@ def test_trailer_is_no_header(front: Service) -> None:
         body = {
             "authorisation": {
                 "algorithm": "ecdsa-sha256",
-                "x": None,
+                "counter": None,
                 "rolling_values": [],
                 "nonce": "AAAAAAAAAAAAAAAAAAAAAA==",
                 "quantities": ["A" * 54 + "=="],
             },
-            "digests": ["A" * 43 + "="],
+            "digests": ["ab" * 32],
         }
         text = json.dumps(body).encode()
         wire.send(f"{start}Transfer-Encoding: chunked\r\nTrailer: authorization\r\n\r\n".encode())

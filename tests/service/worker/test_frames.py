@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hsm_signer.errors import CredentialUnknown, FrameMalformed
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_CHUNK, MAX_FRAME, Kind, frame_bytes
+from hsm_signer.types import Event
 from tests.support.scenes import AUTHORISATION, authorise, sql
 from tests.support.service import WorkerClient, error_in
 from tests.support.tenants import Running
@@ -155,8 +156,11 @@ def _good_call() -> dict[str, Any]:
         msgspec.msgpack.encode({**_good_call(), "operation": {"op": "login", "lifetime": "60"}}),
         msgspec.msgpack.encode({**_good_call(), "operation": {"op": "list-credentials", "limit": 1001}}),
         msgspec.msgpack.encode(
-            {**_good_call(), "operation": {"op": "change-status", "credential_id": b"x", "event": 9}}
+            {**_good_call(), "operation": {"op": "change-status", "credential_id": bytes(16), "event": "x"}}
         ),
+        msgspec.msgpack.encode({**_good_call(), "operation": {"op": "credential", "credential_id": b"x"}}),
+        msgspec.msgpack.encode({**_good_call(), "operation": {"op": "credential", "owner": ""}}),
+        msgspec.msgpack.encode({**_good_call(), "operation": {"op": "logout", "token": "x" * 4097}}),
         msgspec.msgpack.encode({**_good_call(), "caller": {"certificate": b"short"}}),
         msgspec.msgpack.encode({**_good_call(), "caller": {"bearer": "x" * 4097}}),
         msgspec.msgpack.encode(_good_call()) + b"\xc0",
@@ -165,8 +169,16 @@ def _good_call() -> dict[str, Any]:
 def test_payloads(running: Running, payload: bytes) -> None:
     with running.as_client("app") as client:
         client.send(frame_bytes(1, Kind.CALL, payload))
-        words = refused(client, 1)
-        assert "x" * 100 not in words
+        frame = client.finish(1)
+        assert (frame.id, frame.kind) == (1, Kind.FAILURE)
+        error = error_in(frame)
+        assert type(error) is FrameMalformed
+        assert "x" * 100 not in error.message
+        # Only this call ends with it.
+        client.send(call_bytes(wire.WhoAmI(), 2, running.tenants.tokens["app"]))
+        assert client.finish(2).kind is Kind.REPLY
+        client.send(frame_bytes(2, Kind.CALL, payload))
+        assert "id: expected more than 2" in refused(client, 2)
 
 
 def test_what_came_before_a_bad_frame_may_be_answered(running: Running) -> None:
@@ -195,7 +207,7 @@ operations = st.fixed_dictionaries(
         "after": st.integers(-1, 2**63) | st.binary(max_size=16),
         "message": st.integers(-1, 2**63),
         "authorisation": st.none(),
-        "event": st.integers(0, 9),
+        "event": st.sampled_from([event.value for event in Event]) | st.integers(0, 9),
     },
 )
 calls = st.fixed_dictionaries(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hsm_signer.config.installation import CONFIG_FILE
+from hsm_signer.core.interface import EnrolmentRequest
 from hsm_signer.errors import InputError, ServiceStopping, WorkerUnavailable
 from hsm_signer.server.initialise import (
     PIN_FILE,
@@ -406,7 +407,7 @@ def _count_objects(home: str, token: str) -> None:
             else:
                 raise AssertionError("signed what was not authorised")
     for _ in range(3):
-        call(wire.BeginEnrolment(wanted=wanted()))
+        call(wire.BeginEnrolment(wanted=EnrolmentRequest.of(wanted(), None)))
         call(wire.SelfTest())
         call(wire.ListCredentials())
     assert thread.ask(objects).result(60) == before

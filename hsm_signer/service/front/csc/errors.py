@@ -5,13 +5,14 @@ Clients compare descriptions, so those of the specification are given to the let
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from fastapi.exceptions import RequestValidationError
+from msgspec import ValidationError, json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from hsm_signer.errors import (
     AlgorithmNotAllowed,
@@ -32,6 +33,8 @@ from hsm_signer.errors import (
     WrongKey,
 )
 from hsm_signer.service.front.problems import CLIENT_GONE
+
+from .models import CscProblem
 
 VERSION_1 = "/csc/v1/"
 RETRY_AFTER = 1
@@ -66,34 +69,39 @@ def missing_string(name: str) -> CscError:
     return invalid(f"Missing (or invalid type) string parameter {name}")
 
 
+def no_object() -> CscError:
+    """400: the body is something else."""
+    return invalid("The request is not a JSON object")
+
+
 def invalid_authentication() -> CscError:
     """400: the card's answer is not one, is not of this challenge, or its PIN was wrong."""
     return CscError("invalid_authentication_data", "The authentication data is invalid")
 
 
-class _Told(NamedTuple):
+class _Answer(NamedTuple):
     error: str
     description: str
     status: int = 400
 
 
-_DISABLED = _Told("invalid_request", "The credential identified by credentialID is disabled")
+_DISABLED = _Answer("invalid_request", "The credential identified by credentialID is disabled")
 
-_TABLE: tuple[tuple[type[SignerError], _Told], ...] = (
-    (CredentialUnknown, _Told("invalid_request", "Invalid parameter credentialID")),
-    (CredentialLocked, _Told("invalid_request", "Credential locked")),
+_TABLE: tuple[tuple[type[SignerError], _Answer], ...] = (
+    (CredentialUnknown, _Answer("invalid_request", "Invalid parameter credentialID")),
+    (CredentialLocked, _Answer("invalid_request", "Credential locked")),
     (CredentialSuspended, _DISABLED),
     (CredentialRevoked, _DISABLED),
     (CredentialPending, _DISABLED),
-    (ChallengeStale, _Told("invalid_request", "SAD expired")),
-    (AuthorisationMismatch, _Told("invalid_request", "Hash is not authorized by the SAD")),
-    (WrongKey, _Told("invalid_authentication_data", "The authentication data is invalid")),
-    (AlgorithmNotAllowed, _Told("invalid_request", "Invalid parameter signAlgo")),
-    (AlgorithmUnsuitable, _Told("invalid_request", "Invalid parameter signAlgo")),
-    (ChannelUnsuitable, _Told("access_denied", "The credential needs a client certificate", 403)),
-    (NotAuthenticated, _Told("invalid_token", "The access token is not valid", 401)),
-    (NotPermitted, _Told("unauthorized_client", "The client is not authorized to use this method", 403)),
-    (RateLimited, _Told("access_denied", "Too many requests", 429)),
+    (ChallengeStale, _Answer("invalid_request", "SAD expired")),
+    (AuthorisationMismatch, _Answer("invalid_request", "Hash is not authorized by the SAD")),
+    (WrongKey, _Answer("invalid_authentication_data", "The authentication data is invalid")),
+    (AlgorithmNotAllowed, _Answer("invalid_request", "Invalid parameter signAlgo")),
+    (AlgorithmUnsuitable, _Answer("invalid_request", "Invalid parameter signAlgo")),
+    (ChannelUnsuitable, _Answer("access_denied", "The credential needs a client certificate", 403)),
+    (NotAuthenticated, _Answer("invalid_token", "The access token is not valid", 401)),
+    (NotPermitted, _Answer("unauthorized_client", "The client is not authorized to use this method", 403)),
+    (RateLimited, _Answer("access_denied", "Too many requests", 429)),
 )
 """The first class that fits; docs/call/csc.md has this table."""
 
@@ -101,50 +109,48 @@ _TABLE: tuple[tuple[type[SignerError], _Told], ...] = (
 def error_response(request: Request, error: Exception) -> Response:
     """The answer to any error of a request to /csc/: JSON of ``error`` and ``error_description``.
 
-    For SignerError, RequestValidationError, HTTPException and ClientDisconnect; any other is 500
-    server_error, without a word of it.
+    For SignerError, HTTPException and ClientDisconnect; any other is 500 server_error, without a word of it.
     """
     if isinstance(error, CscError):
-        told = _Told(error.error, error.detail, error.status_code)
+        answer = _Answer(error.error, error.detail, error.status_code)
         headers = dict(error.headers or {})
-    elif isinstance(error, RequestValidationError):
-        told, headers = _validation(error.errors()), {}
     elif isinstance(error, HTTPException):
-        told, headers = _http(error), dict(error.headers or {})
+        answer, headers = _http(error), dict(error.headers or {})
     elif isinstance(error, SignerError):
-        told, headers = _signer(error)
+        answer, headers = _signer(error)
     elif isinstance(error, ClientDisconnect):
-        told, headers = _Told("invalid_request", "The client closed the connection", CLIENT_GONE), {}
+        answer, headers = _Answer("invalid_request", "The client closed the connection", CLIENT_GONE), {}
     else:
-        told, headers = _Told("server_error", "An internal error occurred", 500), {}
-    if told.error == "invalid_authentication_data" and request.url.path.startswith(VERSION_1):
-        told = _Told("invalid_otp", "The OTP is invalid", told.status)
-    return JSONResponse(
-        {"error": told.error, "error_description": told.description},
-        told.status,
+        answer, headers = _Answer("server_error", "An internal error occurred", 500), {}
+    if answer.error == "invalid_authentication_data" and request.url.path.startswith(VERSION_1):
+        answer = _Answer("invalid_otp", "The OTP is invalid", answer.status)
+    return Response(
+        json.encode(CscProblem(answer.error, answer.description)),
+        answer.status,
         {"Cache-Control": "no-store", **headers},
+        "application/json",
     )
 
 
-def _signer(error: SignerError) -> tuple[_Told, dict[str, str]]:
-    for kind, told in _TABLE:
+def _signer(error: SignerError) -> tuple[_Answer, dict[str, str]]:
+    for kind, answer in _TABLE:
         if isinstance(error, kind):
-            if told.status == 401:
-                return told, {"WWW-Authenticate": 'Bearer realm="csc", error="invalid_token"'}
-            return told, {"Retry-After": str(RETRY_AFTER)} if told.status == 429 else {}
+            if answer.status == 401:
+                return answer, {"WWW-Authenticate": 'Bearer realm="csc", error="invalid_token"'}
+            return answer, {"Retry-After": str(RETRY_AFTER)} if answer.status == 429 else {}
     if error.retryable:
-        told = _Told("server_error", f"Temporarily unavailable: {error.code}; send it again", 503)
-        return told, {"Retry-After": str(RETRY_AFTER)}
+        answer = _Answer("server_error", f"Temporarily unavailable: {error.code}; send it again", 503)
+        return answer, {"Retry-After": str(RETRY_AFTER)}
     if isinstance(error, InputError):
-        return _Told("invalid_request", error.message, error.http_status), {}
-    return _Told("server_error", f"The service cannot do this now: {error.code}", 500), {}
+        return _Answer("invalid_request", error.message, error.http_status), {}
+    return _Answer("server_error", f"The service cannot do this now: {error.code}", 500), {}
 
 
-def _http(error: HTTPException) -> _Told:
+def _http(error: HTTPException) -> _Answer:
     if error.status_code == 404:
-        return _Told("invalid_request", "Unimplemented method requested", 501)
+        return _Answer("invalid_request", "Unimplemented method requested", 501)
     kind = "invalid_request" if error.status_code < 500 else "server_error"
-    return _Told(kind, error.detail, error.status_code)
+    return _Answer(kind, error.detail, error.status_code)
 
 
 # --- what is wrong with a body ---------------------------------------------------------------------------
@@ -167,18 +173,22 @@ _KINDS = {
 """Parameters whose absence the specification has words for."""
 
 
-def _validation(errors: Sequence[Any]) -> _Told:
-    """The words for the first thing that is wrong with a body; never what was in it."""
-    first = errors[0]
-    place = tuple(first["loc"])
-    if len(place) < 2 or not isinstance(place[1], str):
-        return _Told("invalid_request", "The request is not a JSON object")
-    name = place[1]
-    if len(place) == 3 and name in ("hashes", "hash"):
-        return _Told("invalid_request", "Invalid Base64 hash string parameter")
-    of_type = first["type"] == "missing" or first["type"].endswith("_type")
-    if len(place) == 2 and of_type and name in _KINDS:
-        return _Told("invalid_request", f"Missing (or invalid type) {_KINDS[name]} parameter {name}")
+_OF_ANOTHER_TYPE = re.compile(r"Expected .*, got .* - at `\$\.(\w+)`")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_SOMEWHERE = re.compile(r".* - at `\$\.(\w+)(.*)`", re.DOTALL)
+
+
+def wrong_member(error: ValidationError) -> CscError:
+    """The words for what is wrong with a JSON object; never what was in it."""
+    message = str(error)
+    absent = _MISSING.fullmatch(message) or _OF_ANOTHER_TYPE.fullmatch(message)
+    if absent and (kind := _KINDS.get(absent[1])) is not None:
+        return invalid(f"Missing (or invalid type) {kind} parameter {absent[1]}")
+    if (place := _SOMEWHERE.fullmatch(message)) is None:
+        return no_object()
+    name, inner = place.groups()
+    if inner and name in ("hashes", "hash"):
+        return invalid("Invalid Base64 hash string parameter")
     if name in ("token", "refresh_token"):
-        return _Told("invalid_request", f"Invalid string parameter {name}")
-    return _Told("invalid_request", f"Invalid parameter {name}")
+        return invalid(f"Invalid string parameter {name}")
+    return invalid_parameter(name)

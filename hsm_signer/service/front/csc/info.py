@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from cryptography import x509
+from msgspec import UNSET, structs
 
 from hsm_signer.config.service import Settings
 from hsm_signer.core import algorithms, oids
@@ -17,12 +18,12 @@ from .models import (
     AuthInfo,
     AuthType,
     CertInfo,
-    CredentialInfo,
-    CredentialInfo1,
+    CscCredentialInfo,
+    CscServiceInfo,
+    CscShownRequest,
+    CscV1CredentialInfo,
     KeyInfo,
-    Presence1,
-    ServiceInfo,
-    Shown,
+    Presence,
     SignAlgorithms,
     SignatureFormats,
 )
@@ -45,22 +46,22 @@ _CARD_LABEL = "Smart card"
 _CARD_DESCRIPTION = "The user's smart card authorises exactly these hashes, after its PIN"
 
 
-def service_info(settings: Settings, specs: str) -> ServiceInfo:
+def service_info(settings: Settings, specs: str) -> CscServiceInfo:
     """``info``; ``specs`` is the version of the specification, which decides on some members."""
     first = specs.startswith("1.")
-    return ServiceInfo(
+    return CscServiceInfo(
         specs=specs,
         name=settings.name,
         logo="",
         region=settings.region,
         lang=LANG,
         description=_DESCRIPTION,
-        authType=["basic", *(["TLS"] if settings.tls.client_ca else [])],
-        methods=list(METHODS),
-        asynchronousOperationMode=None if first else False,
-        signAlgorithms=None if first else SignAlgorithms(algos=list(oids.SIGN_OIDS)),
-        signature_formats=None if first else SignatureFormats(formats=[], envelope_properties=[]),
-        conformance_levels=None if first else [],
+        authType=("basic", "TLS") if settings.tls.client_ca else ("basic",),
+        methods=METHODS,
+        asynchronousOperationMode=UNSET if first else False,
+        signAlgorithms=UNSET if first else SignAlgorithms(tuple(oids.SIGN_OIDS)),
+        signature_formats=UNSET if first else SignatureFormats(formats=(), envelope_properties=()),
+        conformance_levels=UNSET if first else (),
     )
 
 
@@ -115,68 +116,79 @@ def now() -> datetime:
 
 
 def credential_info(
-    credential: CredentialView, chain: tuple[bytes, ...], shown: Shown, multisign: int, *, named: bool = False
-) -> CredentialInfo:
+    credential: CredentialView,
+    chain: tuple[bytes, ...],
+    shown: CscShownRequest,
+    multisign: int,
+    *,
+    named: bool = False,
+) -> CscCredentialInfo:
     """credentials/info; with ``named`` one of the ``credentialInfos`` of credentials/list."""
     auth = AuthInfo()
     if shown.authInfo:
         card = AuthType(type="ChallengeResponse", id=CARD, label=_CARD_LABEL, description=_CARD_DESCRIPTION)
-        auth = AuthInfo(expression=CARD, objects=[card])
-    return CredentialInfo(
-        credentialID=credential.credential_id.hex() if named else None,
+        auth = AuthInfo(expression=CARD, objects=(card,))
+    return CscCredentialInfo(
+        credentialID=credential.credential_id.hex() if named else UNSET,
         description=_description(credential),
         key=_key(credential),
-        cert=_cert(chain, shown.certificates or "single", bool(shown.certInfo)),
+        cert=_cert(chain, shown),
         auth=auth,
         multisign=multisign,
         lang=LANG,
     )
 
 
-def credential_info_1(
-    credential: CredentialView, chain: tuple[bytes, ...], shown: Shown, multisign: int
-) -> CredentialInfo1:
+def credential_info_of_version_1(
+    credential: CredentialView, chain: tuple[bytes, ...], shown: CscShownRequest, multisign: int
+) -> CscV1CredentialInfo:
     """credentials/info of version 1: the card's answer goes where a one-time password would."""
-    return CredentialInfo1(
+    otp = Presence(
+        presence="true", type="offline", format="A", label=_CARD_LABEL, description=_CARD_DESCRIPTION
+    )
+    return CscV1CredentialInfo(
         description=_description(credential),
         key=_key(credential),
-        cert=_cert(chain, shown.certificates or "single", bool(shown.certInfo)),
-        PIN=Presence1(presence="false") if shown.authInfo else None,
-        OTP=Presence1(
-            presence="true", type="offline", format="A", label=_CARD_LABEL, description=_CARD_DESCRIPTION
-        )
-        if shown.authInfo
-        else None,
+        cert=_cert(chain, shown),
+        PIN=Presence(presence="false") if shown.authInfo else UNSET,
+        OTP=otp if shown.authInfo else UNSET,
         multisign=multisign,
         lang=LANG,
     )
 
 
 def _description(credential: CredentialView) -> str:
-    return f"{credential.scheme.name.lower()}, {credential.status.name.lower()}, of {credential.owner}"[:255]
+    return f"{credential.scheme.value}, {credential.status.value}, of {credential.owner}"[:255]
 
 
 def _key(credential: CredentialView) -> KeyInfo:
     spec = algorithms.key_spec_of(credential.spki)
     return KeyInfo(
         status="enabled" if is_enabled(credential) else "disabled",
-        algo=list(oids.oids_of(credential.algorithms)),
+        algo=tuple(oids.oids_of(credential.algorithms)),
         len=oids.KEY_LENGTHS[spec],
-        curve=oids.CURVE_OIDS.get(spec),
+        curve=oids.CURVE_OIDS.get(spec, UNSET),
     )
 
 
-def _cert(chain: tuple[bytes, ...], wanted: str, details: bool) -> CertInfo:
+def _cert(chain: tuple[bytes, ...], shown: CscShownRequest) -> CertInfo:
     leaf = leaf_of(chain)
-    given = {"none": None, "single": chain[:1], "chain": chain}[wanted]
-    said = CertInfo(
-        status=None if leaf is None else leaf.status(now()),
-        certificates=None if given is None else [base64.b64encode(each).decode("ascii") for each in given],
+    status = None if leaf is None else leaf.status(now())
+    sent = {"none": None, "chain": chain}.get(shown.certificates or "single", chain[:1])
+    found = CertInfo(
+        status=UNSET if status is None else status,
+        certificates=UNSET if sent is None else tuple(base64.b64encode(der).decode() for der in sent),
     )
-    if leaf is not None and details:
-        said.issuerDN, said.subjectDN, said.serialNumber = leaf.issuer, leaf.subject, leaf.serial
-        said.validFrom, said.validTo = _time(leaf.begins), _time(leaf.ends)
-    return said
+    if leaf is None or not shown.certInfo:
+        return found
+    return structs.replace(
+        found,
+        issuerDN=leaf.issuer,
+        subjectDN=leaf.subject,
+        serialNumber=leaf.serial,
+        validFrom=_time(leaf.begins),
+        validTo=_time(leaf.ends),
+    )
 
 
 def _time(when: datetime) -> str:

@@ -10,36 +10,39 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_SAD = 4096
 """Characters of a SAD, and of a card's answer: six rolling values need some 1400."""
 MAX_PAGE = 100
 """Credentials in one answer of credentials/list."""
 
-Text = Annotated[str, Field(max_length=4096)]
-Sad = Annotated[str, Field(max_length=MAX_SAD)]
-Answer = Annotated[str, Field(max_length=MAX_SAD)]
-Hashes = Annotated[list[str], FailFast(), Field(max_length=65535)]
-"""A megabyte of wrong ones must not become a megabyte of complaints: the first is enough."""
-Certificates = Annotated[str, Field(pattern="^(none|single|chain)$")]
-"""A pattern and no enumeration: OpenAPI 3.0 has no enumeration that may be null as well."""
+Text = Annotated[str, Meta(max_length=4096)]
+Sad = Annotated[str, Meta(max_length=MAX_SAD)]
+Answer = Annotated[str, Meta(max_length=MAX_SAD)]
+Description = Annotated[str, Meta(max_length=500)]
+UserId = Annotated[str, Meta(min_length=1, max_length=255)]
+PageSize = Annotated[int, Meta(ge=1)]
+Hashes = Annotated[tuple[str, ...], Meta(max_length=65535)]
+AuthObjects = Annotated[tuple["AuthObject", ...], Meta(max_length=16)]
+Certificates = Literal["none", "single", "chain"]
 
 
-class Asked(BaseModel):
+# --- requests ----------------------------------------------------------------------------------------------
+
+
+class CscRequest(Struct, frozen=True, kw_only=True):
     """What every request may carry; none of it changes anything."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
     lang: Text | None = None
     clientData: str | None = None
 
 
-class InfoAsked(Asked):
+class CscInfoRequest(CscRequest, frozen=True, kw_only=True):
     """info"""
 
 
-class LoginAsked(Asked):
+class CscLoginRequest(CscRequest, frozen=True, kw_only=True):
     """auth/login"""
 
     refresh_token: Text | None = None
@@ -48,14 +51,14 @@ class LoginAsked(Asked):
     """Taken, and without effect: there are no refresh tokens."""
 
 
-class RevokeAsked(Asked):
+class CscRevokeRequest(CscRequest, frozen=True, kw_only=True):
     """auth/revoke"""
 
     token: Text
     token_type_hint: str | None = None
 
 
-class Shown(Asked):
+class CscShownRequest(CscRequest, frozen=True, kw_only=True):
     """What is to be told of credentials."""
 
     certificates: Certificates | None = None
@@ -64,60 +67,58 @@ class Shown(Asked):
     authInfo: bool | None = None
 
 
-class ListAsked(Shown):
+class CscListRequest(CscShownRequest, frozen=True, kw_only=True):
     """credentials/list. Pages are of version 1, and taken in version 2 as well."""
 
-    userID: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    userID: UserId | None = None
     credentialInfo: bool | None = None
     onlyValid: bool | None = None
-    maxResults: Annotated[int, Field(ge=1)] | None = None
+    maxResults: PageSize | None = None
     pageToken: str | None = None
 
 
-class CredentialAsked(Shown):
+class CscCredentialRequest(CscShownRequest, frozen=True, kw_only=True):
     """credentials/info"""
 
     credentialID: Text
 
 
-class ChallengeAsked(Asked):
+class CscChallengeRequest(CscRequest, frozen=True, kw_only=True):
     """credentials/getChallenge"""
 
     credentialID: Text
     authObjectID: Text
 
 
-class AuthObject(BaseModel):
+class AuthObject(Struct, frozen=True):
     """What the user's device answered to one authentication object."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
     id: Text
     value: Answer
 
 
-class AuthorizeAsked(Asked):
+class CscAuthorizeRequest(CscRequest, frozen=True, kw_only=True):
     """credentials/authorize"""
 
     credentialID: Text
     numSignatures: int
     hashes: Hashes
     hashAlgorithmOID: Text
-    authData: Annotated[list[AuthObject], FailFast(), Field(max_length=16)]
-    description: Annotated[str, Field(max_length=500)] | None = None
+    authData: AuthObjects
+    description: Description | None = None
 
 
-class AuthorizeAsked1(Asked):
+class CscV1AuthorizeRequest(CscRequest, frozen=True, kw_only=True):
     """credentials/authorize of version 1: the hash algorithm is the one that the card authorised."""
 
     credentialID: Text
     numSignatures: int
     hash: Hashes
     OTP: Answer
-    description: Annotated[str, Field(max_length=500)] | None = None
+    description: Description | None = None
 
 
-class SignAsked(Asked):
+class CscSignRequest(CscRequest, frozen=True, kw_only=True):
     """signatures/signHash"""
 
     credentialID: Text
@@ -129,7 +130,7 @@ class SignAsked(Asked):
     operationMode: str | None = None
 
 
-class SignAsked1(Asked):
+class CscV1SignRequest(CscRequest, frozen=True, kw_only=True):
     """signatures/signHash of version 1"""
 
     credentialID: Text
@@ -143,27 +144,27 @@ class SignAsked1(Asked):
 # --- answers -----------------------------------------------------------------------------------------------
 
 
-class CscProblem(BaseModel):
+class CscProblem(Struct, frozen=True):
     """An error (CSC API 2.0.0.2, 10.2)."""
 
     error: str
     error_description: str
 
 
-class SignAlgorithms(BaseModel):
+class SignAlgorithms(Struct, frozen=True):
     """``info``, what can be signed with."""
 
-    algos: list[str]
+    algos: tuple[str, ...]
 
 
-class SignatureFormats(BaseModel):
+class SignatureFormats(Struct, frozen=True):
     """``info``, of signatures/signDoc, which is not offered."""
 
-    formats: list[str]
-    envelope_properties: list[list[str]]
+    formats: tuple[str, ...]
+    envelope_properties: tuple[tuple[str, ...], ...]
 
 
-class ServiceInfo(BaseModel):
+class CscServiceInfo(Struct, frozen=True, kw_only=True):
     """info"""
 
     specs: str
@@ -172,16 +173,16 @@ class ServiceInfo(BaseModel):
     region: str
     lang: str
     description: str
-    authType: list[str]
-    methods: list[str]
-    asynchronousOperationMode: bool | None = None
-    signAlgorithms: SignAlgorithms | None = None
+    authType: tuple[str, ...]
+    methods: tuple[str, ...]
+    asynchronousOperationMode: bool | UnsetType = UNSET
+    signAlgorithms: SignAlgorithms | UnsetType = UNSET
     """This and what follows: not in version 1."""
-    signature_formats: SignatureFormats | None = None
-    conformance_levels: list[str] | None = None
+    signature_formats: SignatureFormats | UnsetType = UNSET
+    conformance_levels: tuple[str, ...] | UnsetType = UNSET
 
 
-class Token(BaseModel):
+class CscToken(Struct, frozen=True):
     """auth/login"""
 
     access_token: str
@@ -189,36 +190,40 @@ class Token(BaseModel):
     """Seconds."""
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - RFC 6750, 4
 
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"{type(self).__name__}(expires_in={self.expires_in})"
 
-class KeyInfo(BaseModel):
+
+class KeyInfo(Struct, frozen=True):
     """``key`` of a credential."""
 
     status: Literal["enabled", "disabled"]
-    algo: list[str]
+    algo: tuple[str, ...]
     len: int
     """Bits."""
-    curve: str | None = None
+    curve: str | UnsetType = UNSET
 
 
-class CertInfo(BaseModel):
+class CertInfo(Struct, frozen=True, kw_only=True):
     """``cert`` of a credential."""
 
-    status: Literal["valid", "expired"] | None = None
+    status: Literal["valid", "expired"] | UnsetType = UNSET
     """Nothing without a certificate, and where it is not valid yet."""
-    certificates: list[str] | None = None
+    certificates: tuple[str, ...] | UnsetType = UNSET
     """Base64 of DER, leaf first."""
-    issuerDN: str | None = None
+    issuerDN: str | UnsetType = UNSET
     """RFC 4514."""
-    serialNumber: str | None = None
+    serialNumber: str | UnsetType = UNSET
     """Hexadecimal."""
-    subjectDN: str | None = None
+    subjectDN: str | UnsetType = UNSET
     """RFC 4514."""
-    validFrom: str | None = None
+    validFrom: str | UnsetType = UNSET
     """YYYYMMDDHHmmssZ."""
-    validTo: str | None = None
+    validTo: str | UnsetType = UNSET
 
 
-class AuthType(BaseModel):
+class AuthType(Struct, frozen=True):
     """One way to authorise."""
 
     type: Literal["ChallengeResponse"]
@@ -227,18 +232,18 @@ class AuthType(BaseModel):
     description: str
 
 
-class AuthInfo(BaseModel):
+class AuthInfo(Struct, frozen=True, kw_only=True):
     """``auth`` of a credential."""
 
     mode: Literal["explicit"] = "explicit"
-    expression: str | None = None
-    objects: list[AuthType] | None = None
+    expression: str | UnsetType = UNSET
+    objects: tuple[AuthType, ...] | UnsetType = UNSET
 
 
-class CredentialInfo(BaseModel):
+class CscCredentialInfo(Struct, frozen=True, kw_only=True):
     """credentials/info, and one of ``credentialInfos``."""
 
-    credentialID: str | None = None
+    credentialID: str | UnsetType = UNSET
     """In credentials/list only."""
     description: str
     key: KeyInfo
@@ -249,17 +254,17 @@ class CredentialInfo(BaseModel):
     lang: str
 
 
-class Presence1(BaseModel):
+class Presence(Struct, frozen=True, kw_only=True):
     """``PIN`` and ``OTP`` of version 1."""
 
     presence: Literal["true", "false"]
-    type: Literal["offline"] | None = None
-    format: Literal["A"] | None = None
-    label: str | None = None
-    description: str | None = None
+    type: Literal["offline"] | UnsetType = UNSET
+    format: Literal["A"] | UnsetType = UNSET
+    label: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
 
 
-class CredentialInfo1(BaseModel):
+class CscV1CredentialInfo(Struct, frozen=True, kw_only=True):
     """credentials/info of version 1."""
 
     description: str
@@ -267,42 +272,42 @@ class CredentialInfo1(BaseModel):
     cert: CertInfo
     authMode: Literal["explicit"] = "explicit"
     SCAL: Literal["2"] = "2"
-    PIN: Presence1 | None = None
-    OTP: Presence1 | None = None
+    PIN: Presence | UnsetType = UNSET
+    OTP: Presence | UnsetType = UNSET
     multisign: int
     lang: str
 
 
-class CredentialList(BaseModel):
+class CscCredentialList(Struct, frozen=True, kw_only=True):
     """credentials/list"""
 
-    credentialIDs: list[str]
-    credentialInfos: list[CredentialInfo] | None = None
-    onlyValid: bool | None = None
-    nextPageToken: str | None = None
+    credentialIDs: tuple[str, ...]
+    credentialInfos: tuple[CscCredentialInfo, ...] | UnsetType = UNSET
+    onlyValid: bool | UnsetType = UNSET
+    nextPageToken: str | UnsetType = UNSET
     """Where there are more."""
 
 
-class CredentialList1(BaseModel):
+class CscV1CredentialList(Struct, frozen=True, kw_only=True):
     """credentials/list of version 1."""
 
-    credentialIDs: list[str]
-    nextPageToken: str | None = None
+    credentialIDs: tuple[str, ...]
+    nextPageToken: str | UnsetType = UNSET
 
 
-class CscChallenge(BaseModel):
+class CscChallenge(Struct, frozen=True):
     """credentials/getChallenge"""
 
     challenge: str
 
 
-class Activation(BaseModel):
+class CscActivation(Struct, frozen=True):
     """credentials/authorize"""
 
     SAD: str
 
 
-class Signatures(BaseModel):
+class CscSignatures(Struct, frozen=True):
     """signatures/signHash"""
 
-    signatures: list[str]
+    signatures: tuple[str, ...]

@@ -9,29 +9,35 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
+from msgspec import DecodeError, Struct, ValidationError, json, structs
 from starlette.requests import Request
 
-from hsm_signer.core import forms, oids
+from hsm_signer.core import json_codec, oids
 from hsm_signer.errors import InputError
 from hsm_signer.service.front.calls import front_of
+from hsm_signer.service.front.http.bodies import body_of, require_media_type, strict_json
+from hsm_signer.service.front.problems import HttpError
 from hsm_signer.types import Algorithm, CredentialId, Digest, HashName
 
-from .errors import CscError, invalid, invalid_parameter, missing_string
+from .errors import CscError, invalid, invalid_parameter, missing_string, no_object, wrong_member
+
+T = TypeVar("T", bound=Struct)
 
 _BEARER = re.compile(r"bearer +[A-Za-z0-9._~+/-]+=*", re.IGNORECASE)
 """RFC 6750, 2.1."""
 _BASIC_REALM = {"WWW-Authenticate": 'Basic realm="csc"'}
 
 
-async def bearer(request: Request) -> None:
+def bearer(request: Request) -> None:
     """Refuses a header of another form; none at all may do: a client certificate says who asks, too."""
     headers = request.headers.getlist("authorization")
     if headers and (len(headers) > 1 or not _BEARER.fullmatch(headers[0])):
         raise invalid("Malformed authorization header")
 
 
-async def basic(request: Request) -> None:
+def basic(request: Request) -> None:
     """Refuses what is no name and secret, for auth/login."""
     headers = request.headers.getlist("authorization")
     scheme, _, value = (headers[0] if len(headers) == 1 else "").partition(" ")
@@ -45,10 +51,25 @@ async def basic(request: Request) -> None:
         raise invalid("Malformed username-password")
 
 
+async def read_body(request: Request, kind: type[T]) -> T:
+    """The members of the JSON object; without a body, those of an empty one."""
+    body = await body_of(request)
+    if not body and not any(field.required for field in structs.fields(kind)):
+        return kind()
+    try:
+        require_media_type(request, "application/json")
+        strict_json(body, "body")
+        return json.decode(body, type=kind)
+    except ValidationError as error:
+        raise wrong_member(error) from None
+    except (HttpError, InputError, DecodeError):
+        raise no_object() from None
+
+
 def identifier(text: str, name: str = "credentialID") -> CredentialId:
     """32 lower-case hexadecimal digits."""
     try:
-        return forms.identifier_from_json(text)
+        return json_codec.read(CredentialId, text)
     except InputError as error:
         raise invalid_parameter(name) from error
 
@@ -58,14 +79,14 @@ def hashes(texts: Sequence[str]) -> tuple[Digest, ...]:
     if not texts:
         raise invalid("Empty hash array")
     try:
-        return tuple(Digest(base64.b64decode(each, validate=True)) for each in texts)
+        return tuple(Digest(base64.b64decode(text, validate=True)) for text in texts)
     except (binascii.Error, ValueError):
         raise invalid("Invalid Base64 hash string parameter") from None
 
 
 def check_lengths(digests: Sequence[bytes], hash_name: HashName) -> None:
     """Each as long as the hash gives it."""
-    if any(len(each) != hash_name for each in digests):
+    if any(len(digest) != hash_name.length for digest in digests):
         raise invalid("Invalid digest value length")
 
 

@@ -1,23 +1,26 @@
-"""How bodies are read: JSON strictly, messages in pieces to disk."""
+"""How requests are read: queries, JSON strictly, messages in pieces to disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+import re
 from dataclasses import dataclass
 from email.message import Message as Header
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from fastapi.routing import APIRoute
+from msgspec import Struct, inspect
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import Request
 
+from hsm_signer.core import json_codec
+from hsm_signer.core.definitions import definition, is_long, plain
 from hsm_signer.errors import InputError, RequestTooLarge
 from hsm_signer.service.front.calls import call_before_body
 from hsm_signer.service.front.problems import HttpError
 from hsm_signer.service.wire.operations import WhoAmI
+
+T = TypeVar("T", bound=Struct)
 
 AUTHORISATION_LIMIT = 16 << 10
 """Bytes of the part "authorisation" of a message's request."""
@@ -28,53 +31,63 @@ MAX_NAMES = 100
 _PARTS = "expected the part authorisation (JSON), then the part message (a file), and no others"
 
 
-class StrictRoute(APIRoute):
-    """A route whose body is one JSON text in UTF-8, sent as application/json, no name twice in an object."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's own, given what was read here."""
-        handler = super().get_route_handler()
-        if self.body_field is None:
-            return handler
-
-        async def strict(request: Request) -> Response:
-            require_media_type(request, "application/json")
-            body = await request.body()
-            await require_known_sender(request)
-            return await handler(_Parsed(request, strict_json(body, "body") if body else None))
-
-        return strict
-
-
-class _Parsed(Request):
-    """A request whose JSON has been read."""
-
-    def __init__(self, request: Request, value: Any) -> None:
-        super().__init__(request.scope, request.receive)
-        self._body = request._body
-        self._value = value
-
-    async def json(self) -> Any:
-        """What strict_json gave."""
-        return self._value
+def read_query(request: Request, kind: type[T]) -> T:
+    """The query's parameters as a struct; raises InputError, also for a name that is given twice."""
+    items = request.query_params.multi_items()
+    values: dict[str, Any] = dict(items)
+    if len(values) != len(items):
+        raise InputError("query: a name is given twice")
+    described = definition(kind)
+    assert isinstance(described, inspect.StructType)
+    for parameter in described.fields:
+        field = plain(parameter.type)
+        text = values.get(parameter.encode_name, "")
+        # In JSON these are numbers, which a query does not have.
+        if (
+            isinstance(field.type, inspect.IntType)
+            and not is_long(field)
+            and re.fullmatch("[0-9]{1,16}", text)
+        ):
+            values[parameter.encode_name] = int(text)
+    return json_codec.read(kind, values, what="query")
 
 
-async def require_known_sender(request: Request) -> None:
-    """Raises NotAuthenticated, and whatever a worker does, where a long body is a stranger's.
+async def read_json(request: Request, kind: type[T]) -> T:
+    """The body as a struct; raises as :func:`json_value` does."""
+    return json_codec.read(kind, await json_value(request))
 
-    To check a megabyte of JSON, fault by fault, takes seconds, and nobody else is served meanwhile.
+
+async def json_value(request: Request) -> Any:
+    """The body, one JSON text in UTF-8, sent as application/json, no name twice in an object.
+
+    Raises HttpError 415, InputError, and what :func:`body_of` raises.
     """
-    if len(await request.body()) > FREE:
+    require_media_type(request, "application/json")
+    body = await body_of(request)
+    if not body:
+        raise InputError("body: missing")
+    return strict_json(body, "body")
+
+
+async def body_of(request: Request) -> bytes:
+    """The whole body, of a sender that a worker knows where it is long.
+
+    To check a megabyte of JSON, fault by fault, takes seconds, and nobody else is served meanwhile. Raises
+    NotAuthenticated, and whatever a worker refuses with, where a long body is a stranger's.
+    """
+    body = await request.body()
+    if len(body) > FREE:
         await call_before_body(request, WhoAmI())
+    return body
 
 
-def require_media_type(request: Request, wanted: str) -> None:
+def require_media_type(request: Request, expected: str) -> None:
     """Raises HttpError 415."""
     header = Header()
     header["content-type"] = request.headers.get("content-type", "")
     # With a media type it cannot read, Message says text/plain.
-    if header.get_content_type() != wanted:
-        raise HttpError(415, "request.media-type", f"content-type: expected {wanted}")
+    if header.get_content_type() != expected:
+        raise HttpError(415, "request.media-type", f"content-type: expected {expected}")
 
 
 def strict_json(data: bytes, what: str) -> Any:
@@ -123,8 +136,6 @@ async def message_parts(request: Request, limit: int) -> MessageParts:
             request.headers, request.stream(), max_files=2, max_fields=1, max_part_size=AUTHORISATION_LIMIT
         )
         form = await parser.parse()
-    except ClientDisconnect:
-        raise
     except (MultiPartException, KeyError, UnicodeDecodeError, LookupError) as error:
         words = error.message if isinstance(error, MultiPartException) else _PARTS
         raise InputError(f"body: not multipart/form-data: {words.rstrip('.').lower()}", hint=_PARTS) from None

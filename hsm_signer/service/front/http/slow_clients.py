@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any
 
-import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from hsm_signer.config.service import LimitSettings
+from hsm_signer.core import json_codec
 from hsm_signer.errors import InputError
-from hsm_signer.service.front.problems import MEDIA_TYPE
+from hsm_signer.service.front.problems import MEDIA_TYPE, problem_of
 
 MAX_HEAD = 64 << 10
 """Bytes of a request's head."""
@@ -114,16 +113,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """To what is no HTTP: a problem document, without a request id, for it is no request."""
-        problem: dict[str, Any] = {
-            "type": "about:blank",
-            "title": "Bad Request",
-            "status": 400,
-            "detail": "this is no HTTP request",
-            "code": InputError.code,
-            "retryable": False,
-            "request_id": "-",
-        }
-        body = msgspec.json.encode(problem)
+        body = json_codec.encode(problem_of(InputError("this is no HTTP request"), "-"))
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"
             b"content-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (MEDIA_TYPE.encode(), len(body), body)
