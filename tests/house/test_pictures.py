@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from card_applet_sim import SimulatedCard
 from hsm_signer.errors import StatusUnsuitable, WrongKey, all_errors

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk

@@ -269,7 +269,7 @@ def test_wrong_members(
 
 def test_one_complaint_about_a_list_is_enough() -> None:
     wrong = {"credentialID": "x", "SAD": "x", "signAlgo": "x", "hashes": [5] * 1000}
-    assert complaint(CscSignRequest, wrong) == "Invalid parameter hashes"
+    assert complaint(CscSignRequest, wrong) == "Invalid Base64 hash string parameter"
 
 
 @pytest.mark.parametrize("body", [[], "text", 5, None])
