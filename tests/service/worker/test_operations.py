@@ -333,7 +333,7 @@ def test_what_cannot_be_enrolled(running: Running, changes: dict[str, Any], word
     with running.as_tls() as client:
         before = client.call(wire.ListCredentials(limit=1000))
         with pytest.raises(InputError, match=words):
-            client.begin_enrolment(wanted(**changes), None)
+            client.begin_enrolment(replace(wanted(), **changes), None)
         assert client.call(wire.ListCredentials(limit=1000)) == before
 
 
