@@ -161,11 +161,31 @@ def enrolment(home: Path, person: Person, point: str) -> None:
         _at(point, "returned")
 
 
-def compete(home: Path, person: Person, rounds: int, label: str, start: Path, report: Path) -> None:
-    """Sign ``rounds`` messages as soon as the file ``start`` is there; report signatures and retries."""
+def meet(place: Path, what: str, name: str, count: int = 2) -> None:
+    """Wait in the folder ``place`` until all ``count`` processes have come to ``what``."""
+    (place / f"{what}, {name}").touch()
+    deadline = time.monotonic() + 60
+    while len(list(place.glob(f"{what}, *"))) < count:
+        assert time.monotonic() < deadline, f"{name} was left alone at {what}"
+        time.sleep(0.001)
+
+
+def compete(home: Path, person: Person, rounds: int, name: str, place: Path, report: Path) -> None:
+    """Sign ``rounds`` messages while another process does, too; report signatures and retries.
+
+    In every second round both have signed in the token before either writes: one of them has to do it again.
+    """
     retries: dict[str, int] = {}
     signed: list[tuple[str, str]] = []
-    with Installation.open(home).server() as server:
+    met: set[int] = set()
+
+    def observe(step: int) -> None:
+        number = len(signed)
+        if step == 8 and number % 2 == 0 and number not in met:
+            met.add(number)
+            meet(place, f"round {number}", name)
+
+    with Installation.open(home).server(observe=observe) as server:
 
         def counted(method: Callable[[SigningRequest], Any]) -> Callable[[SigningRequest], Any]:
             def call(request: SigningRequest) -> Any:
@@ -178,18 +198,11 @@ def compete(home: Path, person: Person, rounds: int, label: str, start: Path, re
             return call
 
         watched = _Watched(server, counted(server.sign))
-        report.with_suffix(".ready").touch()
-        deadline = time.monotonic() + 60
-        while not start.exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        began = time.time()
         for number in range(rounds):
-            text = f"{label} {number}"
+            text = f"{name} {number}"
             outcome = replace(person).sign(watched, text.encode())
             signed.append((text, outcome.signatures[0].hex()))
-    report.write_text(
-        json.dumps({"signed": signed, "retries": retries, "began": began, "ended": time.time()})
-    )
+    report.write_text(json.dumps({"signed": signed, "retries": retries}))
 
 
 def sign_on(home: Path, person: Person, report: Path, stop: Path) -> None:
@@ -238,12 +251,9 @@ def sign_as_nobody(home: Path, request: SigningRequest, report: Path) -> None:
     report.write_text(f"{code} challenge-answered {'released' if released else 'nothing-released'}")
 
 
-def initialise_home(home: Path, softhsm_conf: Path, start: Path, report: Path) -> None:
-    """Make an installation at ``home`` as soon as the file ``start`` is there; report what came of it."""
-    report.with_suffix(".ready").touch()
-    deadline = time.monotonic() + 60
-    while not start.exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
+def initialise_home(home: Path, softhsm_conf: Path, place: Path, count: int, report: Path) -> None:
+    """Make an installation at ``home`` while ``count`` processes in all do; report what came of it."""
+    meet(place, "begin", report.name, count)
     try:
         initialise(NewInstallation(home, softhsm_conf=softhsm_conf), no_prompt)
         code = "made"
