@@ -20,7 +20,7 @@ from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.config.installation import CardConfig
 from hsm_signer.core.algorithms import holds, key_spec_of, load_public_pem, load_spki, spki_of, verifiers
 from hsm_signer.core.content import BytesSource, FileSource, digests_of
-from hsm_signer.errors import AlgorithmUnsuitable, FileError, SignatureInvalid
+from hsm_signer.errors import AlgorithmUnsuitable, FileError, SignatureInvalid, os_words
 from hsm_signer.types import (
     Algorithm,
     ByteSource,
@@ -242,7 +242,7 @@ def _source_of(content: bytes | PathLike[str]) -> tuple[ByteSource, int]:
             data = path.read_bytes()
             return BytesSource(data), len(data)
     except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise FileError(f"{path}: cannot be read: {os_words(error)}") from error
     return FileSource(path), status.st_size
 
 

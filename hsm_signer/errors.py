@@ -39,6 +39,11 @@ def in_general(error: SignerError) -> str:
     return words[:1].lower() + words[1:]
 
 
+def os_words(error: BaseException) -> str:
+    """What the operating system says, such as ``Permission denied``; the text of an error that is not its."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 # --- input: files, configuration, arguments ------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import card_applet_sim
-from hsm_signer.errors import CardInUse, CardMemoryDamaged, CardNotFound, CardRemoved, FileError
+from hsm_signer.errors import CardInUse, CardMemoryDamaged, CardNotFound, CardRemoved, FileError, os_words
 
 
 class SimulatedConnection:
@@ -75,4 +75,4 @@ def _our_errors(path: Path) -> Iterator[None]:
         # The rest is the file system's refusal, in the simulator's words, the path among them.
         raise FileError(str(error)) from error
     except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
+        raise FileError(f"{path}: {os_words(error)}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsm_signer.config.files import PUBLIC, discard, put, sync_folder, write_beside
-from hsm_signer.errors import FileError, InputError
+from hsm_signer.errors import FileError, InputError, os_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def look_at(path: Path) -> Input:
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
-        raise FileError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise FileError(f"{path}: cannot be read: {os_words(error)}") from error
     if stat.S_ISDIR(found.st_mode):
         raise FileError(f"{path}: is a folder, expected a file")
     if not stat.S_ISREG(found.st_mode):
@@ -65,7 +65,7 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise FileError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise FileError(f"{path}: cannot be read: {os_words(error)}") from error
     if len(content) > limit:
         raise InputError(f"{path}: {what}: expected at most {limit} bytes")
     return content
@@ -134,7 +134,7 @@ def check_outputs(
             if path.is_symlink():
                 raise FileError(f"{path}: is a link to nowhere") from None
         except OSError as error:
-            raise FileError(f"{path}: cannot be written: {_reason(error)}") from error
+            raise FileError(f"{path}: cannot be written: {os_words(error)}") from error
         else:
             if stat.S_ISDIR(there.st_mode):
                 raise FileError(f"{path}: is a folder")
@@ -149,7 +149,7 @@ def check_outputs(
             # Permissions say little on network file systems and to root: try.
             discard(write_beside(path, b""))
         except OSError as error:
-            raise FileError(f"{path.parent}: nothing can be written there: {_reason(error)}") from error
+            raise FileError(f"{path.parent}: nothing can be written there: {os_words(error)}") from error
 
 
 def write_all(contents: Sequence[tuple[Path, bytes]], *, force: bool, mode: int = PUBLIC) -> None:
@@ -172,11 +172,9 @@ def write_all(contents: Sequence[tuple[Path, bytes]], *, force: bool, mode: int 
                 sync_folder(folder)
         except OSError as error:
             written = ", ".join(map(str, placed)) or "nothing"
-            raise FileError(f"{path}: cannot be written: {_reason(error)}; written was: {written}") from error
+            raise FileError(
+                f"{path}: cannot be written: {os_words(error)}; written was: {written}"
+            ) from error
     finally:
         for temporary in made:
             discard(temporary)
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

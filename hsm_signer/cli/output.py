@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from hsm_signer.errors import FileError, SignerError
+from hsm_signer.errors import FileError, SignerError, os_words
 
 NOT_SHOWN = "the command was carried out; only its answer could not be written"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -57,7 +57,7 @@ def _write(content: bytes) -> None:
         if error.errno == errno.EPIPE:
             raise  # whoever read has gone; there is nobody to tell
         _give_up_stdout()
-        raise FileError(f"standard output: {error.strerror or error}", hint=NOT_SHOWN) from error
+        raise FileError(f"standard output: {os_words(error)}", hint=NOT_SHOWN) from error
 
 
 def _give_up_stdout() -> None:
@@ -89,7 +89,7 @@ def check_stdout(*, read: bool) -> None:
     except io.UnsupportedOperation:
         return  # no file is behind it: the program that embeds us reads it
     except OSError as error:
-        raise FileError(f"standard output: {error.strerror or error}", hint="nothing was changed") from error
+        raise FileError(f"standard output: {os_words(error)}", hint="nothing was changed") from error
 
 
 def json_data(value: Any) -> None:

@@ -20,7 +20,7 @@ from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.config.home import read_secret_file
 from hsm_signer.config.installation import CARD_PIN_VARIABLE, TOKEN_PIN_VARIABLE
-from hsm_signer.errors import CardPinWrong, InputError, PinMalformed, PinMissing, WrongKey
+from hsm_signer.errors import CardPinWrong, InputError, PinMalformed, PinMissing, WrongKey, os_words
 
 from . import output
 from .options import PATH
@@ -149,7 +149,7 @@ def _read(file: Path, option: str) -> str:
     try:
         line = sys.stdin.buffer.readline(MAX_LINE).decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "expected text"
+        reason = os_words(error) if isinstance(error, OSError) else "expected text"
         # The decoder's error would hold what was read.
         raise InputError(f"{option} -: standard input cannot be read: {reason}") from None
     if not line:

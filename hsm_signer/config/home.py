@@ -8,7 +8,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from hsm_signer.errors import ConfigError, FileError, InputError
+from hsm_signer.errors import ConfigError, FileError, InputError, os_words
 
 from .installation import DEFAULT_HOME, HOME_VARIABLE
 
@@ -38,7 +38,7 @@ def read_secret_file(path: Path, what: str) -> str:
         with path.open("r", encoding="utf-8") as file:
             line = file.readline(MAX_SECRET_FILE).rstrip("\r\n")
     except OSError as error:
-        raise FileError(f"{what}: {path} cannot be read: {error.strerror}") from error
+        raise FileError(f"{what}: {path} cannot be read: {os_words(error)}") from error
     except UnicodeDecodeError:
         # Not "from error": it carries the file's bytes.
         raise FileError(f"{what}: {path} cannot be read: expected text in UTF-8") from None

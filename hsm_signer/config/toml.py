@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hsm_signer.errors import ConfigError
+from hsm_signer.errors import ConfigError, os_words
 
 MAX_LENGTH = 1 << 20
 _T = TypeVar("_T")
@@ -23,7 +23,7 @@ def read_toml(path: Path, kind: type[_T]) -> _T:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {os_words(error)}") from error
     if len(raw) > MAX_LENGTH:
         raise ConfigError(f"{path}: longer than {MAX_LENGTH} bytes")
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hsm_signer.errors import AlgorithmUnsuitable, FileError, InputError
+from hsm_signer.errors import AlgorithmUnsuitable, FileError, InputError, os_words
 from hsm_signer.types import (
     DIGEST_LENGTHS,
     MAX_DIGESTS,
@@ -56,7 +56,7 @@ class FileSource:
                 while chunk := file.read(CHUNK):
                     yield chunk
         except OSError as error:
-            raise FileError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+            raise FileError(f"{self.path}: cannot be read: {os_words(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

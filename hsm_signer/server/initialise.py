@@ -26,6 +26,7 @@ from hsm_signer.errors import (
     InputError,
     SignerError,
     TokenUnsuitable,
+    os_words,
 )
 from hsm_signer.store.store import Store
 from hsm_signer.token import softhsm
@@ -75,13 +76,13 @@ def initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell = lambda _: N
         refuse_open_to_others(home)
         _claim(home)
     except OSError as error:
-        raise FileError(f"{home}: {error.strerror or error}") from error
+        raise FileError(f"{home}: {os_words(error)}") from error
     try:
         config = _initialise(wanted, ask, tell)
         (home / CLAIM_FILE).unlink()
     except OSError as error:
         _remove(home, existed)
-        raise FileError(f"{home}: {error.strerror or error}") from error
+        raise FileError(f"{home}: {os_words(error)}") from error
     except BaseException:
         _remove(home, existed)
         raise

@@ -24,7 +24,7 @@ from typing import Any
 
 from hsm_signer.config.service import Settings
 from hsm_signer.core.backoff import Backoff
-from hsm_signer.errors import ConfigError
+from hsm_signer.errors import ConfigError, os_words
 
 from . import logs
 from .logs import log
@@ -78,7 +78,7 @@ class Child:
                 command, stdin=subprocess.PIPE, process_group=0, umask=0o077, **self.settings
             )
         except OSError as error:
-            log("not-started", level="error", child=self.name, reason=f"{sys.executable}: {error.strerror}")
+            log("not-started", level="error", child=self.name, reason=f"{sys.executable}: {os_words(error)}")
             self.plan(ConfigError.exit_status)
             if self.generation == 1:
                 raise Stop(ConfigError.exit_status) from error

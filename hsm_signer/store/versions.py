@@ -11,7 +11,15 @@ from sqlalchemy import Connection, column, inspect, select, table, type_coerce
 from sqlalchemy.engine import URL
 from sqlalchemy.types import NullType
 
-from hsm_signer.errors import StoreDamaged, StoreError, StoreMissing, StoreReadOnly, StoreTooNew, StoreTooOld
+from hsm_signer.errors import (
+    StoreDamaged,
+    StoreError,
+    StoreMissing,
+    StoreReadOnly,
+    StoreTooNew,
+    StoreTooOld,
+    os_words,
+)
 
 from . import schema
 from .database import (
@@ -96,5 +104,5 @@ def make_file(path: Path) -> bool:
     except FileNotFoundError as error:
         raise StoreError(f"the folder {path.parent} does not exist") from error
     except OSError as error:
-        raise StoreReadOnly(f"{path} cannot be made: {error.strerror}", hint=READ_ONLY_HINT) from error
+        raise StoreReadOnly(f"{path} cannot be made: {os_words(error)}", hint=READ_ONLY_HINT) from error
     return True

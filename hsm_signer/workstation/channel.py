@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 import msgspec
 
-from hsm_signer.core import json_codec
+from hsm_signer.core import json_codec, tls
 from hsm_signer.errors import (
     CardError,
     InputError,
@@ -27,6 +27,7 @@ from hsm_signer.errors import (
     ServiceUnreachable,
     SignerError,
     all_errors,
+    os_words,
 )
 
 TIMEOUT = 60.0
@@ -185,15 +186,15 @@ class Channel:
             hint = "--ca FILE, or ca in [server] of config.toml, names the certificate or authority to trust"
             if untrusted.verify_code in HOST_MISMATCH:
                 hint = "give the service's URL with a host that its certificate names"
-        elif (tls := _reason(error, ssl.SSLError)) is not None:
-            words = f"TLS: {(tls.reason or str(tls)).lower().replace('_', ' ')}"
-            if "CERTIFICATE" in (tls.reason or ""):
+        elif (failed := _reason(error, ssl.SSLError)) is not None:
+            words = f"TLS: {tls.words(failed)}"
+            if "CERTIFICATE" in (failed.reason or ""):
                 hint = "the service may want a client certificate: --client-certificate FILE"
         elif isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
             words = f"no connection within {self._timeout:g} seconds"
         elif isinstance(error, httpx.ConnectError):
             cause = _reason(error, OSError)
-            words = (None if cause is None else cause.strerror) or str(error) or "no connection"
+            words = os_words(error if cause is None else cause) or "no connection"
             words = words[0].lower() + words[1:]
         else:
             words = "the connection broke off"
@@ -235,29 +236,18 @@ def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSL
         raise InputError("client key: there is no client certificate with it")
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(f"{ca}: expected a PEM file with certificates: {_os_words(error)}") from None
+    except OSError as error:
+        raise InputError(f"{ca}: expected a PEM file with certificates: {tls.words(error)}") from None
     if certificate is not None:
         try:
-            # Where the key has a passphrase OpenSSL would ask for it at the terminal.
-            context.load_cert_chain(certificate, key, password=_no_passphrase)
-        except (OSError, ssl.SSLError, ValueError) as error:
+            tls.load_certificate(context, certificate, key)
+        except OSError as error:
             files = certificate if key is None else f"{certificate}, {key}"
             raise InputError(
                 f"{files}: expected PEM files with a client certificate and its key, without a passphrase: "
-                f"{_os_words(error)}"
+                f"{tls.words(error)}"
             ) from None
     return context
-
-
-def _no_passphrase() -> str:
-    raise ValueError("it has one")
-
-
-def _os_words(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "not understood").lower().replace("_", " ")
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _reason(error: BaseException, kind: type[E]) -> E | None:

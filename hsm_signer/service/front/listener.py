@@ -20,7 +20,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from hsm_signer.config.service import Settings
-from hsm_signer.errors import ConfigError, SignerError
+from hsm_signer.errors import ConfigError, SignerError, os_words
 from hsm_signer.service.logs import log
 
 from .app import App
@@ -160,8 +160,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        words = (error.strerror or str(error)).lower()
-        raise ConfigError(f"bind: {host} port {port}: {words}") from error
+        raise ConfigError(f"bind: {host} port {port}: {os_words(error).lower()}") from error
     return listening
 
 

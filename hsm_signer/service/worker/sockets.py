@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hsm_signer.config.service import WorkerSettings
-from hsm_signer.errors import ConfigError
+from hsm_signer.errors import ConfigError, os_words
 from hsm_signer.service.wire.frames import socket_path
 
 BACKLOG = 64
@@ -83,7 +83,7 @@ def make_folder(folder: Path, group: int | None, owner: int | None = None) -> No
             os.close(descriptor)
     except OSError as error:
         raise ConfigError(
-            f"worker.sockets: {folder}: {(error.strerror or str(error)).lower()}",
+            f"worker.sockets: {folder}: {os_words(error).lower()}",
             hint="make it beforehand, owned by the workers' user",
         ) from error
 
@@ -140,6 +140,6 @@ def listen(folder: Path, slot: int, group: int | None) -> socket.socket:
     except OSError as error:
         sock.close()
         temporary.unlink(missing_ok=True)
-        words = (error.strerror or str(error)).lower()
+        words = os_words(error).lower()
         raise ConfigError(f"worker.sockets: {path} cannot be made: {words}") from error
     return sock

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 from hsm_signer.core.content import CHUNK
-from hsm_signer.errors import FrameMalformed, ServiceError
+from hsm_signer.errors import FrameMalformed, ServiceError, os_words
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_CHUNK
 
@@ -44,7 +44,7 @@ class Upload:
             try:
                 self._file.write(chunk)
             except OSError as error:
-                words = (error.strerror or "no room").lower()
+                words = os_words(error).lower()
                 raise ServiceError(f"message: cannot be kept: {words}") from error
 
     def chunks(self) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hsm_signer.config.files import write_whole
 from hsm_signer.config.service import TlsSettings
+from hsm_signer.core import tls
 from hsm_signer.errors import ConfigError
 from hsm_signer.service.logs import log
 
@@ -30,8 +31,8 @@ def make_context(settings: TlsSettings, folder: Path) -> ssl.SSLContext:
         path = folder / settings.client_ca
         try:
             context.load_verify_locations(cafile=path)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"tls.client_ca: {path}: {_why(error)}") from error
+        except OSError as error:
+            raise ConfigError(f"tls.client_ca: {path}: {tls.words(error)}") from error
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
@@ -41,24 +42,14 @@ def load_certificate(context: ssl.SSLContext, settings: TlsSettings, folder: Pat
     the context as it was."""
     certificate, key = folder / settings.certificate, folder / settings.key
     # Into another context first: OpenSSL takes the certificate before it sees that the key is not its own.
-    for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+    for loaded in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
         try:
-            each.load_cert_chain(certificate, key, password=_no_passphrase)
-        except (OSError, ssl.SSLError) as error:
+            tls.load_certificate(loaded, certificate, key)
+        except OSError as error:
             raise ConfigError(
-                f"tls.certificate, tls.key: {certificate} and {key}: {_why(error)}",
+                f"tls.certificate, tls.key: {certificate} and {key}: {tls.words(error)}",
                 hint="PEM, the certificate's chain and its key, the key without a passphrase",
             ) from error
-
-
-def _no_passphrase() -> str:
-    raise OSError("the key has a passphrase")
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "not usable").lower().replace("_", " ")
-    return (error.strerror or str(error)).lower()
 
 
 def make_certificate_for_trying(settings: TlsSettings, folder: Path, host: str) -> bool:
@@ -85,7 +76,7 @@ def make_certificate_for_trying(settings: TlsSettings, folder: Path, host: str) 
             write_whole(path, pem, mode)
     except OSError as error:
         raise ConfigError(
-            f"tls.certificate, tls.key: cannot be made in {certificate.parent}: {_why(error)}",
+            f"tls.certificate, tls.key: cannot be made in {certificate.parent}: {tls.words(error)}",
             hint="put a certificate and its key there",
         ) from error
     log(
