@@ -63,10 +63,7 @@ async def json_value(request: Request) -> Any:
     Raises HttpError 415, InputError, and what :func:`body_of` raises.
     """
     require_media_type(request, "application/json")
-    body = await body_of(request)
-    if not body:
-        raise InputError("body: missing")
-    return strict_json(body, "body")
+    return strict_json(await body_of(request), "body")
 
 
 async def body_of(request: Request) -> bytes:
