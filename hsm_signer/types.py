@@ -221,6 +221,15 @@ class PinCheck(ProtocolEnum):
     """The card catches 255 of 256, the server the rest; the default."""
 
 
+class Sealing(ProtocolEnum):
+    """What it takes to open wrap(SK) (docs/understand/protocol.md, section 3)."""
+
+    CARD = "card", 1
+    """The card's key alone; only records made by older versions, until their next signature."""
+    TOKEN = "token", 2
+    """The card's key and S, a secret of this credential that never leaves the token in clear."""
+
+
 class Status(ProtocolEnum):
     """A credential's life."""
 
@@ -232,7 +241,16 @@ class Status(ProtocolEnum):
     LOCKED = "locked", 4
     """By five wrong keys in a row, until unlocked."""
     REVOKED = "revoked", 5
-    """For ever: wrap(SK) and KW_MK(KCAR) are deleted, PK stays."""
+    """For ever: wrap(SK), KW_MK(KCAR) and KW_MK(S) are deleted, PK stays."""
+
+
+class SuspendedBy(ProtocolEnum):
+    """Whose suspension it is: a registrar cannot end an administrator's."""
+
+    NOBODY = "nobody", 0
+    REGISTRAR = "registrar", 1
+    ADMIN = "admin", 2
+    """An administrator of the service, or the operator at the server itself."""
 
 
 class HashName(Enum):
@@ -401,7 +419,8 @@ class CredentialRecord(Credential, frozen=True):
     ``None`` means absent: in another scheme, or deleted by revocation.
     """
 
-    format: Annotated[int, Meta(ge=1, le=1)]
+    format: Annotated[int, Meta(ge=1, le=2)]
+    """2; 1 in rows of older versions, which say nothing in the fields from ``sealing`` on."""
     mac_key_id: KeyId
     """Which record MAC key made the MAC."""
     mk_id: KeyId
@@ -420,6 +439,16 @@ class CredentialRecord(Credential, frozen=True):
     """RN_x+1."""
     evidence_head: Sha256 | None
     """SHA-256 of the evidence entry written with this version of the record."""
+    sealing: Sealing
+    """What it takes to open ``wrapped_sk``."""
+    wrapped_seal: KeyWrap | None
+    """KW_MK(S), 40 bytes; None at sealing 1 and when revoked."""
+    card_point: Point | None
+    """The card's point at enrolment; None in records of format 1."""
+    enrolment_proof: Sha256 | None
+    """SHA-256 of the identity key's signature over the enrolment; None in records of format 1."""
+    suspended_by: SuspendedBy
+    """Who has to end a suspension."""
 
 
 class SealedRecord(Struct, frozen=True):

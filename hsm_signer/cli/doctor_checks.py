@@ -199,8 +199,8 @@ def _abilities(profile: TokenProfile) -> Iterator[Check]:
     confined = [
         words
         for there, words in (
-            (profile.enforces_allowed_mechanisms, "ALLOWED_MECHANISMS"),
-            (profile.unwrap_template, "UNWRAP_TEMPLATE"),
+            (profile.confines("allowed-mechanisms"), "ALLOWED_MECHANISMS"),
+            (profile.confines("unwrap-template"), "UNWRAP_TEMPLATE"),
         )
         if there
     ]

@@ -45,37 +45,50 @@ def sequence(items: Iterable[bytes]) -> bytes:
 
 
 def record_bytes(record: CredentialRecord) -> bytes:
-    """What the record MAC covers: every field, in the order of docs/understand/protocol.md, section 5."""
-    return b"".join(
-        (
-            RECORD_PREFIX,
-            number(record.format, 2),
-            value(record.mac_key_id),
-            number(record.version, 8),
-            value(record.credential_id),
-            text(record.owner),
-            choice(record.status, 1),
-            choice(record.scheme, 1),
-            choice(record.combine, 1),
-            choice(record.pin_policy, 1),
-            choice(record.pin_check, 1),
-            text(record.token_serial),
-            value(record.mk_id),
-            value(record.spki),
-            value(b"".join(algorithm.number.to_bytes(2, "big") for algorithm in record.algorithms)),
-            value(record.parameter),
-            value(record.wrapped_kcar),
-            number(record.wrap_mechanism, 4),
-            value(record.wrapped_sk),
-            number(record.x, 8),
-            value(record.rn),
-            value(record.rn_next),
-            number(record.failures, 4),
-            value(record.card_serial),
-            number(record.assurance, 1),
-            value(record.request_hash),
-            value(record.evidence_head),
-        )
+    """What the record MAC covers: each field of its format, in the order of protocol.md, section 5."""
+    return b"".join((*_record_values(record), *(_sealing_values(record) if record.format > 1 else ())))
+
+
+def _record_values(record: CredentialRecord) -> tuple[bytes, ...]:
+    return (
+        RECORD_PREFIX,
+        number(record.format, 2),
+        value(record.mac_key_id),
+        number(record.version, 8),
+        value(record.credential_id),
+        text(record.owner),
+        choice(record.status, 1),
+        choice(record.scheme, 1),
+        choice(record.combine, 1),
+        choice(record.pin_policy, 1),
+        choice(record.pin_check, 1),
+        text(record.token_serial),
+        value(record.mk_id),
+        value(record.spki),
+        value(b"".join(algorithm.number.to_bytes(2, "big") for algorithm in record.algorithms)),
+        value(record.parameter),
+        value(record.wrapped_kcar),
+        number(record.wrap_mechanism, 4),
+        value(record.wrapped_sk),
+        number(record.x, 8),
+        value(record.rn),
+        value(record.rn_next),
+        number(record.failures, 4),
+        value(record.card_serial),
+        number(record.assurance, 1),
+        value(record.request_hash),
+        value(record.evidence_head),
+    )
+
+
+def _sealing_values(record: CredentialRecord) -> tuple[bytes, ...]:
+    """What format 2 added."""
+    return (
+        choice(record.sealing, 1),
+        value(record.wrapped_seal),
+        value(record.card_point),
+        value(record.enrolment_proof),
+        choice(record.suspended_by, 1),
     )
 
 

@@ -7,7 +7,7 @@ from hsm_signer.types import Scheme
 from .basic import BasicScheme
 from .pin import PinScheme
 from .rolling import RollingScheme
-from .steps import Created, Recovered, Rolled, SchemeSteps
+from .steps import Created, Recovered, Rewrapped, SchemeSteps
 
 _SCHEMES: dict[Scheme, SchemeSteps] = {
     Scheme.BASIC: BasicScheme(),
@@ -21,4 +21,4 @@ def steps_of(scheme: Scheme) -> SchemeSteps:
     return _SCHEMES[scheme]
 
 
-__all__ = ["Created", "Recovered", "Rolled", "SchemeSteps", "steps_of"]
+__all__ = ["Created", "Recovered", "Rewrapped", "SchemeSteps", "steps_of"]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme, Sealing
 
 from .key_operations import KekUse, Key, KeyPair, Workspace
-from .steps import Created, Recovered
+from .steps import Created, Recovered, Rewrapped, rewrap_once
 
 
 class BasicScheme:
-    """The card holds KEY; the store holds wrap_KEY(SK)."""
+    """The card holds KEY; the store holds wrap_W(KEY)(SK)."""
 
     scheme = Scheme.BASIC
     sk_extractable = False
@@ -34,19 +34,26 @@ class BasicScheme:
         quantities: Sequence[Quantity],
     ) -> Recovered:
         """KEY out of Q_1 = KW_D1(KEY) (step 492)."""
-        del record
         transient = workspace.public_transient(position_digests[0])
-        return Recovered(unwraps_sk=workspace.open_quantity(transient, quantities[0], KekUse.UNWRAP_SK))
+        return Recovered(
+            unwraps_sk=workspace.open_quantity(transient, quantities[0], KekUse.UNWRAP_SK),
+            wraps_next=workspace.open_quantity(transient, quantities[0], KekUse.WRAP_SK)
+            if record.sealing is Sealing.CARD
+            else None,
+        )
 
     def check(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
         """Nothing beyond SK having opened."""
 
-    def roll(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
-        """wrap_KEY(SK) stays as it is."""
+    def rewrap(
+        self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered
+    ) -> Rewrapped | None:
+        """wrap_W(KEY)(SK) stays as it is, once it is that."""
+        return rewrap_once(workspace, sk, keys)
 
     def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
         """A fresh KEY; combine is 0 (there is no KCAR)."""
         if combine is not Combine.NONE:
             raise ValueError("scheme basic has combine 0")
         key = workspace.new_key()
-        return Created(kek=key, kcar=None, wrapped_sk=workspace.wrap_sk(key, pair.private))
+        return Created(kek=key, kcar=None, wrapped_sk=workspace.wrap_sk(workspace.sealed(key), pair.private))

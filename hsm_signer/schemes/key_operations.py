@@ -39,7 +39,9 @@ class KekUse(Enum):
     """The one thing a key encrypting key may do once it is on the token."""
 
     UNWRAP_SK = "unwrap SK"
+    """As W(K), but for a record of sealing 1: there as K itself."""
     WRAP_SK = "wrap SK"
+    """As W(K)."""
     COMPARE = "compare by CMAC"
     ROLL = "become V_x+1 by XOR"
 
@@ -78,11 +80,15 @@ class Workspace(Protocol):
         ...
 
     def roll_by_xor(self, v: Key, difference: bytes) -> Key:
-        """V_x+1 = V_x XOR difference (32 bytes), to wrap SK (combine 1; steps 891 to 893)."""
+        """W(V_x+1) for V_x+1 = V_x XOR difference (32 bytes), to wrap SK (combine 1; steps 891 to 893)."""
         ...
 
-    def wrap_sk(self, kek: Key, sk: Key) -> WrappedKey:
-        """wrap_KEK(SK)."""
+    def wrap_sk(self, w: Key, sk: Key) -> WrappedKey:
+        """wrap_W(SK)."""
+        ...
+
+    def sealed(self, kek: Key) -> Key:
+        """W(K) = CBC_K(Y), to wrap SK: what opens SK hangs on the card's key and on this token's S."""
         ...
 
     # enrolment
@@ -92,7 +98,7 @@ class Workspace(Protocol):
         ...
 
     def new_key(self) -> Key:
-        """A fresh KEY of scheme basic: wraps SK, extractable so that it can go to the card."""
+        """A fresh KEY of scheme basic: gives W(KEY), extractable so that it can go to the card."""
         ...
 
     def new_kek1(self, combine: Combine) -> Key:
@@ -100,7 +106,7 @@ class Workspace(Protocol):
         ...
 
     def variant(self, kek1: Key, combine: Combine, rn: RollingValue) -> Key:
-        """V = combine(KEK1, RN), to wrap SK (step 754)."""
+        """V = combine(KEK1, RN), which gives W(V) (step 754)."""
         ...
 
     def new_parameter(self, pair: KeyPair) -> bytes:
@@ -109,7 +115,7 @@ class Workspace(Protocol):
         ...
 
     def first_kowf(self, pair: KeyPair, parameter: bytes) -> Key:
-        """KOWF(SK, P), to wrap SK, extractable so that it can go to the card."""
+        """KOWF(SK, P), which gives W(KOWF), extractable so that it can go to the card."""
         ...
 
     def wrap_kcar(self, kcar: Key) -> WrappedKey:

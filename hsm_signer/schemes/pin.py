@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hsm_signer.errors import WrongKey
-from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme
+from hsm_signer.types import Combine, CredentialRecord, Digest, Quantity, RollingValue, Scheme, Sealing
 
 from .key_operations import KekUse, Key, KeyPair, Workspace
-from .steps import Created, Recovered, need
+from .steps import Created, Recovered, Rewrapped, need, rewrap_once
 
 
 class PinScheme:
-    """The card holds KCAR and KOWF blinded by the PIN; the store holds P, KW_MK(KCAR) and wrap_KOWF(SK)."""
+    """The card holds KCAR and KOWF blinded by the PIN; the store P, KW_MK(KCAR) and wrap_W(KOWF)(SK)."""
 
     scheme = Scheme.PIN
     sk_extractable = False
@@ -34,12 +34,15 @@ class PinScheme:
         position_digests: Sequence[Digest],
         quantities: Sequence[Quantity],
     ) -> Recovered:
-        """T_1 from KCAR (step 696), KOWF out of Q_1 (step 697), twice: each object has one use only."""
+        """T_1 from KCAR (step 696), KOWF out of Q_1 (step 697), anew for each use: an object has one only."""
         kcar = workspace.unwrap_kcar(need(record.wrapped_kcar, "KW_MK(KCAR)"), record.combine)
         transient = workspace.transient(kcar, record.combine, position_digests[0])
         return Recovered(
             unwraps_sk=workspace.open_quantity(transient, quantities[0], KekUse.UNWRAP_SK),
             compares=workspace.open_quantity(transient, quantities[0], KekUse.COMPARE),
+            wraps_next=workspace.open_quantity(transient, quantities[0], KekUse.WRAP_SK)
+            if record.sealing is Sealing.CARD
+            else None,
         )
 
     def check(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
@@ -48,8 +51,11 @@ class PinScheme:
         if not workspace.same_key(computed, need(keys.compares, "KOWF")):
             raise WrongKey("the card's key is not the one this private key gives")
 
-    def roll(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
-        """wrap_KOWF(SK) stays as it is."""
+    def rewrap(
+        self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered
+    ) -> Rewrapped | None:
+        """wrap_W(KOWF)(SK) stays as it is, once it is that."""
+        return rewrap_once(workspace, sk, keys)
 
     def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
         """P, KOWF(SK, P), and SK wrapped under it."""
@@ -59,7 +65,7 @@ class PinScheme:
         return Created(
             kek=kowf,
             kcar=kcar,
-            wrapped_sk=workspace.wrap_sk(kowf, pair.private),
+            wrapped_sk=workspace.wrap_sk(workspace.sealed(kowf), pair.private),
             wrapped_kcar=workspace.wrap_kcar(kcar),
             parameter=parameter,
         )

@@ -1,8 +1,8 @@
 """Scheme rolling: figures 7 to 11, steps 751 to 761 and 880 to 896, claim 7. The default.
 
-SK is wrapped under V_x = combine(KEK1, RN_x), and after each signature under V_x+1. combine 2 (CBC) cannot
-compute V_x+1 from V_x, so the card sends both and KEK1 is never recomputed here; combine 1 (XOR) goes the
-patent's own way, V_x+1 = V_x XOR (RN_x XOR RN_x+1), steps 891 to 894.
+SK is wrapped under W(V_x), V_x = combine(KEK1, RN_x), and after each signature under W(V_x+1). combine 2
+(CBC) cannot compute V_x+1 from V_x, so the card sends both and KEK1 is never recomputed here; combine 1 (XOR)
+goes the patent's own way, V_x+1 = V_x XOR (RN_x XOR RN_x+1), steps 891 to 894.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hsm_signer.types import (
 )
 
 from .key_operations import KekUse, Key, KeyPair, Workspace
-from .steps import Created, Recovered, Rolled, need
+from .steps import Created, Recovered, Rewrapped, need
 
 
 class RollingScheme:
-    """The card holds KCAR and blinded KEK1; the store x, RN_x, RN_x+1, KW_MK(KCAR) and wrap_Vx(SK)."""
+    """The card holds KCAR and blinded KEK1; the store x, RN_x, RN_x+1, KW_MK(KCAR) and wrap_W(V_x)(SK)."""
 
     scheme = Scheme.ROLLING
     sk_extractable = True
@@ -47,27 +47,27 @@ class RollingScheme:
         """T_i from KCAR (step 887), V_x and what makes V_x+1 out of every Q_i (step 888)."""
         kcar = workspace.unwrap_kcar(need(record.wrapped_kcar, "KW_MK(KCAR)"), record.combine)
         transients = [workspace.transient(kcar, record.combine, d_i) for d_i in position_digests]
-        v = workspace.open_quantity(transients[0], quantities[0], KekUse.UNWRAP_SK)
+        w = workspace.open_quantity(transients[0], quantities[0], KekUse.UNWRAP_SK)
         if record.combine is Combine.XOR:
-            again = workspace.open_quantity(transients[0], quantities[0], KekUse.ROLL)
-            return Recovered(unwraps_sk=v, rolls=again)
-        v_next = workspace.open_quantity(transients[1], quantities[1], KekUse.WRAP_SK)
-        return Recovered(unwraps_sk=v, wraps_next=v_next)
+            v = workspace.open_quantity(transients[0], quantities[0], KekUse.ROLL)
+            return Recovered(unwraps_sk=w, rolls=v)
+        w_next = workspace.open_quantity(transients[1], quantities[1], KekUse.WRAP_SK)
+        return Recovered(unwraps_sk=w, wraps_next=w_next)
 
     def check(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
         """Nothing beyond SK having opened under V_x."""
 
-    def roll(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> Rolled:
-        """wrap SK under V_x+1 and draw RN_x+2 (steps 891 to 894)."""
+    def rewrap(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> Rewrapped:
+        """Wrap SK under W(V_x+1) and draw RN_x+2 (steps 891 to 894)."""
         rn = need(record.rn, "RN_x")
         rn_next = need(record.rn_next, "RN_x+1")
         if record.combine is Combine.XOR:
             difference = bytes(a ^ b for a, b in zip(rn, rn_next, strict=True))
-            v_next = workspace.roll_by_xor(need(keys.rolls, "V_x"), difference)
+            w_next = workspace.roll_by_xor(need(keys.rolls, "V_x"), difference)
         else:
-            v_next = need(keys.wraps_next, "V_x+1")
-        return Rolled(
-            wrapped_sk=workspace.wrap_sk(v_next, sk),
+            w_next = need(keys.wraps_next, "W(V_x+1)")
+        return Rewrapped(
+            wrapped_sk=workspace.wrap_sk(w_next, sk),
             x=need(record.x, "x") + 1,
             rn=rn_next,
             rn_next=RollingValue(workspace.random(ROLLING_VALUE_LENGTH)),
@@ -81,7 +81,9 @@ class RollingScheme:
         return Created(
             kek=kek1,
             kcar=kcar,
-            wrapped_sk=workspace.wrap_sk(workspace.variant(kek1, combine, rn), pair.private),
+            wrapped_sk=workspace.wrap_sk(
+                workspace.sealed(workspace.variant(kek1, combine, rn)), pair.private
+            ),
             wrapped_kcar=workspace.wrap_kcar(kcar),
             x=1,
             rn=rn,

@@ -21,19 +21,20 @@ class Recovered:
     compares: Key | None = None
     """The received KOWF once more, for step 5 (scheme pin)."""
     wraps_next: Key | None = None
-    """V_x+1, for step 7 (scheme rolling, combine 2)."""
+    """What SK is wrapped under in step 7: W(V_x+1) (scheme rolling, combine 2); W(KOWF) or W(KEY) where a
+    record of sealing 1 gets sealing 2."""
     rolls: Key | None = None
     """V_x once more, for step 7 (scheme rolling, combine 1)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rolled:
-    """How the record changes after a signature of scheme rolling (steps 892 to 896)."""
+class Rewrapped:
+    """What a signature changes in the record (steps 892 to 896); outside scheme rolling only wrap(SK)."""
 
     wrapped_sk: WrappedKey
-    x: int
-    rn: RollingValue
-    rn_next: RollingValue
+    x: int | None = None
+    rn: RollingValue | None = None
+    rn_next: RollingValue | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,22 @@ class SchemeSteps(Protocol):
         """Step 5; raises WrongKey."""
         ...
 
-    def roll(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> Rolled | None:
-        """Step 7; None where the scheme leaves the record as it is."""
+    def rewrap(
+        self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered
+    ) -> Rewrapped | None:
+        """Step 7; None where wrap(SK) stays as it is."""
         ...
 
     def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
         """Step 2 of enrolment."""
         ...
+
+
+def rewrap_once(workspace: Workspace, sk: Key, keys: Recovered) -> Rewrapped | None:
+    """Step 7 outside scheme rolling: wrap SK again only where its record gets sealing 2."""
+    if keys.wraps_next is None:
+        return None
+    return Rewrapped(workspace.wrap_sk(keys.wraps_next, sk))
 
 
 def need(value: _T | None, field: str) -> _T:

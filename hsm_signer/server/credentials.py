@@ -50,7 +50,7 @@ def revoke(record: CredentialRecord) -> CredentialRecord:
     """
     if record.status is Status.REVOKED:
         raise _unsuitable(record, "revoked")
-    return replace(record, status=Status.REVOKED, wrapped_sk=None, wrapped_kcar=None)
+    return replace(record, status=Status.REVOKED, wrapped_sk=None, wrapped_kcar=None, wrapped_seal=None)
 
 
 CHANGES: dict[Event, Callable[[CredentialRecord], CredentialRecord]] = {

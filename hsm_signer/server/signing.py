@@ -57,6 +57,7 @@ from hsm_signer.types import (
     Event,
     EvidenceEntry,
     Mode,
+    Sealing,
     SigningRequest,
     SignOutcome,
     Status,
@@ -118,7 +119,8 @@ class Signing(ServerBase):
             checked = self._check(request, admit, attempt)
             if checked.earlier is not None:
                 return _earlier_outcome(checked, checked.earlier)
-            # 3 to 8. In the token: T_i, the keys from all Q_i, SK, KOWF, signatures, SK under V_x+1, erase.
+            # 3 to 8. In the token: S, T_i, the keys from all Q_i, SK, KOWF, signatures, SK under W(V_x+1),
+            # erase.
             try:
                 result = self.environment.sign(
                     checked.record, checked.authorisation, checked.measured, self.observe
@@ -138,7 +140,7 @@ class Signing(ServerBase):
                 digests=checked.measured.digests,
                 signatures=result.signatures,
             )
-            sealed = self.seal(record, entry, status=Status.ACTIVE, failures=0, **_rolled_fields(result))
+            sealed = self.seal(record, entry, status=Status.ACTIVE, failures=0, **_sealed_fields(result))
             change.write(sealed, entry)
         self.observe(9)
 
@@ -327,11 +329,17 @@ def _quantities_hash(authorisation: Authorisation) -> Digest:
     return Digest(hashlib.sha256(b"".join(authorisation.quantities)).digest())
 
 
-def _rolled_fields(result: SigningResult) -> dict[str, Any]:
-    """What a signature of scheme rolling changes in the record; nothing in the others (steps 892 to 896)."""
-    if (rolled := result.rolled) is None:
-        return {}
-    return {"wrapped_sk": rolled.wrapped_sk, "x": rolled.x, "rn": rolled.rn, "rn_next": rolled.rn_next}
+def _sealed_fields(result: SigningResult) -> dict[str, Any]:
+    """What a signature makes of the record's secrets: sealing 2 always, and SK wrapped anew where it was."""
+    sealed = {"sealing": Sealing.TOKEN, "wrapped_seal": result.wrapped_seal}
+    if (rewrapped := result.rewrapped) is None:
+        return sealed
+    return sealed | {
+        "wrapped_sk": rewrapped.wrapped_sk,
+        "x": rewrapped.x,
+        "rn": rewrapped.rn,
+        "rn_next": rewrapped.rn_next,
+    }
 
 
 def _earlier_outcome(checked: CheckedRequest, earlier: EvidenceEntry) -> SignOutcome:

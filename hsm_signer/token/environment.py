@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 from pkcs11 import Mechanism
@@ -29,7 +30,7 @@ from hsm_signer.errors import (
     TokenUnsuitable,
     WrongKey,
 )
-from hsm_signer.schemes import Created, Rolled, steps_of
+from hsm_signer.schemes import Created, Rewrapped, steps_of
 from hsm_signer.schemes.authorise import d_of, personalisation_digest, position_digests
 from hsm_signer.schemes.key_operations import Key
 from hsm_signer.types import (
@@ -44,7 +45,9 @@ from hsm_signer.types import (
     Mode,
     NewCredential,
     SealedRecord,
+    Sealing,
     Status,
+    SuspendedBy,
     WrappedKey,
 )
 
@@ -55,7 +58,14 @@ from .profile import TokenProfile
 from .session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
 from .workspace import TokenWorkspace
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
+BEYOND_FORMAT_1: dict[str, Any] = {
+    "sealing": Sealing.CARD,
+    "wrapped_seal": None,
+    "card_point": None,
+    "enrolment_proof": None,
+    "suspended_by": SuspendedBy.NOBODY,
+}
 TAG_PREFIX = b"hsm-signer/1/"
 
 Observe = Callable[[int], None]
@@ -67,7 +77,10 @@ class SigningResult:
     """What the token gives for one authorisation, not yet released."""
 
     signatures: tuple[bytes, ...]
-    rolled: Rolled | None
+    rewrapped: Rewrapped | None
+    """How wrap(SK) changes; None where it stays."""
+    wrapped_seal: WrappedKey
+    """KW_MK(S), which the record has from now on."""
     destroyed: int
     """Session objects destroyed in step 8."""
 
@@ -99,8 +112,9 @@ class SecureEnvironment:
     # --- records ---------------------------------------------------------------------------------------
 
     def seal(self, record: CredentialRecord) -> SealedRecord:
-        """Seal a record with its MAC: HMAC-SHA-256 by the token, 32 bytes."""
-        return SealedRecord(record, self._mac(record))
+        """Seal a record, in today's format, with its MAC: HMAC-SHA-256 by the token, 32 bytes."""
+        current = replace(record, format=RECORD_FORMAT)
+        return SealedRecord(current, self._mac(current))
 
     def check(self, sealed: SealedRecord) -> None:
         """Raise RecordDamaged unless the MAC holds, TokenMismatch if KCAR is wrapped under another MK."""
@@ -110,7 +124,9 @@ class SecureEnvironment:
                 f"the record of {record.owner!r} is not sealed by this installation's key",
                 hint="the database belongs to another installation, or the row was changed",
             )
-        if not hmac.compare_digest(self._mac(record), sealed.mac):
+        # What a record of format 1 cannot say is not under its MAC: there it must say nothing.
+        silent = record.format > 1 or replace(record, **BEYOND_FORMAT_1) == record
+        if not silent or not hmac.compare_digest(self._mac(record), sealed.mac):
             raise RecordDamaged(
                 f"the record of {record.owner!r} was changed outside this program: its MAC does not hold",
                 hint="restore the row from a backup; `hsm-signer audit verify` lists what else is wrong",
@@ -180,17 +196,24 @@ class SecureEnvironment:
                 f"authorisation: expected {len(positions)} quantities, got {len(authorisation.quantities)}"
             )
         workspace = self._workspace(record.wrap_mechanism)
+        moves = record.sealing is Sealing.CARD
         with workspace:
-            # 3. KCAR from KW_MK(KCAR); each T_i; the keys from all Q_i (steps 492, 696 to 697, 887 to 888).
+            # 3. S from KW_MK(S), KCAR from KW_MK(KCAR); each T_i; the keys from all Q_i (steps 492, 696 to
+            #    697, 887 to 888). A record of sealing 1 gets its S here and is sealed by it in step 7.
+            if moves:
+                wrapped_seal = workspace.new_seal(record.credential_id)
+            else:
+                wrapped_seal = _present(record.wrapped_seal, "KW_MK(S)")
+                workspace.open_seal(wrapped_seal, record.credential_id)
             keys = steps.recover(workspace, record, positions, authorisation.quantities)
             observe(3)
             # 4. SK from wrap(SK) (steps 493, 698, 889).
             sk = workspace.unwrap_sk(
                 keys.unwraps_sk,
-                _present(record.wrapped_sk),
+                _present(record.wrapped_sk, "wrap(SK)"),
                 spec,
                 algorithm,
-                extractable=steps.sk_extractable,
+                extractable=steps.sk_extractable or moves,
                 gives_kowf=steps.sk_gives_kowf,
             )
             observe(4)
@@ -209,12 +232,12 @@ class SecureEnvironment:
                     raise TokenError("the token made a signature that does not verify under PK") from error
                 signatures.append(signature)
             observe(6)
-            # 7. Scheme rolling: wrap SK under V_x+1 (steps 891 to 894).
-            rolled = steps.roll(workspace, record, sk, keys)
+            # 7. Scheme rolling: wrap SK under W(V_x+1) (steps 891 to 894).
+            rewrapped = steps.rewrap(workspace, record, sk, keys)
             observe(7)
         # 8. Every session object has been destroyed (steps 495, 700, 895).
         observe(8)
-        return SigningResult(tuple(signatures), rolled, workspace.destroyed)
+        return SigningResult(tuple(signatures), rewrapped, wrapped_seal, workspace.destroyed)
 
     # --- enrolment -------------------------------------------------------------------------------------
 
@@ -253,8 +276,9 @@ class SecureEnvironment:
         steps = steps_of(wanted.scheme)
         credential_id = CredentialId(workspace.random(CREDENTIAL_ID_LENGTH))
         pair = workspace.new_pair(wanted.key, gives_kowf=steps.sk_gives_kowf)
+        wrapped_seal = workspace.new_seal(credential_id)
         created = steps.create(workspace, pair, wanted.combine)
-        return self._record(wanted, credential_id, pair, created), created
+        return self._record(wanted, credential_id, pair, wrapped_seal, created), created
 
     def _personalise(
         self,
@@ -300,6 +324,7 @@ class SecureEnvironment:
         wanted: NewCredential,
         credential_id: CredentialId,
         pair: GeneratedPair,
+        wrapped_seal: WrappedKey,
         created: Created,
     ) -> CredentialRecord:
         return CredentialRecord(
@@ -329,6 +354,9 @@ class SecureEnvironment:
             assurance=0,
             request_hash=None,
             evidence_head=None,
+            sealing=Sealing.TOKEN,
+            wrapped_seal=wrapped_seal,
+            card_point=wanted.card_point,
         )
 
 
@@ -347,7 +375,7 @@ def _check_measured(measured: Measured, algorithm: Algorithm) -> None:
         raise InputError("what is to be signed is not what was authorised")
 
 
-def _present(wrapped: WrappedKey | None) -> WrappedKey:
+def _present(wrapped: WrappedKey | None, name: str) -> WrappedKey:
     if wrapped is None:
-        raise AssertionError("a live record without wrap(SK)")
+        raise AssertionError(f"a live record without {name}")
     return wrapped

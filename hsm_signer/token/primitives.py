@@ -24,10 +24,15 @@ from . import templates
 from .binding import Handle, PrivateKeyObject, PublicKeyObject, SecretKeyObject, mechanism, xor_parameter
 from .faults import MAY_SAY_WRONG_KEY, SAYS_WRONG_KEY, reason, token_call
 from .profile import TokenProfile
+from .templates import Origin
 
 _Made = TypeVar("_Made", bound=Handle)
 
 ZERO_IV: Final = bytes(16)
+_GENERATION: Final = {
+    KeyType.AES: Mechanism.AES_KEY_GEN,
+    KeyType.GENERIC_SECRET: Mechanism.GENERIC_SECRET_KEY_GEN,
+}
 CMAC_BLOCK: Final = 16
 
 OAEP: Final = {
@@ -108,21 +113,50 @@ class Primitives:
         """What this workspace takes the token to be able to do."""
         return self._profile
 
-    def generate_from(self, template: templates.Template) -> SecretKeyObject:
-        """An AES-256 key with exactly ``template``."""
+    def generate_from(self, template: templates.Template, key_type: KeyType = KeyType.AES) -> SecretKeyObject:
+        """A key of 256 bits, AES or generic secret, with exactly ``template``."""
         made = self._session.generate_key(
-            KeyType.AES, KEY_LENGTH * 8, mechanism=Mechanism.AES_KEY_GEN, template=template
+            key_type, KEY_LENGTH * 8, mechanism=_GENERATION[key_type], template=template
         )
         return self._keep(SecretKeyObject(made.wrapper))
 
     def unwrap_with(
-        self, under: SecretKeyObject, wrapped: bytes, template: templates.Template
+        self,
+        under: SecretKeyObject,
+        wrapped: bytes,
+        template: templates.Template,
+        key_type: KeyType = KeyType.AES,
     ) -> SecretKeyObject:
         """A secret key with exactly ``template``, by KW."""
         made = under.unwrap_key(
-            ObjectClass.SECRET_KEY, KeyType.AES, wrapped, mechanism=mechanism(self._kw()), template=template
+            ObjectClass.SECRET_KEY, key_type, wrapped, mechanism=mechanism(self._kw()), template=template
         )
         return self._keep(SecretKeyObject(made.wrapper))
+
+    def derive_with(
+        self, base: SecretKeyObject, data: bytes, template: templates.Template
+    ) -> SecretKeyObject:
+        """An AES-256 key with exactly ``template``, by CBC_ENCRYPT_DATA over 32 bytes."""
+        made = base.derive_key(
+            KeyType.AES,
+            KEY_LENGTH * 8,
+            mechanism=Mechanism.AES_CBC_ENCRYPT_DATA,
+            mechanism_param=(ZERO_IV, data),
+            template=template,
+        )
+        return self._keep(SecretKeyObject(made.wrapper))
+
+    def use_own_master_key(self) -> None:
+        """From now on this workspace has a master key that dies with it."""
+        template = templates.secret_key(
+            self._profile,
+            Origin.GENERATED,
+            usage=Attribute.WRAP,
+            also=(Attribute.UNWRAP,),
+            mechanisms=(self._kw(),),
+            value_len=KEY_LENGTH,
+        )
+        self._master_key = self.generate_from(template)
 
     def random(self, length: int) -> bytes:
         """C_GenerateRandom, ``length`` bytes."""
@@ -132,23 +166,46 @@ class Primitives:
 
     # --- how -------------------------------------------------------------------------------------------
 
-    def _secret(
-        self, usage: Attribute | None, allowed: int, *, extractable: bool = False
+    def _unwrapped(
+        self,
+        usage: Attribute | None,
+        allowed: int,
+        *,
+        extractable: bool = False,
+        key_type: KeyType = KeyType.AES,
     ) -> templates.Template:
-        """For unwrapping: CKA_VALUE_LEN only where the token wants it."""
+        """With CKA_VALUE_LEN only where the token wants it."""
         value_len = KEY_LENGTH if self._profile.value_len_on_unwrap else None
-        return self._templates.secret_key(usage, allowed, extractable=extractable, value_len=value_len)
+        return self._templates.secret_key(
+            Origin.UNWRAPPED,
+            usage,
+            allowed,
+            extractable=extractable,
+            value_len=value_len,
+            key_type=key_type,
+        )
 
     def _derived(
         self, usage: Attribute | None, allowed: int, *, extractable: bool = False
     ) -> templates.Template:
-        """For deriving and generating: with CKA_VALUE_LEN."""
-        return self._templates.secret_key(usage, allowed, extractable=extractable, value_len=KEY_LENGTH)
+        return self._templates.secret_key(
+            Origin.DERIVED, usage, allowed, extractable=extractable, value_len=KEY_LENGTH
+        )
 
-    def _generate(self, usage: Attribute, allowed: int, name: str) -> Key:
-        template = self._derived(usage, allowed, extractable=True)
+    def _generate(
+        self, usage: Attribute | None, allowed: int, name: str, key_type: KeyType = KeyType.AES
+    ) -> Key:
+        """A key that has to leave the token wrapped: extractable."""
+        template = self._templates.secret_key(
+            Origin.GENERATED,
+            usage,
+            allowed,
+            extractable=True,
+            value_len=KEY_LENGTH,
+            key_type=key_type,
+        )
         with token_call(f"generating {name}"):
-            return self.generate_from(template)
+            return self.generate_from(template, key_type)
 
     def _generate_ec(self, spec: KeySpec, key_type: KeyType, private: templates.Template) -> tuple[Any, Any]:
         generation = (
@@ -201,13 +258,22 @@ class Primitives:
             )
         return self._keep(SecretKeyObject(made.wrapper))
 
-    def _kowf(self, sk: PrivateKeyObject, parameter: bytes, template: templates.Template) -> Key:
+    def _kowf(
+        self,
+        sk: PrivateKeyObject,
+        parameter: bytes,
+        usage: Attribute,
+        allowed: int,
+        *,
+        extractable: bool = False,
+    ) -> Key:
         """KOWF(SK, P): by ECDH for a point (04 || x || y), by RSA-OAEP for 01 or 02 || ciphertext."""
         kind, rest = parameter[:1], parameter[1:]
         if kind == b"\x04":
-            return self._agree(sk, parameter, template)
+            return self._agree(sk, parameter, self._derived(usage, allowed, extractable=extractable))
         if kind not in OAEP_MARKS:
             raise RecordDamaged("P: expected a point of the key's curve, or 01 or 02 and a ciphertext")
+        template = self._unwrapped(usage, allowed, extractable=extractable)
         return self._unwrap(
             lambda: SecretKeyObject(
                 sk.unwrap_key(
@@ -223,13 +289,18 @@ class Primitives:
         )
 
     def _unwrap_secret(
-        self, under: SecretKeyObject, wrapped: bytes, template: templates.Template, refusal: SignerError
+        self,
+        under: SecretKeyObject,
+        wrapped: bytes,
+        template: templates.Template,
+        refusal: SignerError,
+        key_type: KeyType = KeyType.AES,
     ) -> Key:
         return self._unwrap(
             lambda: SecretKeyObject(
                 under.unwrap_key(
                     ObjectClass.SECRET_KEY,
-                    KeyType.AES,
+                    key_type,
                     wrapped,
                     mechanism=mechanism(self._kw()),
                     template=template,
@@ -256,7 +327,7 @@ class Primitives:
             self.random(CMAC_BLOCK)
             return
         with token_call("opening a key that must open"):
-            self.unwrap_with(self._master_key, self._known_wrap, self._secret(None, self._kw()))
+            self.unwrap_with(self._master_key, self._known_wrap, self._unwrapped(None, self._kw()))
 
     def _keep(self, made: _Made) -> _Made:
         self._made.append(made)

@@ -5,7 +5,8 @@ Everything made here is a session object of a workspace and dies with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,13 +17,24 @@ from pkcs11 import Attribute, Mechanism
 from hsm_signer.core import algorithms
 from hsm_signer.errors import SignerError
 from hsm_signer.schemes.key_operations import KekUse, Key
-from hsm_signer.types import KEY_LENGTH, Algorithm, Combine, Digest, KeySpec, Quantity, WrappedKey
+from hsm_signer.types import (
+    CREDENTIAL_ID_LENGTH,
+    KEY_LENGTH,
+    Algorithm,
+    Combine,
+    CredentialId,
+    Digest,
+    KeySpec,
+    Quantity,
+    WrappedKey,
+)
 
 from . import templates
 from .binding import SecretKeyObject, mechanism
 from .faults import MAY_SAY_WRONG_KEY, reason
-from .profile import TokenProfile
+from .profile import CONFINEMENTS, Confinement, TokenProfile
 from .session import TokenSession
+from .templates import Origin
 from .workspace import TokenWorkspace
 
 KEY_WRAP_CANDIDATES = (
@@ -37,6 +49,7 @@ PRIVATE_WRAP_CANDIDATES = (
     Mechanism._AES_KEY_WRAP_PAD,
 )
 TEST_DATA = Digest(bytes(range(32)))
+TEST_ID = CredentialId(bytes(CREDENTIAL_ID_LENGTH))
 OTHER_DATA = Digest(bytes(range(32, 64)))
 
 
@@ -46,18 +59,19 @@ def probe(session: TokenSession, progress: Callable[[str], None] = lambda _: Non
     ``progress`` is told what is being tried, in words.
     """
     profile = TokenProfile(identity=session.identity)
-    progress("attributes")
-    profile = _attributes(session, profile)
     progress("key wrap")
     wrong_key: set[str] = set()
     profile = _key_wrap(session, profile, wrong_key)
     if profile.key_wrap is None:
         return profile
-    profile = _restrictions(session, profile)
+    progress("what confines keys")
+    profile = msgspec.structs.replace(profile, confinement=_confinement(session, profile))
     progress("combine methods")
     profile = _first(session, profile, "cbc_encrypt_data", (Mechanism.AES_CBC_ENCRYPT_DATA,), _derives_by_cbc)
     profile = _first(session, profile, "xor_base_and_data", (Mechanism.XOR_BASE_AND_DATA,), _derives_by_xor)
     profile = _first(session, profile, "cmac", (Mechanism.AES_CMAC,), _compares)
+    progress("sealing")
+    profile = _first(session, profile, "sealing", (Mechanism.SHA256_HMAC,), _seals)
     progress("private key wrap")
     wraps_private_key = partial(_wraps_private_key, wrong_key=wrong_key)
     profile = _first(session, profile, "private_wrap", PRIVATE_WRAP_CANDIDATES, wraps_private_key)
@@ -135,24 +149,6 @@ def _first(
     return profile
 
 
-def _attributes(session: TokenSession, profile: TokenProfile) -> TokenProfile:
-    for field in ("copyable_attribute", "allowed_mechanisms"):
-        tried = msgspec.structs.replace(profile, **{field: True})
-        template = templates.secret_key(
-            tried,
-            usage=Attribute.DERIVE,
-            mechanisms=(Mechanism.AES_CBC_ENCRYPT_DATA,),
-            value_len=KEY_LENGTH,
-        )
-
-        def accepted(workspace: TokenWorkspace, template: templates.Template = template) -> None:
-            workspace.generate_from(template)
-
-        if _works(session, tried, accepted):
-            profile = tried
-    return profile
-
-
 def _key_wrap(session: TokenSession, profile: TokenProfile, wrong_key: set[str]) -> TokenProfile:
     for value_len in (False, True):
         tried = msgspec.structs.replace(profile, value_len_on_unwrap=value_len)
@@ -163,50 +159,143 @@ def _key_wrap(session: TokenSession, profile: TokenProfile, wrong_key: set[str])
     return profile
 
 
-def _restrictions(session: TokenSession, profile: TokenProfile) -> TokenProfile:
-    """Whether ALLOWED_MECHANISMS is enforced, and whether UNWRAP_TEMPLATE is taken."""
-    kw = profile.key_wrap or 0
+Attempt = Callable[[TokenWorkspace, templates.Template], object]
+"""What an attribute in the template forbids; raises _Refused where the token refuses it."""
 
-    def confined(workspace: TokenWorkspace) -> None:
-        template = templates.secret_key(
-            profile,
-            usage=Attribute.WRAP,
-            mechanisms=(Mechanism.AES_CBC_ENCRYPT_DATA,),
-            value_len=KEY_LENGTH,
-        )
-        wrapping = workspace.generate_from(template)
-        wrapped = workspace.generate_from(_extractable(profile))
+
+def _confinement(session: TokenSession, profile: TokenProfile) -> dict[str, Confinement]:
+    """Each attribute that is meant to confine a key: is it taken, and is what it forbids then refused?"""
+    forbidden: dict[
+        str, tuple[templates.Template, Callable[[TokenWorkspace, templates.Template], object]]
+    ] = {
+        "extractable": (_of(Attribute.DERIVE), _wraps_out),
+        "sensitive": (_of(Attribute.DERIVE), _reads_value),
+        "usage": (_of(Attribute.SIGN), _does_another_thing),
+        "allowed-mechanisms": (
+            _of(Attribute.WRAP, ALLOWED_MECHANISMS=(Mechanism.AES_CBC_ENCRYPT_DATA,)),
+            _wraps_another,
+        ),
+        "unwrap-template": (
+            _of(Attribute.WRAP, UNWRAP=True, UNWRAP_TEMPLATE=templates.unwrap_template()),
+            _unwraps_to_the_open,
+        ),
+        "copyable": (_of(Attribute.DERIVE, COPYABLE=False), _copies),
+        "modifiable": (_of(Attribute.DERIVE, MODIFIABLE=False), _modifies_generated),
+        "modifiable-derived": (_of(Attribute.DERIVE, MODIFIABLE=False), _modifies_derived),
+        "modifiable-unwrapped": (_of(Attribute.DERIVE, MODIFIABLE=False), _modifies_unwrapped),
+    }
+    found = {}
+    for name in CONFINEMENTS:
+        template, attempt = forbidden[name]
+        found[name] = _tried(session, profile, template, attempt)
+    return found
+
+
+def _tried(
+    session: TokenSession,
+    profile: TokenProfile,
+    template: templates.Template,
+    attempt: Attempt,
+) -> Confinement:
+    enforced = False
+
+    def refused(workspace: TokenWorkspace) -> None:
+        nonlocal enforced
         try:
-            wrapping.wrap_key(wrapped, mechanism=mechanism(kw))
-        except p11.PKCS11Error:
-            return
-        raise ValueError("not enforced")
+            attempt(workspace, template)
+        except _Refused:
+            enforced = True
 
-    def unwrap_template(workspace: TokenWorkspace) -> None:
-        template = templates.secret_key(
-            profile,
-            usage=Attribute.WRAP,
-            also=(Attribute.UNWRAP,),
-            mechanisms=(kw,),
-            value_len=KEY_LENGTH,
-        )
-        workspace.generate_from(template | {Attribute.UNWRAP_TEMPLATE: templates.unwrap_template()})
+    taken = _works(session, profile, refused)
+    return Confinement(taken=taken, enforced=taken and enforced)
 
-    return msgspec.structs.replace(
-        profile,
-        enforces_allowed_mechanisms=profile.allowed_mechanisms and _works(session, profile, confined),
-        unwrap_template=_works(session, profile, unwrap_template),
+
+class _Refused(Exception):
+    """The token took the attribute and refused what it forbids."""
+
+
+@contextmanager
+def _must_be_refused() -> Iterator[None]:
+    try:
+        yield
+    except p11.PKCS11Error as error:
+        raise _Refused from error
+
+
+def _of(usage: Attribute, **others: Any) -> templates.Template:
+    """A session key of 256 bits with one usage, sensitive, not extractable, changed by ``others``."""
+    template = templates.secret_key(
+        TokenProfile(identity=""), Origin.GENERATED, usage=usage, mechanisms=(), value_len=KEY_LENGTH
     )
+    return template | {Attribute[name]: value for name, value in others.items()}
 
 
-def _extractable(profile: TokenProfile) -> templates.Template:
-    return templates.secret_key(
-        profile,
-        usage=Attribute.DERIVE,
-        mechanisms=(Mechanism.AES_CBC_ENCRYPT_DATA,),
-        extractable=True,
-        value_len=KEY_LENGTH,
+def _wraps_out(workspace: TokenWorkspace, template: templates.Template) -> None:
+    wrapping, key = workspace.generate_from(_of(Attribute.WRAP)), workspace.generate_from(template)
+    with _must_be_refused():
+        wrapping.wrap_key(key, mechanism=mechanism(workspace.profile.key_wrap or 0))
+
+
+def _reads_value(workspace: TokenWorkspace, template: templates.Template) -> None:
+    """The value asked for is that of a key made for this question: nobody ever uses it."""
+    key = workspace.generate_from(template | {Attribute.EXTRACTABLE: True})
+    with _must_be_refused():
+        key[Attribute.VALUE]
+
+
+def _does_another_thing(workspace: TokenWorkspace, template: templates.Template) -> None:
+    key = workspace.generate_from(template)
+    other = workspace.generate_from(_of(Attribute.DERIVE, EXTRACTABLE=True))
+    try:
+        workspace.derive_with(key, TEST_DATA, _of(Attribute.WRAP))
+    except p11.PKCS11Error:
+        with _must_be_refused():
+            key.wrap_key(other, mechanism=mechanism(workspace.profile.key_wrap or 0))
+
+
+def _wraps_another(workspace: TokenWorkspace, template: templates.Template) -> None:
+    wrapping = workspace.generate_from(template)
+    key = workspace.generate_from(_of(Attribute.DERIVE, EXTRACTABLE=True))
+    with _must_be_refused():
+        wrapping.wrap_key(key, mechanism=mechanism(workspace.profile.key_wrap or 0))
+
+
+def _unwraps_to_the_open(workspace: TokenWorkspace, template: templates.Template) -> None:
+    wrapping = workspace.generate_from(template)
+    wanted = _of(Attribute.DERIVE, EXTRACTABLE=True)
+    wrapped = wrapping.wrap_key(
+        workspace.generate_from(wanted), mechanism=mechanism(workspace.profile.key_wrap or 0)
     )
+    wanted = _without_length(wanted, workspace.profile)
+    workspace.unwrap_with(wrapping, wrapped, wanted)
+    with _must_be_refused():
+        workspace.unwrap_with(wrapping, wrapped, wanted | {Attribute.SENSITIVE: False})
+
+
+def _copies(workspace: TokenWorkspace, template: templates.Template) -> None:
+    key = workspace.generate_from(template)
+    with _must_be_refused():
+        key.copy({Attribute.LABEL: "copy"})
+
+
+def _modifies(key: SecretKeyObject) -> None:
+    with _must_be_refused():
+        key[Attribute.DECRYPT] = True
+
+
+def _modifies_generated(workspace: TokenWorkspace, template: templates.Template) -> None:
+    _modifies(workspace.generate_from(template))
+
+
+def _modifies_derived(workspace: TokenWorkspace, template: templates.Template) -> None:
+    _modifies(workspace.derive_with(workspace.generate_from(_of(Attribute.DERIVE)), TEST_DATA, template))
+
+
+def _modifies_unwrapped(workspace: TokenWorkspace, template: templates.Template) -> None:
+    wrapping = workspace.generate_from(_of(Attribute.WRAP, UNWRAP=True))
+    key = workspace.generate_from(_of(Attribute.DERIVE, EXTRACTABLE=True))
+    wrapped = wrapping.wrap_key(key, mechanism=mechanism(workspace.profile.key_wrap or 0))
+    _modifies(workspace.unwrap_with(wrapping, wrapped, _without_length(template, workspace.profile)))
 
 
 def _must_not_open(unwrap: Callable[[], object]) -> str:
@@ -229,21 +318,14 @@ def _wraps_secret_key(workspace: TokenWorkspace, wrong_key: set[str]) -> None:
     """40 bytes, opens again to the same key, and a flipped bit does not open; ``wrong_key`` notes why."""
     profile = workspace.profile
     number = profile.key_wrap or 0
-    wrapping: SecretKeyObject = workspace.generate_from(
-        templates.secret_key(
-            profile,
-            usage=Attribute.WRAP,
-            also=(Attribute.UNWRAP,),
-            mechanisms=(number,),
-            value_len=KEY_LENGTH,
-        )
-    )
-    wrapped = wrapping.wrap_key(workspace.generate_from(_extractable(profile)), mechanism=mechanism(number))
-    again = workspace.unwrap_with(wrapping, wrapped, _without_length(_extractable(profile), profile))
+    wrapping: SecretKeyObject = workspace.generate_from(_of(Attribute.WRAP, UNWRAP=True))
+    extractable = _of(Attribute.DERIVE, EXTRACTABLE=True)
+    wrapped = wrapping.wrap_key(workspace.generate_from(extractable), mechanism=mechanism(number))
+    again = workspace.unwrap_with(wrapping, wrapped, _without_length(extractable, profile))
     if len(wrapped) != 40 or wrapping.wrap_key(again, mechanism=mechanism(number)) != wrapped:
         raise ValueError("not RFC 3394")
     flipped = bytes([wrapped[0] ^ 1]) + wrapped[1:]
-    template = _without_length(_extractable(profile), profile)
+    template = _without_length(extractable, profile)
     wrong_key.add(_must_not_open(lambda: workspace.unwrap_with(wrapping, flipped, template)))
 
 
@@ -281,11 +363,19 @@ def _transient_pair(workspace: TokenWorkspace) -> tuple[Key, Key]:
 
 
 def _kek_pair(workspace: TokenWorkspace) -> tuple[Key, Key]:
-    """The same random key once to wrap SK and once to unwrap it, as enrolment and signing have it."""
+    """The same W(K) once to wrap SK and once to unwrap it, as enrolment and signing have it."""
+    workspace.use_own_master_key()
+    workspace.open_seal(workspace.new_seal(TEST_ID), TEST_ID)
     wraps, opens = _transient_pair(workspace)
-    wrapping = workspace.new_key()
-    quantity = Quantity(workspace.wrap_for_card(wraps, wrapping))
-    return wrapping, workspace.open_quantity(opens, quantity, KekUse.UNWRAP_SK)
+    key = workspace.new_key()
+    quantity = Quantity(workspace.wrap_for_card(wraps, key))
+    return workspace.sealed(key), workspace.open_quantity(opens, quantity, KekUse.UNWRAP_SK)
+
+
+def _seals(workspace: TokenWorkspace) -> None:
+    """S goes out and comes back. (That W(K) is then the same is seen where a private key opens under it.)"""
+    workspace.use_own_master_key()
+    workspace.open_seal(workspace.new_seal(TEST_ID), TEST_ID)
 
 
 def _wraps_private_key(workspace: TokenWorkspace, wrong_key: set[str]) -> None:

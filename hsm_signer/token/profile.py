@@ -11,7 +11,31 @@ import msgspec
 
 from hsm_signer.types import Combine, KeySpec, Scheme
 
-PROFILE_FORMAT = 3
+PROFILE_FORMAT = 4
+
+CONFINEMENTS = {
+    "extractable": "CKA_EXTRACTABLE false: the key is not wrapped out",
+    "sensitive": "CKA_SENSITIVE true: the key's value is not read",
+    "usage": "CKA_WRAP, CKA_DERIVE false: the key does only what it is for",
+    "allowed-mechanisms": "CKA_ALLOWED_MECHANISMS: the key works with its own mechanism only",
+    "unwrap-template": "CKA_UNWRAP_TEMPLATE: what the master key opens stays sensitive",
+    "copyable": "CKA_COPYABLE false: no copy with other attributes",
+    "modifiable": "CKA_MODIFIABLE false on generated keys: no attribute is changed later",
+    "modifiable-derived": "CKA_MODIFIABLE false on derived keys",
+    "modifiable-unwrapped": "CKA_MODIFIABLE false on unwrapped keys",
+}
+"""What we want a token to refuse, by the name that profile and `doctor` give it, in the order of both."""
+INDISPENSABLE = ("extractable", "sensitive", "usage")
+"""Without these the token keeps no key to itself."""
+
+
+class Confinement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a token makes of one attribute that is meant to confine a key."""
+
+    taken: bool
+    """The token accepts the attribute in a template."""
+    enforced: bool
+    """And then refuses what the attribute forbids, as was tried."""
 
 
 class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,14 +44,8 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     format: int = PROFILE_FORMAT
     identity: str
     """Library, model and firmware that this profile was probed on."""
-    allowed_mechanisms: bool = False
-    """Takes CKA_ALLOWED_MECHANISMS."""
-    enforces_allowed_mechanisms: bool = False
-    """Refuses a mechanism that is not in the list."""
-    unwrap_template: bool = False
-    """Takes CKA_UNWRAP_TEMPLATE."""
-    copyable_attribute: bool = False
-    """Takes CKA_COPYABLE."""
+    confinement: dict[str, Confinement] = msgspec.field(default_factory=dict)
+    """Of each of CONFINEMENTS. What is taken and not enforced is not set: it would only look safe."""
     key_wrap: int | None = None
     """AES Key Wrap, RFC 3394 (KW), for secret keys."""
     value_len_on_unwrap: bool = False
@@ -42,6 +60,8 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """ECDH1 with KDF NULL, 32 bytes."""
     cmac: int | None = None
     """AES-CMAC, by which two keys are compared (scheme pin)."""
+    sealing: int | None = None
+    """HMAC-SHA-256 under a generic secret that KW wraps and unwraps: S (docs/protocol.md, section 3)."""
     wrong_key: tuple[str, ...] = ()
     """What the token answers to an unwrap under a wrong key, as python-pkcs11 names it, seen in the probe."""
     create_object: bool = False
@@ -50,6 +70,16 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """RSA-OAEP: "sha256", or "sha1" on tokens that have no other (sound here, protocol.md, section 3)."""
     keys: dict[str, str] = msgspec.field(default_factory=dict)
     """``KeySpec.value`` -> "" if such keys can be generated, wrapped, unwrapped and used, or why not."""
+
+    def confines(self, name: str) -> bool:
+        """Whether the token enforces one of CONFINEMENTS."""
+        found = self.confinement.get(name)
+        return found is not None and found.enforced
+
+    @property
+    def weaknesses(self) -> tuple[str, ...]:
+        """What no key is safe without and the token does not enforce, in words; () for a sound token."""
+        return tuple(CONFINEMENTS[name] for name in INDISPENSABLE if not self.confines(name))
 
     @property
     def combines(self) -> tuple[Combine, ...]:
@@ -73,6 +103,8 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return "the token has no ECDH, by which a card is personalised"
         if self.cbc_encrypt_data is None:
             return "the token has no AES_CBC_ENCRYPT_DATA, by which a card is personalised"
+        if self.sealing is None:
+            return "the token has no HMAC-SHA-256 under a wrapped secret, by which private keys are sealed"
         if scheme is Scheme.BASIC and not self.create_object:
             return "the token takes no keys by C_CreateObject, as scheme basic needs it"
         if scheme is Scheme.PIN:

@@ -17,6 +17,7 @@ import pkcs11
 import pkcs11.exceptions as p11
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
+from hsm_signer.core import algorithms
 from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import (
     TokenError,
@@ -26,9 +27,10 @@ from hsm_signer.errors import (
     TokenSessionLost,
     TokenUnavailable,
 )
+from hsm_signer.types import KeySpec, SpkiDer
 
 from . import templates
-from .binding import AttributeMapper, SecretKeyObject
+from .binding import AttributeMapper, PrivateKeyObject, PublicKeyObject, SecretKeyObject
 from .faults import reason, token_call
 from .profile import TokenProfile
 from .uri import TokenUri
@@ -36,6 +38,7 @@ from .workspace import TokenWorkspace
 
 MASTER_KEY_LABEL = "hsm-signer MK"
 RECORD_KEY_LABEL = "hsm-signer record MAC"
+IDENTITY_KEY_LABEL = "hsm-signer identity"
 KEY_ID_LENGTH = 8
 MAX_TEMPLATES = 8
 """Profiles whose templates are kept built: the token's own, and those of mechanisms that old records name."""
@@ -216,9 +219,12 @@ class TokenSession:
         )
 
     def find_key(self, label: str, key_id: bytes) -> SecretKeyObject:
-        """A token object by CKA_LABEL and CKA_ID; raises TokenKeyMissing unless there is exactly one."""
+        """A secret key by CKA_LABEL and CKA_ID; raises TokenKeyMissing unless there is exactly one."""
+        return SecretKeyObject(self._find(ObjectClass.SECRET_KEY, label, key_id).wrapper)
+
+    def _find(self, kind: ObjectClass, label: str, key_id: bytes) -> Any:
         template = {
-            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.CLASS: kind,
             Attribute.LABEL: label,
             Attribute.ID: key_id,
             Attribute.TOKEN: True,
@@ -231,13 +237,14 @@ class TokenSession:
                 hint="this is another token, or it was initialised again: restore the token's backup. "
                 "Without its master key no credential can be used",
             )
-        return SecretKeyObject(found[0].wrapper)
+        return found[0]
 
     def create_master_key(self, profile: TokenProfile) -> bytes:
         """MK: AES-256, WRAP and UNWRAP by KW, never extractable; returns its CKA_ID, 8 random bytes."""
         key_id = self._new_key_id()
         template = templates.secret_key(
             profile,
+            templates.Origin.GENERATED,
             usage=Attribute.WRAP,
             also=(Attribute.UNWRAP,),
             mechanisms=(profile.key_wrap or 0,),
@@ -246,8 +253,9 @@ class TokenSession:
             label=MASTER_KEY_LABEL,
             key_id=key_id,
         )
-        if profile.unwrap_template:
-            template[Attribute.UNWRAP_TEMPLATE] = templates.unwrap_template()
+        if profile.confines("unwrap-template"):
+            # Before CKA_MODIFIABLE, after which some tokens take nothing.
+            template = {Attribute.UNWRAP_TEMPLATE: templates.unwrap_template()} | template
         with token_call("generating the master key"):
             self.pkcs11.generate_key(KeyType.AES, 256, mechanism=Mechanism.AES_KEY_GEN, template=template)
         return key_id
@@ -257,6 +265,7 @@ class TokenSession:
         key_id = self._new_key_id()
         template = templates.secret_key(
             profile,
+            templates.Origin.GENERATED,
             usage=Attribute.SIGN,
             also=(Attribute.VERIFY,),
             mechanisms=(Mechanism.SHA256_HMAC,),
@@ -271,6 +280,41 @@ class TokenSession:
                 KeyType.GENERIC_SECRET, 256, mechanism=Mechanism.GENERIC_SECRET_KEY_GEN, template=template
             )
         return key_id
+
+    def create_identity_key(self, profile: TokenProfile) -> bytes:
+        """The identity key: P-256, SIGN by ECDSA, never extractable; returns its CKA_ID (8 bytes)."""
+        key_id = self._new_key_id()
+        ec_params = algorithms.EC_PARAMS[KeySpec.P256]
+        place: dict[str, Any] = {"token": True, "label": IDENTITY_KEY_LABEL, "key_id": key_id}
+        private = templates.private_key(
+            profile,
+            templates.Origin.GENERATED,
+            key_type=KeyType.EC,
+            usages=(Attribute.SIGN,),
+            mechanisms=(Mechanism.ECDSA,),
+            extractable=False,
+            **place,
+        )
+        public = templates.public_key(
+            profile, key_type=KeyType.EC, usages=(Attribute.VERIFY,), ec_params=ec_params, **place
+        )
+        with token_call("generating the identity key"):
+            domain = self.pkcs11.create_domain_parameters(
+                KeyType.EC, {Attribute.EC_PARAMS: ec_params}, local=True
+            )
+            domain.generate_keypair(
+                mechanism=Mechanism.EC_KEY_PAIR_GEN, public_template=public, private_template=private
+            )
+        return key_id
+
+    def find_identity(self, key_id: bytes) -> tuple[PrivateKeyObject, SpkiDer]:
+        """The identity key and its public half; raises TokenKeyMissing unless there is exactly one pair."""
+        private = self._find(ObjectClass.PRIVATE_KEY, IDENTITY_KEY_LABEL, key_id)
+        public = PublicKeyObject(self._find(ObjectClass.PUBLIC_KEY, IDENTITY_KEY_LABEL, key_id).wrapper)
+        with token_call("reading the identity key's public half"):
+            return PrivateKeyObject(private.wrapper), algorithms.ec_spki(
+                KeySpec.P256, public[Attribute.EC_POINT]
+            )
 
     def _new_key_id(self) -> bytes:
         with token_call("drawing random bytes"):

@@ -8,6 +8,7 @@ python-pkcs11.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 from typing import Any
 
 from pkcs11 import Attribute, KeyType, ObjectClass
@@ -30,16 +31,36 @@ _PRIVATE_USAGES = (Attribute.DECRYPT, Attribute.SIGN, Attribute.UNWRAP, Attribut
 _PUBLIC_USAGES = (Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP)
 
 
-def _common(profile: TokenProfile, *, token: bool, label: str, key_id: bytes) -> Template:
+class Origin(Enum):
+    """How a key comes into being; the value is the name of its confinement against later changes."""
+
+    GENERATED = "modifiable"
+    DERIVED = "modifiable-derived"
+    UNWRAPPED = "modifiable-unwrapped"
+
+
+def _common(profile: TokenProfile, *, token: bool = False, label: str = "", key_id: bytes = b"") -> Template:
     template: Template = {Attribute.TOKEN: token, Attribute.LABEL: label, Attribute.ID: key_id}
-    if profile.copyable_attribute:
+    if profile.confines("copyable"):
         # C_CopyObject could give a copy other attributes than ours.
         template[Attribute.COPYABLE] = False
     return template
 
 
+def _closed(template: Template, profile: TokenProfile, origin: Origin) -> Template:
+    """Confined to its attributes for good, where the token takes it: C_SetAttributeValue changes none.
+
+    Last of all: tokens that fill an object attribute by attribute (SoftHSM, on derive and unwrap) take
+    nothing after it.
+    """
+    if profile.confines(origin.value):
+        template[Attribute.MODIFIABLE] = False
+    return template
+
+
 def secret_key(
     profile: TokenProfile,
+    origin: Origin,
     *,
     usage: Attribute | None,
     mechanisms: Iterable[int],
@@ -66,24 +87,28 @@ def secret_key(
         Attribute.EXTRACTABLE: extractable,
     }
     template |= {each: each in usages for each in _USAGES}
-    if profile.allowed_mechanisms:
+    if profile.confines("allowed-mechanisms"):
         template[Attribute.ALLOWED_MECHANISMS] = tuple(mechanisms)
     if value_len is not None:
         template[Attribute.VALUE_LEN] = value_len
-    return template
+    return _closed(template, profile, origin)
 
 
 def private_key(
     profile: TokenProfile,
+    origin: Origin,
     *,
     key_type: KeyType,
     usages: Iterable[Attribute],
     mechanisms: Iterable[int],
     extractable: bool,
+    token: bool = False,
+    label: str = "",
+    key_id: bytes = b"",
 ) -> Template:
-    """SK, or an ephemeral private key; always a session object."""
+    """SK or an ephemeral private key, session objects; or, with ``token``, the identity key."""
     wanted = set(usages)
-    template = _common(profile, token=False, label="", key_id=b"")
+    template = _common(profile, token=token, label=label, key_id=key_id)
     template |= {
         Attribute.CLASS: ObjectClass.PRIVATE_KEY,
         Attribute.KEY_TYPE: key_type,
@@ -92,9 +117,9 @@ def private_key(
         Attribute.EXTRACTABLE: extractable,
     }
     template |= {each: each in wanted for each in _PRIVATE_USAGES}
-    if profile.allowed_mechanisms:
+    if profile.confines("allowed-mechanisms"):
         template[Attribute.ALLOWED_MECHANISMS] = tuple(mechanisms)
-    return template
+    return _closed(template, profile, origin)
 
 
 def public_key(
@@ -104,10 +129,13 @@ def public_key(
     usages: Iterable[Attribute] = (),
     ec_params: bytes | None = None,
     modulus_bits: int | None = None,
+    token: bool = False,
+    label: str = "",
+    key_id: bytes = b"",
 ) -> Template:
     """The public half of a generated pair; ``ec_params`` is a DER OID or printable curve name."""
     wanted = set(usages)
-    template = _common(profile, token=False, label="", key_id=b"")
+    template = _common(profile, token=token, label=label, key_id=key_id)
     template |= {
         Attribute.CLASS: ObjectClass.PUBLIC_KEY,
         Attribute.KEY_TYPE: key_type,
@@ -119,7 +147,7 @@ def public_key(
     if modulus_bits is not None:
         template[Attribute.MODULUS_BITS] = modulus_bits
         template[Attribute.PUBLIC_EXPONENT] = b"\x01\x00\x01"
-    return template
+    return _closed(template, profile, Origin.GENERATED)
 
 
 class Templates:
@@ -132,22 +160,26 @@ class Templates:
 
     def secret_key(
         self,
+        origin: Origin,
         usage: Attribute | None,
         mechanism: int,
         *,
         extractable: bool = False,
         value_len: int | None = None,
+        key_type: KeyType = KeyType.AES,
     ) -> Template:
         """See :func:`secret_key`; the result is shared: never change it."""
-        what = (usage, mechanism, extractable, value_len)
+        what = (origin, usage, mechanism, extractable, value_len, key_type)
         if (template := self._built.get(what)) is None:
             template = self._built[what] = self._mapper.packed(
                 secret_key(
                     self._profile,
+                    origin,
                     usage=usage,
                     mechanisms=(mechanism,),
                     extractable=extractable,
                     value_len=value_len,
+                    key_type=key_type,
                 )
             )
         return template
@@ -160,12 +192,13 @@ class Templates:
         *,
         extractable: bool,
     ) -> Template:
-        """See :func:`private_key`; the result is shared: never change it."""
+        """SK out of its wrapping, see :func:`private_key`; the result is shared: never change it."""
         what = (key_type, usages, mechanisms, extractable)
         if (template := self._built.get(what)) is None:
             template = self._built[what] = self._mapper.packed(
                 private_key(
                     self._profile,
+                    Origin.UNWRAPPED,
                     key_type=key_type,
                     usages=usages,
                     mechanisms=mechanisms,

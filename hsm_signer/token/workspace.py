@@ -19,6 +19,7 @@ from hsm_signer.types import (
     KW_LENGTH,
     Algorithm,
     Combine,
+    CredentialId,
     Digest,
     HashName,
     KeySpec,
@@ -31,6 +32,7 @@ from . import templates
 from .binding import PrivateKeyObject, SecretKeyObject, mechanism
 from .faults import token_call
 from .primitives import CMAC_BLOCK, OAEP, OAEP_MARKS, GeneratedPair, Primitives, private_of, secret_of
+from .templates import Origin
 
 _HASH_MECHANISMS: Final = {
     HashName.SHA256: (Mechanism.SHA256, MGF.SHA256),
@@ -39,11 +41,11 @@ _HASH_MECHANISMS: Final = {
 }
 _KEK_USES: Final = {
     KekUse.UNWRAP_SK: (Attribute.UNWRAP, "private_wrap"),
-    KekUse.WRAP_SK: (Attribute.WRAP, "private_wrap"),
     KekUse.COMPARE: (Attribute.SIGN, "cmac"),
     KekUse.ROLL: (Attribute.DERIVE, "xor_base_and_data"),
 }
 """One usage and one mechanism (a field of the profile) for each."""
+SEAL_PREFIX: Final = b"hsm-signer/2/seal"
 
 
 def key_type_of(spec: KeySpec) -> KeyType:
@@ -65,11 +67,53 @@ def signature_mechanism(algorithm: Algorithm) -> Mechanism:
 class TokenWorkspace(Primitives):
     """Key operations by the protocol's names; the keys live as long as the ``with``."""
 
+    _opens: bytes | None = None
+    """Y that goes into W(K) where SK is unwrapped; None for a record of sealing 1, where W(K) = K."""
+    _wraps: bytes | None = None
+    """Y that goes into W(K) where SK is wrapped; None until there is one: nothing is wrapped at sealing 1."""
+
+    # --- sealing ---------------------------------------------------------------------------------------
+
+    def open_seal(self, wrapped: WrappedKey, credential_id: CredentialId) -> None:
+        """S from KW_MK(S), SIGN only: from now on this workspace opens and wraps SK with it."""
+        s = self._unwrap_secret(
+            self._mk(),
+            wrapped,
+            self._unwrapped(Attribute.SIGN, self._number("sealing"), key_type=KeyType.GENERIC_SECRET),
+            TokenError("KW_MK(S) does not open under this token's master key"),
+            KeyType.GENERIC_SECRET,
+        )
+        self._opens = self._wraps = self._sealing_input(s, credential_id)
+
+    def new_seal(self, credential_id: CredentialId) -> WrappedKey:
+        """A fresh S, with which this workspace wraps SK from now on; KW_MK(S), 40 bytes."""
+        s = self._generate(Attribute.SIGN, self._number("sealing"), "S", KeyType.GENERIC_SECRET)
+        self._wraps = self._sealing_input(s, credential_id)
+        with token_call("wrapping S"):
+            return WrappedKey(self._mk().wrap_key(secret_of(s), mechanism=mechanism(self._kw())))
+
+    def sealed(self, kek: Key) -> Key:
+        """W(K) = CBC_K(Y): WRAP only (docs/protocol.md, section 3)."""
+        if self._wraps is None:
+            raise AssertionError("no sealing secret: SK would hang on the card's key alone")
+        return self._sealed(kek, self._wraps, Attribute.WRAP)
+
+    def _sealed(self, kek: Key, y: bytes, usage: Attribute) -> Key:
+        return self._combine(kek, Combine.CBC, y, self._derived(usage, self._sk_wrap()))
+
+    def _sealing_input(self, s: Key, credential_id: CredentialId) -> bytes:
+        """Y = HMAC-SHA-256_S("hsm-signer/2/seal" || credential id), 32 bytes: opens nothing without K."""
+        with token_call("computing the sealing input"):
+            y: bytes = secret_of(s).sign(
+                SEAL_PREFIX + credential_id, mechanism=mechanism(self._number("sealing"))
+            )
+        return y
+
     # --- signing ---------------------------------------------------------------------------------------
 
     def unwrap_kcar(self, wrapped: WrappedKey, combine: Combine) -> Key:
         """KCAR from KW_MK(KCAR): DERIVE only. Raises TokenError where MK is not the one that wrapped it."""
-        template = self._secret(Attribute.DERIVE, self._combine_mechanism(combine))
+        template = self._unwrapped(Attribute.DERIVE, self._combine_mechanism(combine))
         return self._unwrap_secret(
             self._mk(),
             wrapped,
@@ -84,25 +128,35 @@ class TokenWorkspace(Primitives):
     def public_transient(self, d_1: Digest) -> Key:
         """T_1 = D_1, by C_CreateObject: public bytes, UNWRAP only (scheme basic)."""
         # The value says how long it is: CKA_VALUE_LEN does not belong here.
-        template = self._templates.secret_key(Attribute.UNWRAP, self._kw()) | {Attribute.VALUE: bytes(d_1)}
+        template = {Attribute.VALUE: bytes(d_1)} | self._templates.secret_key(
+            Origin.UNWRAPPED, Attribute.UNWRAP, self._kw()
+        )
         with token_call("importing D"):
             return self._keep(SecretKeyObject(self._session.create_object(template).wrapper))
 
     def open_quantity(self, t: Key, q: Quantity, use: KekUse) -> Key:
-        """The 32-byte key inside Q_i (40 bytes), for one use. Raises AuthorisationMismatch (step 3)."""
+        """The 32-byte key inside Q_i (40 bytes), for one use. Raises AuthorisationMismatch (step 3).
+
+        For wrapping and unwrapping SK it is W(K), and K only derives, but for a record of sealing 1.
+        """
         mismatch = AuthorisationMismatch(
             "authorisation does not match this message and card",
             hint="the message, the algorithm or the card is not the one that was authorised",
         )
         if len(q) != KW_LENGTH:
             raise mismatch
+        if use is KekUse.WRAP_SK or (use is KekUse.UNWRAP_SK and self._opens is not None):
+            derives = self._unwrapped(Attribute.DERIVE, self._number("cbc_encrypt_data"))
+            kek = self._unwrap_secret(secret_of(t), q, derives, mismatch)
+            if use is KekUse.WRAP_SK:
+                return self.sealed(kek)
+            return self._sealed(kek, self._opens or b"", Attribute.UNWRAP)
         usage, allowed = _KEK_USES[use]
-        return self._unwrap_secret(secret_of(t), q, self._secret(usage, self._number(allowed)), mismatch)
+        return self._unwrap_secret(secret_of(t), q, self._unwrapped(usage, self._number(allowed)), mismatch)
 
     def recompute_kowf(self, sk: Key, parameter: bytes) -> Key:
         """KOWF(SK, P) for comparison: SIGN by AES-CMAC only (step 5)."""
-        template = self._secret(Attribute.SIGN, self._number("cmac"))
-        return self._kowf(private_of(sk), parameter, template)
+        return self._kowf(private_of(sk), parameter, Attribute.SIGN, self._number("cmac"))
 
     def same_key(self, one: Key, other: Key) -> bool:
         """AES-CMAC of one fresh random block under each; the 16-byte MACs are compared in constant time."""
@@ -113,8 +167,9 @@ class TokenWorkspace(Primitives):
         return hmac.compare_digest(*macs)
 
     def roll_by_xor(self, v: Key, difference: bytes) -> Key:
-        """V_x+1 = V_x XOR difference, WRAP only (steps 891 to 893, combine 1)."""
-        return self._combine(v, Combine.XOR, difference, self._derived(Attribute.WRAP, self._sk_wrap()))
+        """W(V_x+1) for V_x+1 = V_x XOR difference, which only derives (steps 891 to 893, combine 1)."""
+        derives = self._derived(Attribute.DERIVE, self._number("cbc_encrypt_data"))
+        return self.sealed(self._combine(v, Combine.XOR, difference, derives))
 
     def unwrap_sk(
         self,
@@ -164,10 +219,10 @@ class TokenWorkspace(Primitives):
             )
         return algorithms.ecdsa_der(signature) if algorithm.is_ecdsa else signature
 
-    def wrap_sk(self, kek: Key, sk: Key) -> WrappedKey:
-        """wrap_KEK(SK), in the token's own format."""
+    def wrap_sk(self, w: Key, sk: Key) -> WrappedKey:
+        """wrap_W(SK), in the token's own format."""
         with token_call("wrapping the private key"):
-            return WrappedKey(secret_of(kek).wrap_key(sk, mechanism=mechanism(self._sk_wrap())))
+            return WrappedKey(secret_of(w).wrap_key(sk, mechanism=mechanism(self._sk_wrap())))
 
     # --- enrolment -------------------------------------------------------------------------------------
 
@@ -177,6 +232,7 @@ class TokenWorkspace(Primitives):
         signing = {signature_mechanism(each) for each in spec.algorithms}
         private = templates.private_key(
             self._profile,
+            Origin.GENERATED,
             key_type=key_type,
             usages=(Attribute.SIGN, *self._kowf_usages(spec, gives_kowf)),
             mechanisms=(*sorted(signing), *self._kowf_mechanisms(spec, gives_kowf)),
@@ -202,6 +258,7 @@ class TokenWorkspace(Primitives):
         """An ephemeral P-256 pair for personalisation: DERIVE by ECDH1 only, not extractable."""
         private = templates.private_key(
             self._profile,
+            Origin.GENERATED,
             key_type=KeyType.EC,
             usages=(Attribute.DERIVE,),
             mechanisms=(self._number("ecdh"),),
@@ -229,16 +286,17 @@ class TokenWorkspace(Primitives):
         return self._generate(Attribute.DERIVE, self._combine_mechanism(combine), "KCAR")
 
     def new_key(self) -> Key:
-        """A fresh KEY of scheme basic: WRAP only, extractable."""
-        return self._generate(Attribute.WRAP, self._sk_wrap(), "KEY")
+        """A fresh KEY of scheme basic: DERIVE only, extractable."""
+        return self._generate(Attribute.DERIVE, self._number("cbc_encrypt_data"), "KEY")
 
     def new_kek1(self, combine: Combine) -> Key:
         """A fresh KEK1: DERIVE only, extractable."""
         return self._generate(Attribute.DERIVE, self._combine_mechanism(combine), "KEK1")
 
     def variant(self, kek1: Key, combine: Combine, rn: RollingValue) -> Key:
-        """V = combine(KEK1, RN): WRAP only."""
-        return self._combine(kek1, combine, rn, self._derived(Attribute.WRAP, self._sk_wrap()))
+        """V = combine(KEK1, RN): DERIVE only."""
+        derives = self._derived(Attribute.DERIVE, self._number("cbc_encrypt_data"))
+        return self._combine(kek1, combine, rn, derives)
 
     def variant_for_card(self, kek1: Key, combine: Combine, rn: RollingValue) -> Key:
         """V once more, as a card's answer carries it: extractable and of no use here (the self-test)."""
@@ -256,6 +314,7 @@ class TokenWorkspace(Primitives):
             # usage. (SoftHSM takes no empty list of mechanisms.)
             private = templates.private_key(
                 self._profile,
+                Origin.GENERATED,
                 key_type=KeyType.EC,
                 usages=(),
                 mechanisms=(Mechanism.ECDSA,),
@@ -266,8 +325,7 @@ class TokenWorkspace(Primitives):
                 return algorithms.ec_point_of(self._kept_pair(point, generated.spec).spki)
         with token_call("encrypting by RSA-OAEP"):
             # Generated to be encrypted once; no usage of its own.
-            template = self._derived(None, self._kw(), extractable=True)
-            secret = self.generate_from(template)
+            secret = secret_of(self._generate(None, self._kw(), "P"))
             hash_name = self._profile.oaep_hash or "sha1"
             mark = next(mark for mark, name in OAEP_MARKS.items() if name == hash_name)
             encrypted: bytes = generated.public.wrap_key(
@@ -276,9 +334,9 @@ class TokenWorkspace(Primitives):
             return mark + encrypted
 
     def first_kowf(self, pair: KeyPair, parameter: bytes) -> Key:
-        """KOWF(SK, P): WRAP only, extractable."""
-        template = self._secret(Attribute.WRAP, self._sk_wrap(), extractable=True)
-        return self._kowf(_pair_of(pair).private, parameter, template)
+        """KOWF(SK, P): DERIVE only, extractable."""
+        derives = self._number("cbc_encrypt_data")
+        return self._kowf(_pair_of(pair).private, parameter, Attribute.DERIVE, derives, extractable=True)
 
     def wrap_kcar(self, kcar: Key) -> WrappedKey:
         """KW_MK(KCAR), 40 bytes."""
