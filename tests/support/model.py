@@ -37,12 +37,15 @@ from hsm_signer.types import (
     Quantity,
     RollingValue,
     Scheme,
+    Sealing,
     SpkiDer,
     Status,
     WrappedKey,
 )
 
 ALGORITHM = Algorithm.ECDSA_SHA256
+GIVES_W = "become W(K)"
+"""What V, KOWF and KEY are for."""
 
 
 def combined(combine: Combine, key: bytes, data: bytes) -> bytes:
@@ -83,6 +86,8 @@ class ModelWorkspace:
         self.master_key = master_key
         self._random = random
         self.made: list[ModelKey] = []
+        self.opens: bytes | None = None
+        self.wraps: bytes | None = None
 
     def _make(self, value: bytes, use: str, extractable: bool = False) -> ModelKey:
         key = ModelKey(value, use, extractable, len(self.made) + 1)
@@ -91,6 +96,23 @@ class ModelWorkspace:
 
     def random(self, length: int) -> bytes:
         return self._random(length)
+
+    # sealing
+
+    def new_seal(self, credential_id: CredentialId) -> WrappedKey:
+        """KW_MK(S) for a fresh S."""
+        s = self.random(32)
+        self.wraps = hmac.digest(s, b"hsm-signer/2/seal" + credential_id, "sha256")
+        return WrappedKey(keywrap.aes_key_wrap(self.master_key, s))
+
+    def open_seal(self, wrapped: WrappedKey, credential_id: CredentialId) -> None:
+        """Y from KW_MK(S)."""
+        s = keywrap.aes_key_unwrap(self.master_key, wrapped)
+        self.opens = self.wraps = hmac.digest(s, b"hsm-signer/2/seal" + credential_id, "sha256")
+
+    def sealed(self, kek: Key) -> Key:
+        assert self.wraps is not None
+        return self._make(combined(Combine.CBC, _value(kek, GIVES_W), self.wraps), KekUse.WRAP_SK.value)
 
     # signing
 
@@ -109,6 +131,10 @@ class ModelWorkspace:
             value = keywrap.aes_key_unwrap(_value(t, "unwrap"), q)
         except (keywrap.InvalidUnwrap, ValueError) as error:
             raise AuthorisationMismatch("does not open") from error
+        if use is KekUse.WRAP_SK:
+            return self.sealed(self._make(value, GIVES_W))
+        if use is KekUse.UNWRAP_SK and self.opens is not None:
+            value = combined(Combine.CBC, value, self.opens)
         return self._make(value, use.value)
 
     def unwrap_sk(self, kek: Key, wrapped: WrappedKey, *, extractable: bool) -> ModelKey:
@@ -129,10 +155,10 @@ class ModelWorkspace:
 
     def roll_by_xor(self, v: Key, difference: bytes) -> Key:
         value = combined(Combine.XOR, _value(v, KekUse.ROLL.value), difference)
-        return self._make(value, KekUse.WRAP_SK.value)
+        return self.sealed(self._make(value, GIVES_W))
 
-    def wrap_sk(self, kek: Key, sk: Key) -> WrappedKey:
-        wrapped = keywrap.aes_key_wrap_with_padding(_value(kek, KekUse.WRAP_SK.value), _extracted(sk, "sk"))
+    def wrap_sk(self, w: Key, sk: Key) -> WrappedKey:
+        wrapped = keywrap.aes_key_wrap_with_padding(_value(w, KekUse.WRAP_SK.value), _extracted(sk, "sk"))
         return WrappedKey(wrapped)
 
     # enrolment
@@ -141,21 +167,21 @@ class ModelWorkspace:
         return self._make(self.random(32), f"derive {combine.name}", True)
 
     def new_key(self) -> Key:
-        return self._make(self.random(32), KekUse.WRAP_SK.value, True)
+        return self._make(self.random(32), GIVES_W, True)
 
     def new_kek1(self, combine: Combine) -> Key:
         return self._make(self.random(32), f"derive {combine.name}", True)
 
     def variant(self, kek1: Key, combine: Combine, rn: RollingValue) -> Key:
         value = combined(combine, _value(kek1, f"derive {combine.name}"), rn)
-        return self._make(value, KekUse.WRAP_SK.value)
+        return self._make(value, GIVES_W)
 
     def new_parameter(self, pair: KeyPair) -> bytes:
         del pair
         return self.random(64)
 
     def first_kowf(self, pair: KeyPair, parameter: bytes) -> Key:
-        return self._make(_kowf(_value(pair.private, "sk"), parameter), KekUse.WRAP_SK.value, True)
+        return self._make(_kowf(_value(pair.private, "sk"), parameter), GIVES_W, True)
 
     def wrap_kcar(self, kcar: Key) -> WrappedKey:
         assert isinstance(kcar, ModelKey)
@@ -234,13 +260,31 @@ class ModelServer:
         self.random = random
         workspace = self.workspace()
         self.pair = ModelPair()
+        credential_id = CredentialId(random(16))
+        wrapped_seal = workspace.new_seal(credential_id)
         created = self.steps.create(workspace, self.pair, combine)
         basic = scheme is Scheme.BASIC
         self.kek = _raw(created.kek)
         self.kcar = b"" if created.kcar is None else _raw(created.kcar)
-        self.record = _record(scheme, combine, created, CredentialId(random(16)))
+        self.record = replace(
+            _record(scheme, combine, created, credential_id),
+            format=2,
+            sealing=Sealing.TOKEN,
+            wrapped_seal=wrapped_seal,
+        )
         if not basic:
             self.record = replace(self.record, pin_policy=PinPolicy.ALWAYS, pin_check=pin_check)
+
+    def as_older_versions_made_it(self) -> None:
+        """From now on the record is one of sealing 1: SK under the card's key itself."""
+        key = self.card().key(self.challenge(), 1)
+        self.record = replace(
+            self.record,
+            format=1,
+            sealing=Sealing.CARD,
+            wrapped_seal=None,
+            wrapped_sk=WrappedKey(keywrap.aes_key_wrap_with_padding(key, self.pair.private.value)),
+        )
 
     def workspace(self) -> ModelWorkspace:
         """Fresh, as for each operation."""
@@ -281,21 +325,29 @@ class ModelServer:
     def sign(self, h: bytes, nonce: bytes, quantities: tuple[Quantity, ...]) -> ModelWorkspace:
         """Steps 3 to 9 without the signature: raises what they raise, or moves the record on."""
         workspace = self.workspace()
+        moves = self.record.sealing is Sealing.CARD
+        if moves:
+            wrapped_seal = workspace.new_seal(self.record.credential_id)
+        else:
+            assert self.record.wrapped_seal is not None
+            wrapped_seal = self.record.wrapped_seal
+            workspace.open_seal(wrapped_seal, self.record.credential_id)
         keys = self.steps.recover(workspace, self.record, self.positions(h, nonce), quantities)
         assert self.record.wrapped_sk is not None
         sk = workspace.unwrap_sk(
-            keys.unwraps_sk, self.record.wrapped_sk, extractable=self.steps.sk_extractable
+            keys.unwraps_sk, self.record.wrapped_sk, extractable=self.steps.sk_extractable or moves
         )
         assert sk.value == self.pair.private.value
         self.steps.check(workspace, self.record, sk, keys)
-        rolled = self.steps.roll(workspace, self.record, sk, keys)
-        if rolled is not None:
+        rewrapped = self.steps.rewrap(workspace, self.record, sk, keys)
+        self.record = replace(self.record, format=2, sealing=Sealing.TOKEN, wrapped_seal=wrapped_seal)
+        if rewrapped is not None:
             self.record = replace(
                 self.record,
-                wrapped_sk=rolled.wrapped_sk,
-                x=rolled.x,
-                rn=rolled.rn,
-                rn_next=rolled.rn_next,
+                wrapped_sk=rewrapped.wrapped_sk,
+                x=rewrapped.x,
+                rn=rewrapped.rn,
+                rn_next=rewrapped.rn_next,
             )
         return workspace
 
