@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 from pkcs11 import Mechanism
 
 from hsm_signer.core import algorithms
@@ -167,7 +167,7 @@ class SecureEnvironment:
         profile = self.profile
         if private_wrap is not None:
             if private_wrap not in self._profiles:
-                self._profiles[private_wrap] = msgspec.structs.replace(profile, private_wrap=private_wrap)
+                self._profiles[private_wrap] = replace(profile, private_wrap=private_wrap)
             profile = self._profiles[private_wrap]
         return self.session.workspace(profile, self._master_key, self._known_wrap)
 
@@ -357,6 +357,8 @@ class SecureEnvironment:
             sealing=Sealing.TOKEN,
             wrapped_seal=wrapped_seal,
             card_point=wanted.card_point,
+            enrolment_proof=None,
+            suspended_by=SuspendedBy.NOBODY,
         )
 
 

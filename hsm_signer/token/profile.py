@@ -61,7 +61,7 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cmac: int | None = None
     """AES-CMAC, by which two keys are compared (scheme pin)."""
     sealing: int | None = None
-    """HMAC-SHA-256 under a generic secret that KW wraps and unwraps: S (docs/protocol.md, section 3)."""
+    """HMAC-SHA-256 under a generic secret that KW wraps and unwraps: S of protocol.md, section 3."""
     wrong_key: tuple[str, ...] = ()
     """What the token answers to an unwrap under a wrong key, as python-pkcs11 names it, seen in the probe."""
     create_object: bool = False

@@ -93,7 +93,7 @@ class TokenWorkspace(Primitives):
             return WrappedKey(self._mk().wrap_key(secret_of(s), mechanism=mechanism(self._kw())))
 
     def sealed(self, kek: Key) -> Key:
-        """W(K) = CBC_K(Y): WRAP only (docs/protocol.md, section 3)."""
+        """W(K) = CBC_K(Y): WRAP only (docs/understand/protocol.md, section 3)."""
         if self._wraps is None:
             raise AssertionError("no sealing secret: SK would hang on the card's key alone")
         return self._sealed(kek, self._wraps, Attribute.WRAP)

@@ -19,7 +19,7 @@ from hsm_signer.server.installation import (
 from hsm_signer.server.server import Server
 from hsm_signer.testing import Home
 from hsm_signer.token import probe as probing
-from hsm_signer.token.profile import PROFILE_FORMAT, TokenProfile
+from hsm_signer.token.profile import CONFINEMENTS, PROFILE_FORMAT, TokenProfile
 from hsm_signer.types import Combine, KeySpec, Scheme
 from tests.support.enrolments import wanted
 from tests.support.scenes import objects, still_signs
@@ -57,10 +57,8 @@ def test_profile_of_softhsm(server: Server) -> None:
     assert (profile.key_wrap, profile.private_wrap) == (0x2109, 0x210A)
     assert (profile.cbc_encrypt_data, profile.xor_base_and_data) == (0x1105, None)
     assert (profile.ecdh, profile.cmac, profile.oaep_hash) == (0x1050, 0x108A, "sha1")
-    assert profile.allowed_mechanisms
-    assert profile.enforces_allowed_mechanisms
-    assert profile.unwrap_template
-    assert profile.copyable_attribute
+    assert [name for name in CONFINEMENTS if not profile.confines(name)] == []
+    assert profile.weaknesses == ()
     assert not profile.value_len_on_unwrap
     able = {name for name, obstacle in profile.keys.items() if not obstacle}
     assert able == {"p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"}

@@ -35,7 +35,7 @@ from hsm_signer.token import workspace as workspaces
 from hsm_signer.token.binding import AttributeMapper, CkKeyDerivationStringData, SecretKeyObject
 from hsm_signer.token.environment import SecureEnvironment
 from hsm_signer.token.faults import token_call
-from hsm_signer.token.profile import TokenProfile
+from hsm_signer.token.profile import CONFINEMENTS, Confinement, TokenProfile
 from hsm_signer.token.session import TokenSession
 from hsm_signer.token.templates import Templates
 from hsm_signer.token.workspace import TokenWorkspace
@@ -453,8 +453,7 @@ def test_keys_of_the_wrong_kind_are_our_own_mistake(server: Server) -> None:
 VENDOR_WRAP = 0x80001234
 EVERYTHING = TokenProfile(
     identity="stand-in",
-    allowed_mechanisms=True,
-    copyable_attribute=True,
+    confinement={name: Confinement(taken=True, enforced=True) for name in CONFINEMENTS},
     key_wrap=0x2109,
     cbc_encrypt_data=0x1105,
     xor_base_and_data=0x364,
