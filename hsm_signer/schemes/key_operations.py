@@ -39,9 +39,9 @@ class KekUse(Enum):
     """The one thing a key encrypting key may do once it is on the token."""
 
     UNWRAP_SK = "unwrap SK"
-    """As W(K), but for a record of sealing 1: there as K itself."""
+    """W(K); for a record of sealing 1 K itself."""
     WRAP_SK = "wrap SK"
-    """As W(K)."""
+    """W(K), always."""
     COMPARE = "compare by CMAC"
     ROLL = "become V_x+1 by XOR"
 
@@ -68,7 +68,7 @@ class Workspace(Protocol):
         ...
 
     def open_quantity(self, t: Key, q: Quantity, use: KekUse) -> Key:
-        """The key inside Q_i; raises AuthorisationMismatch where Q_i does not open under T_i."""
+        """The key inside Q_i, or what ``use`` makes of it; AuthorisationMismatch where Q_i does not open."""
         ...
 
     def recompute_kowf(self, sk: Key, parameter: bytes) -> Key:
@@ -88,7 +88,7 @@ class Workspace(Protocol):
         ...
 
     def sealed(self, kek: Key) -> Key:
-        """W(K) = CBC_K(Y), to wrap SK: what opens SK hangs on the card's key and on this token's S."""
+        """W(K) = CBC_K(Y), to wrap SK: it takes the card's key and this token's S to make it again."""
         ...
 
     # enrolment

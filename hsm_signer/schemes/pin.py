@@ -58,7 +58,7 @@ class PinScheme:
         return rewrap_once(workspace, sk, keys)
 
     def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
-        """P, KOWF(SK, P), and SK wrapped under it."""
+        """P, KOWF(SK, P), and SK under W(KOWF)."""
         kcar = workspace.new_kcar(combine)
         parameter = workspace.new_parameter(pair)
         kowf = workspace.first_kowf(pair, parameter)

@@ -44,7 +44,7 @@ class RollingScheme:
         position_digests: Sequence[Digest],
         quantities: Sequence[Quantity],
     ) -> Recovered:
-        """T_i from KCAR (step 887), V_x and what makes V_x+1 out of every Q_i (step 888)."""
+        """T_i from KCAR (step 887), W(V_x) and what leads to W(V_x+1) out of every Q_i (step 888)."""
         kcar = workspace.unwrap_kcar(need(record.wrapped_kcar, "KW_MK(KCAR)"), record.combine)
         transients = [workspace.transient(kcar, record.combine, d_i) for d_i in position_digests]
         w = workspace.open_quantity(transients[0], quantities[0], KekUse.UNWRAP_SK)
@@ -55,7 +55,7 @@ class RollingScheme:
         return Recovered(unwraps_sk=w, wraps_next=w_next)
 
     def check(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> None:
-        """Nothing beyond SK having opened under V_x."""
+        """Nothing beyond SK having opened under W(V_x)."""
 
     def rewrap(self, workspace: Workspace, record: CredentialRecord, sk: Key, keys: Recovered) -> Rewrapped:
         """Wrap SK under W(V_x+1) and draw RN_x+2 (steps 891 to 894)."""
@@ -74,7 +74,7 @@ class RollingScheme:
         )
 
     def create(self, workspace: Workspace, pair: KeyPair, combine: Combine) -> Created:
-        """KCAR, KEK1, RN_1, RN_2, V_1 and SK under it (steps 751 to 755); x starts at 1."""
+        """KCAR, KEK1, RN_1, RN_2, V_1 and SK under W(V_1) (steps 751 to 755); x starts at 1."""
         kcar = workspace.new_kcar(combine)
         kek1 = workspace.new_kek1(combine)
         rn = RollingValue(workspace.random(ROLLING_VALUE_LENGTH))

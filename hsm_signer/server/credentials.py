@@ -43,10 +43,12 @@ def unlock(record: CredentialRecord) -> CredentialRecord:
 
 
 def revoke(record: CredentialRecord) -> CredentialRecord:
-    """Revoke a credential, whatever it is: wrap(SK) and KW_MK(KCAR) are deleted, PK stays.
+    """Revoke a credential, whatever it is: wrap(SK), KW_MK(KCAR) and KW_MK(S) are deleted, PK stays.
 
-    With KCAR gone the card's answers open nothing, and with wrap(SK) gone there is nothing to open; final
-    against backups once MK has been rotated and the old one destroyed. Raises StatusUnsuitable.
+    Final for this database. An old copy of the row opens again wherever MK still is; with MK destroyed, too,
+    not even together with the card, if the copy is of sealing 2. One of sealing 1 opens for whoever has the
+    card's memory and the PIN, without any token (docs/understand/protocol.md, section 8). Raises
+    StatusUnsuitable.
     """
     if record.status is Status.REVOKED:
         raise _unsuitable(record, "revoked")

@@ -146,6 +146,11 @@ class Primitives:
         )
         return self._keep(SecretKeyObject(made.wrapper))
 
+    def copy_of(self, key: SecretKeyObject) -> SecretKeyObject:
+        """A copy under another label, by C_CopyObject."""
+        copied: Any = key.copy({Attribute.LABEL: "copy"})
+        return self._keep(SecretKeyObject(copied.wrapper))
+
     def use_own_master_key(self) -> None:
         """From now on this workspace has a master key that dies with it."""
         template = templates.secret_key(

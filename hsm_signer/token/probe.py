@@ -160,14 +160,12 @@ def _key_wrap(session: TokenSession, profile: TokenProfile, wrong_key: set[str])
 
 
 Attempt = Callable[[TokenWorkspace, templates.Template], object]
-"""What an attribute in the template forbids; raises _Refused where the token refuses it."""
+"""Does with a key of this template what the template forbids; raises _Refused where the token refuses it."""
 
 
 def _confinement(session: TokenSession, profile: TokenProfile) -> dict[str, Confinement]:
     """Each attribute that is meant to confine a key: is it taken, and is what it forbids then refused?"""
-    forbidden: dict[
-        str, tuple[templates.Template, Callable[[TokenWorkspace, templates.Template], object]]
-    ] = {
+    forbidden: dict[str, tuple[templates.Template, Attempt]] = {
         "extractable": (_of(Attribute.DERIVE), _wraps_out),
         "sensitive": (_of(Attribute.DERIVE), _reads_value),
         "usage": (_of(Attribute.SIGN), _does_another_thing),
@@ -184,18 +182,11 @@ def _confinement(session: TokenSession, profile: TokenProfile) -> dict[str, Conf
         "modifiable-derived": (_of(Attribute.DERIVE, MODIFIABLE=False), _modifies_derived),
         "modifiable-unwrapped": (_of(Attribute.DERIVE, MODIFIABLE=False), _modifies_unwrapped),
     }
-    found = {}
-    for name in CONFINEMENTS:
-        template, attempt = forbidden[name]
-        found[name] = _tried(session, profile, template, attempt)
-    return found
+    return {name: _tried(session, profile, *forbidden[name]) for name in CONFINEMENTS}
 
 
 def _tried(
-    session: TokenSession,
-    profile: TokenProfile,
-    template: templates.Template,
-    attempt: Attempt,
+    session: TokenSession, profile: TokenProfile, template: templates.Template, attempt: Attempt
 ) -> Confinement:
     enforced = False
 
@@ -237,13 +228,14 @@ def _wraps_out(workspace: TokenWorkspace, template: templates.Template) -> None:
 
 
 def _reads_value(workspace: TokenWorkspace, template: templates.Template) -> None:
-    """The value asked for is that of a key made for this question: nobody ever uses it."""
+    """The one place that asks for CKA_VALUE, of a key made for this question: nobody ever uses it."""
     key = workspace.generate_from(template | {Attribute.EXTRACTABLE: True})
     with _must_be_refused():
         key[Attribute.VALUE]
 
 
 def _does_another_thing(workspace: TokenWorkspace, template: templates.Template) -> None:
+    """Derives, and wraps: both must be refused."""
     key = workspace.generate_from(template)
     other = workspace.generate_from(_of(Attribute.DERIVE, EXTRACTABLE=True))
     try:
@@ -275,7 +267,7 @@ def _unwraps_to_the_open(workspace: TokenWorkspace, template: templates.Template
 def _copies(workspace: TokenWorkspace, template: templates.Template) -> None:
     key = workspace.generate_from(template)
     with _must_be_refused():
-        key.copy({Attribute.LABEL: "copy"})
+        workspace.copy_of(key)
 
 
 def _modifies(key: SecretKeyObject) -> None:

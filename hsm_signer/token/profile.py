@@ -95,6 +95,8 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Why this token cannot hold such a credential, in words; None if it can."""
         if self.key_wrap is None:
             return "the token has no AES Key Wrap (RFC 3394)"
+        if self.sealing is None:
+            return "the token has no HMAC-SHA-256 under a wrapped secret, by which private keys are sealed"
         if self.private_wrap is None:
             return "the token cannot wrap private keys with integrity"
         if why := self.keys.get(key.value, "the token has no such key type"):
@@ -103,8 +105,6 @@ class TokenProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return "the token has no ECDH, by which a card is personalised"
         if self.cbc_encrypt_data is None:
             return "the token has no AES_CBC_ENCRYPT_DATA, by which a card is personalised"
-        if self.sealing is None:
-            return "the token has no HMAC-SHA-256 under a wrapped secret, by which private keys are sealed"
         if scheme is Scheme.BASIC and not self.create_object:
             return "the token takes no keys by C_CreateObject, as scheme basic needs it"
         if scheme is Scheme.PIN:

@@ -44,7 +44,7 @@ _KEK_USES: Final = {
     KekUse.COMPARE: (Attribute.SIGN, "cmac"),
     KekUse.ROLL: (Attribute.DERIVE, "xor_base_and_data"),
 }
-"""One usage and one mechanism (a field of the profile) for each."""
+"""One usage and one mechanism (a field of the profile) for each key that is used as it comes out of Q."""
 SEAL_PREFIX: Final = b"hsm-signer/2/seal"
 
 
@@ -68,14 +68,17 @@ class TokenWorkspace(Primitives):
     """Key operations by the protocol's names; the keys live as long as the ``with``."""
 
     _opens: bytes | None = None
-    """Y that goes into W(K) where SK is unwrapped; None for a record of sealing 1, where W(K) = K."""
+    """Y of the W(K) that unwraps SK; None for a record of sealing 1, where W(K) = K."""
     _wraps: bytes | None = None
-    """Y that goes into W(K) where SK is wrapped; None until there is one: nothing is wrapped at sealing 1."""
+    """Y of the W(K) that wraps SK; None until there is an S: before that SK is not even opened."""
 
     # --- sealing ---------------------------------------------------------------------------------------
 
     def open_seal(self, wrapped: WrappedKey, credential_id: CredentialId) -> None:
-        """S from KW_MK(S), SIGN only: from now on this workspace opens and wraps SK with it."""
+        """S from KW_MK(S): SIGN only. From now on this workspace opens and wraps SK with it.
+
+        Raises TokenError where MK is not the one that wrapped it.
+        """
         s = self._unwrap_secret(
             self._mk(),
             wrapped,
@@ -86,7 +89,8 @@ class TokenWorkspace(Primitives):
         self._opens = self._wraps = self._sealing_input(s, credential_id)
 
     def new_seal(self, credential_id: CredentialId) -> WrappedKey:
-        """A fresh S, with which this workspace wraps SK from now on; KW_MK(S), 40 bytes."""
+        """KW_MK(S), 40 bytes, for a fresh S: SIGN only, extractable. From now on this workspace wraps SK
+        with it; what it opens is of sealing 1."""
         s = self._generate(Attribute.SIGN, self._number("sealing"), "S", KeyType.GENERIC_SECRET)
         self._wraps = self._sealing_input(s, credential_id)
         with token_call("wrapping S"):
@@ -94,9 +98,12 @@ class TokenWorkspace(Primitives):
 
     def sealed(self, kek: Key) -> Key:
         """W(K) = CBC_K(Y): WRAP only (docs/understand/protocol.md, section 3)."""
+        return self._sealed(kek, self._sealing(), Attribute.WRAP)
+
+    def _sealing(self) -> bytes:
         if self._wraps is None:
             raise AssertionError("no sealing secret: SK would hang on the card's key alone")
-        return self._sealed(kek, self._wraps, Attribute.WRAP)
+        return self._wraps
 
     def _sealed(self, kek: Key, y: bytes, usage: Attribute) -> Key:
         return self._combine(kek, Combine.CBC, y, self._derived(usage, self._sk_wrap()))
@@ -135,23 +142,28 @@ class TokenWorkspace(Primitives):
             return self._keep(SecretKeyObject(self._session.create_object(template).wrapper))
 
     def open_quantity(self, t: Key, q: Quantity, use: KekUse) -> Key:
-        """The 32-byte key inside Q_i (40 bytes), for one use. Raises AuthorisationMismatch (step 3).
+        """The 32-byte key K inside Q_i (40 bytes), for one use. Raises AuthorisationMismatch (step 3).
 
-        For wrapping and unwrapping SK it is W(K), and K only derives, but for a record of sealing 1.
+        To unwrap and to wrap SK it is W(K), and K itself only derives; but SK of a record of sealing 1 is
+        unwrapped by K.
         """
+        if use is KekUse.WRAP_SK:
+            return self.sealed(self._open(t, q, Attribute.DERIVE, "cbc_encrypt_data"))
+        if use is KekUse.UNWRAP_SK:
+            self._sealing()  # or a forgotten S would look like a wrong PIN, and count
+            if self._opens is not None:
+                kek = self._open(t, q, Attribute.DERIVE, "cbc_encrypt_data")
+                return self._sealed(kek, self._opens, Attribute.UNWRAP)
+        return self._open(t, q, *_KEK_USES[use])
+
+    def _open(self, t: Key, q: Quantity, usage: Attribute, allowed: str) -> Key:
+        """``allowed``: the field of the profile that names K's one mechanism."""
         mismatch = AuthorisationMismatch(
             "authorisation does not match this message and card",
             hint="the message, the algorithm or the card is not the one that was authorised",
         )
         if len(q) != KW_LENGTH:
             raise mismatch
-        if use is KekUse.WRAP_SK or (use is KekUse.UNWRAP_SK and self._opens is not None):
-            derives = self._unwrapped(Attribute.DERIVE, self._number("cbc_encrypt_data"))
-            kek = self._unwrap_secret(secret_of(t), q, derives, mismatch)
-            if use is KekUse.WRAP_SK:
-                return self.sealed(kek)
-            return self._sealed(kek, self._opens or b"", Attribute.UNWRAP)
-        usage, allowed = _KEK_USES[use]
         return self._unwrap_secret(secret_of(t), q, self._unwrapped(usage, self._number(allowed)), mismatch)
 
     def recompute_kowf(self, sk: Key, parameter: bytes) -> Key:
@@ -167,7 +179,7 @@ class TokenWorkspace(Primitives):
         return hmac.compare_digest(*macs)
 
     def roll_by_xor(self, v: Key, difference: bytes) -> Key:
-        """W(V_x+1) for V_x+1 = V_x XOR difference, which only derives (steps 891 to 893, combine 1)."""
+        """W(V_x+1): WRAP only. V_x+1 = V_x XOR difference: DERIVE only (steps 891 to 893, combine 1)."""
         derives = self._derived(Attribute.DERIVE, self._number("cbc_encrypt_data"))
         return self.sealed(self._combine(v, Combine.XOR, difference, derives))
 

@@ -22,9 +22,11 @@ from hsm_signer.types import (
     PinPolicy,
     ProtocolEnum,
     Scheme,
+    Sealing,
     Status,
+    SuspendedBy,
 )
-from tests.support.factories import make_entry, make_record
+from tests.support.factories import FORMAT_1, make_entry, make_record
 
 
 def u(bits: int) -> st.SearchStrategy[int]:
@@ -38,6 +40,8 @@ ENUMS: dict[str, type[ProtocolEnum]] = {
     "pin_policy": PinPolicy,
     "pin_check": PinCheck,
     "event": Event,
+    "sealing": Sealing,
+    "suspended_by": SuspendedBy,
 }
 OPTIONAL = {
     "parameter",
@@ -47,6 +51,9 @@ OPTIONAL = {
     "rn_next",
     "request_hash",
     "evidence_head",
+    "wrapped_seal",
+    "card_point",
+    "enrolment_proof",
     "d",
     "nonce",
     "h",
@@ -93,7 +100,14 @@ def filled(kind: type) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({field.name: values_of(field.name) for field in fields(kind)})
 
 
-records = filled(CredentialRecord).map(lambda found: CredentialRecord(**found))
+def record_of(found: dict[str, Any]) -> CredentialRecord:
+    """Format 1 has no place for what format 2 added; SecureEnvironment.check refuses one that says it."""
+    return CredentialRecord(**(found if found["format"] > 1 else found | FORMAT_1))
+
+
+records = filled(CredentialRecord).map(record_of) | filled(CredentialRecord).map(
+    lambda found: record_of(found | FORMAT_1)
+)
 entries = filled(EvidenceEntry).map(lambda found: EvidenceEntry(**found))
 
 
@@ -136,6 +150,9 @@ def test_every_field_of_an_entry_counts(name: str, data: st.DataObject) -> None:
         ({"x": None}, {"x": 0}),
         ({"rn": b"r", "rn_next": None}, {"rn": None, "rn_next": b"r"}),
         ({"wrapped_kcar": b"k", "parameter": None}, {"wrapped_kcar": None, "parameter": b"k"}),
+        ({"wrapped_seal": b"s", "card_point": None}, {"wrapped_seal": None, "card_point": b"s"}),
+        ({"card_point": b"p", "enrolment_proof": None}, {"card_point": None, "enrolment_proof": b"p"}),
+        ({"evidence_head": None, "wrapped_seal": b"h"}, {"evidence_head": b"h", "wrapped_seal": None}),
     ],
 )
 def test_nothing_slips_from_one_field_into_the_next(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -171,13 +188,15 @@ def test_a_number_that_does_not_fit_is_refused(n: int, width: int) -> None:
         number(n, width)
 
 
-def test_a_record_by_hand() -> None:
+@pytest.mark.parametrize("number_of_format", [1, 2])
+def test_a_record_by_hand(number_of_format: int) -> None:
     """Every field in the order of docs/understand/protocol.md, section 5, written down independently."""
-    record = make_record(parameter=None, x=None)
+    record = make_record(parameter=None, x=None, **(FORMAT_1 if number_of_format == 1 else {}))
+    since_format_2 = (b"\2", bytes(range(40, 80)), b"\4" + bytes(range(64)), record.enrolment_proof, b"\1")
     by_hand = b"hsm-signer/1/record" + b"".join(
         b"\xff\xff\xff\xff" if part is None else len(part).to_bytes(4, "big") + part
         for part in (
-            b"\0\1",
+            bytes([0, number_of_format]),
             b"mackeyid",
             bytes(7) + b"\1",
             bytes(15) + b"\1",
@@ -203,6 +222,7 @@ def test_a_record_by_hand() -> None:
             b"\0",
             record.request_hash,
             record.evidence_head,
+            *(since_format_2 if number_of_format == 2 else ()),
         )
     )
     assert record_bytes(record) == by_hand

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -34,9 +35,10 @@ from hsm_signer.types import (
     Quantity,
     RollingValue,
     Scheme,
+    Sealing,
     WrappedKey,
 )
-from tests.support.model import Forbidden, ModelPair, ModelServer, ModelWorkspace, combined
+from tests.support.model import GIVES_W, Forbidden, ModelPair, ModelServer, ModelWorkspace, combined
 from tests.support.scenes import flip, message
 
 BOTH = pytest.mark.parametrize("combine", [Combine.XOR, Combine.CBC], ids=["combine 1", "combine 2"])
@@ -57,6 +59,27 @@ def h_of(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
+def w_of(server: ModelServer, key: bytes) -> bytes:
+    """W(K) of docs/understand/protocol.md, section 3, for the credential's S, which is all that MK gives."""
+    record = server.record
+    assert record.wrapped_seal is not None
+    assert len(record.wrapped_seal) == 40
+    s = keywrap.aes_key_unwrap(server.master_key, record.wrapped_seal)
+    y = hmac.digest(s, b"hsm-signer/2/seal" + record.credential_id, "sha256")
+    return combined(Combine.CBC, key, y)
+
+
+def opens(key: bytes, server: ModelServer) -> bool:
+    """Whether this key opens wrap(SK) as the record has it now; if so, it gives the right SK."""
+    assert server.record.wrapped_sk is not None
+    try:
+        found = keywrap.aes_key_unwrap_with_padding(key, server.record.wrapped_sk)
+    except keywrap.InvalidUnwrap:
+        return False
+    assert found == server.pair.private.value
+    return True
+
+
 # --- scheme rolling ----------------------------------------------------------------------------------------
 
 
@@ -71,13 +94,12 @@ def test_every_wrapping_is_under_v_of_its_own_rolling_value(combine: Combine) ->
         assert record.x == number + 1
         assert record.rn is not None
         assert record.rn_next is not None
-        assert record.wrapped_sk is not None
         v = combined(combine, server.kek, record.rn)
-        assert keywrap.aes_key_unwrap_with_padding(v, record.wrapped_sk) == server.pair.private.value
+        assert opens(w_of(server, v), server)
+        assert not opens(v, server), "V alone, which the card gives, opens nothing"
         for others in seen:
-            with pytest.raises(keywrap.InvalidUnwrap):
-                keywrap.aes_key_unwrap_with_padding(others, record.wrapped_sk)
-        seen.add(v)
+            assert not opens(others, server)
+        seen.add(w_of(server, v))
 
         challenge = server.challenge()
         assert challenge == ((record.rn,) if combine is Combine.XOR else (record.rn, record.rn_next))
@@ -98,12 +120,16 @@ def test_steps_891_to_894() -> None:
     assert record.rn is not None
     assert record.rn_next is not None
     workspace = server.sign(h, *server.card().authorise(h, server.challenge()))
-    v, again, v_next = (
+    gives_w, rolls, w, w_next = (
         [key.value for key in workspace.made if key.use == use]
-        for use in ("unwrap SK", "become V_x+1 by XOR", "wrap SK")
+        for use in (GIVES_W, "become V_x+1 by XOR", "unwrap SK", "wrap SK")
     )
-    assert v == again == [combined(Combine.XOR, server.kek, record.rn)]
-    assert v_next == [combined(Combine.XOR, server.kek, record.rn_next)]
+    v = combined(Combine.XOR, server.kek, record.rn)
+    v_next = combined(Combine.XOR, server.kek, record.rn_next)
+    assert rolls == [v]
+    assert gives_w == [v, v_next]
+    assert w == [w_of(server, v)]
+    assert w_next == [w_of(server, v_next)]
 
 
 def test_a_leaked_v_of_combine_1_gives_kek1_away_and_one_of_combine_2_does_not() -> None:
@@ -151,6 +177,65 @@ def test_signs_again_and_again(scheme: Scheme, combine: Combine) -> None:
 
 
 @SCHEMES
+def test_sk_is_sealed_from_the_beginning(scheme: Scheme, combine: Combine) -> None:
+    """What the card gives opens nothing without S, and S nothing without the card's key."""
+    server = ModelServer(scheme, combine)
+    card, seals = server.card(), {server.record.wrapped_seal}
+    for number in range(3):
+        key = card.key(server.challenge(), 1)
+        assert opens(w_of(server, key), server)
+        assert not opens(key, server)
+        for other in (bytes(32), os.urandom(32), w_of(server, bytes(32)), combined(Combine.CBC, key, key)):
+            assert not opens(other, server)
+        server.sign(h_of(bytes([number])), *card.authorise(h_of(bytes([number])), server.challenge()))
+        seals.add(server.record.wrapped_seal)
+    assert len(seals) == 1, "S is the credential's for good"
+
+
+@SCHEMES
+def test_a_record_of_sealing_1_moves_at_its_next_signature(scheme: Scheme, combine: Combine) -> None:
+    """S is drawn once; SK, which elsewhere than in scheme rolling stays, is extractable that once; from then
+    on the card's key opens nothing by itself."""
+    server = ModelServer(scheme, combine)
+    server.as_older_versions_made_it()
+    card, h = server.card(), h_of(b"m")
+    old = server.record
+    assert (old.sealing, old.wrapped_seal) == (Sealing.CARD, None)
+    assert opens(card.key(server.challenge(), 1), server), "sealing 1: the card's key alone"
+
+    workspace = server.sign(h, *card.authorise(h, server.challenge()))
+
+    def extractable(made_by: ModelWorkspace, use: str) -> list[bool]:
+        return [key.extractable for key in made_by.made if key.use == use]
+
+    assert extractable(workspace, "seal") == [True]
+    assert extractable(workspace, "sk") == [True]
+    moved = server.record
+    assert (moved.sealing, moved.format) == (Sealing.TOKEN, 2)
+    assert moved.wrapped_sk != old.wrapped_sk
+    key = card.key(server.challenge(), 1)
+    assert opens(w_of(server, key), server)
+    assert not opens(key, server)
+
+    again = server.sign(h, *card.authorise(h, server.challenge()))
+    assert extractable(again, "seal") == [False], "opened, not drawn"
+    assert extractable(again, "sk") == [scheme is Scheme.ROLLING]
+    assert server.record.wrapped_seal == moved.wrapped_seal
+    assert (server.record.wrapped_sk == moved.wrapped_sk) == (scheme is not Scheme.ROLLING)
+
+
+@SCHEMES
+def test_a_wrong_key_moves_no_record(scheme: Scheme, combine: Combine) -> None:
+    server = ModelServer(scheme, combine)
+    server.as_older_versions_made_it()
+    record, h = server.record, h_of(b"m")
+    card = replace(server.card(), kek=os.urandom(32))
+    with pytest.raises(WrongKey):
+        server.sign(h, *card.authorise(h, server.challenge()))
+    assert server.record == record
+
+
+@SCHEMES
 def test_all_quantities_must_open_before_sk_is_touched(scheme: Scheme, combine: Combine) -> None:
     """Each bit of each byte of each Q, on the model: nothing opens, and SK stays wrapped."""
     server = ModelServer(scheme, combine)
@@ -163,6 +248,8 @@ def test_all_quantities_must_open_before_sk_is_touched(scheme: Scheme, combine: 
                 changed = list(quantities)
                 changed[index] = Quantity(flip(quantities[index], position, bit))
                 workspace = server.workspace()
+                assert record.wrapped_seal is not None
+                workspace.open_seal(record.wrapped_seal, record.credential_id)
                 with pytest.raises(AuthorisationMismatch):
                     server.steps.recover(workspace, record, server.positions(h, nonce), changed)
     assert server.record == record
@@ -383,6 +470,13 @@ def test_model_refuses_what_a_token_would() -> None:
     pair = ModelPair()
     with pytest.raises(Forbidden):
         workspace.wrap_sk(t, pair.private)
+    with pytest.raises(AssertionError, match="no sealing secret"):
+        workspace.sealed(workspace.new_key())
+    workspace.new_seal(CredentialId(bytes(16)))
+    with pytest.raises(Forbidden):
+        workspace.sealed(kcar)
+    with pytest.raises(Forbidden):
+        workspace.wrap_sk(workspace.new_key(), pair.private)
     with pytest.raises(Forbidden):
         workspace.transient(kcar, Combine.XOR, Digest(bytes(32)))
     with pytest.raises(Forbidden):

@@ -13,7 +13,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from msgspec.structs import replace
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import column as sql_column
+from sqlalchemy import create_engine, insert, inspect, select
+from sqlalchemy import table as sql_table
 
 from hsm_signer.core.canonical import entry_hash, record_bytes
 from hsm_signer.core.content import digest_list_hash
@@ -36,13 +38,24 @@ from hsm_signer.types import (
     RollingValue,
     Scheme,
     SealedRecord,
+    Sealing,
     SpkiDer,
     Status,
+    SuspendedBy,
     WrappedKey,
 )
 
 MAC_KEY = b"record MAC key of the tests"
 TIME = 1_700_000_000_000_000
+FORMAT_1: dict[str, Any] = {
+    "format": 1,
+    "sealing": Sealing.CARD,
+    "wrapped_seal": None,
+    "card_point": None,
+    "enrolment_proof": None,
+    "suspended_by": SuspendedBy.NOBODY,
+}
+"""What makes a record one of format 1, as older versions wrote it."""
 
 
 def sha(*parts: object) -> Digest:
@@ -84,7 +97,10 @@ def new_store(path: Path) -> str:
 
 
 def older_store(url: str, revision: str, like: Store) -> None:
-    """A store of an older version in an empty database, with the records and the evidence of ``like``."""
+    """A store of an older version in an empty database, with the records and the evidence of ``like``.
+
+    The records have to be of format 1: what an older version has no column for is left out.
+    """
     from alembic import command
     from alembic.config import Config
 
@@ -96,10 +112,13 @@ def older_store(url: str, revision: str, like: Store) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
         for table in (schema.credential, schema.evidence):
+            # PostgreSQL counts the numbers itself.
+            kept = {column["name"] for column in inspect(connection).get_columns(table.name)} - {"id"}
             for row in now.execute(select(table).order_by(*table.primary_key)):
-                # PostgreSQL counts the numbers itself.
-                values = {name: value for name, value in row._mapping.items() if name != "id"}
-                connection.execute(insert(table), values)
+                assert row._mapping.get("format", 1) == 1
+                values = {name: value for name, value in row._mapping.items() if name in kept}
+                columns = [sql_column(name) for name in values]
+                connection.execute(insert(sql_table(table.name, *columns)), values)
     engine.dispose()
 
 
@@ -110,7 +129,7 @@ def credential_id(number: int) -> CredentialId:
 def make_record(**changes: Any) -> CredentialRecord:
     """A record of scheme rolling with every field set."""
     record = CredentialRecord(
-        format=1,
+        format=2,
         mac_key_id=b"mackeyid",
         version=1,
         credential_id=credential_id(1),
@@ -136,6 +155,11 @@ def make_record(**changes: Any) -> CredentialRecord:
         assurance=0,
         request_hash=sha("request"),
         evidence_head=sha("head"),
+        sealing=Sealing.TOKEN,
+        wrapped_seal=WrappedKey(bytes(range(40, 80))),
+        card_point=b"\x04" + bytes(range(64)),
+        enrolment_proof=sha("proof"),
+        suspended_by=SuspendedBy.REGISTRAR,
     )
     return replace(record, **changes)
 
@@ -167,7 +191,8 @@ def make_entry(**changes: Any) -> EvidenceEntry:
 class Person:
     """One credential and its owner: writes it to a store the way signing and enrolment do."""
 
-    def __init__(self, number: int, owner: str | None = None) -> None:
+    def __init__(self, number: int, owner: str | None = None, **record: Any) -> None:
+        """``record``: fields that are not as :func:`make_record` has them."""
         self.id = credential_id(number)
         self.key = ec.generate_private_key(ec.SECP256R1())
         spki = self.key.public_key().public_bytes(
@@ -179,6 +204,7 @@ class Person:
             owner=owner or f"user{number}",
             spki=SpkiDer(spki),
             failures=0,
+            **record,
         )
 
     @property

@@ -101,18 +101,21 @@ class ModelWorkspace:
 
     def new_seal(self, credential_id: CredentialId) -> WrappedKey:
         """KW_MK(S) for a fresh S."""
-        s = self.random(32)
+        s = self._make(self.random(32), "seal", True).value
         self.wraps = hmac.digest(s, b"hsm-signer/2/seal" + credential_id, "sha256")
         return WrappedKey(keywrap.aes_key_wrap(self.master_key, s))
 
     def open_seal(self, wrapped: WrappedKey, credential_id: CredentialId) -> None:
         """Y from KW_MK(S)."""
-        s = keywrap.aes_key_unwrap(self.master_key, wrapped)
+        s = self._make(keywrap.aes_key_unwrap(self.master_key, wrapped), "seal").value
         self.opens = self.wraps = hmac.digest(s, b"hsm-signer/2/seal" + credential_id, "sha256")
 
     def sealed(self, kek: Key) -> Key:
-        assert self.wraps is not None
-        return self._make(combined(Combine.CBC, _value(kek, GIVES_W), self.wraps), KekUse.WRAP_SK.value)
+        return self._sealed(kek, self.wraps, KekUse.WRAP_SK)
+
+    def _sealed(self, kek: Key, y: bytes | None, use: KekUse) -> Key:
+        assert y is not None, "no sealing secret"
+        return self._make(combined(Combine.CBC, _value(kek, GIVES_W), y), use.value)
 
     # signing
 
@@ -133,8 +136,10 @@ class ModelWorkspace:
             raise AuthorisationMismatch("does not open") from error
         if use is KekUse.WRAP_SK:
             return self.sealed(self._make(value, GIVES_W))
-        if use is KekUse.UNWRAP_SK and self.opens is not None:
-            value = combined(Combine.CBC, value, self.opens)
+        if use is KekUse.UNWRAP_SK:
+            assert self.wraps is not None, "no sealing secret"
+            if self.opens is not None:
+                return self._sealed(self._make(value, GIVES_W), self.opens, use)
         return self._make(value, use.value)
 
     def unwrap_sk(self, kek: Key, wrapped: WrappedKey, *, extractable: bool) -> ModelKey:
