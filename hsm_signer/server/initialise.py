@@ -190,6 +190,7 @@ def _existing_token(wanted: NewInstallation) -> TokenUri:
 def _refuse_unfit(profile: TokenProfile) -> None:
     for lacking, what in (
         (profile.key_wrap, "AES Key Wrap (RFC 3394)"),
+        (profile.sealing, "HMAC-SHA-256 under a wrapped secret"),
         (profile.private_wrap, "integrity-protected wrapping of private keys"),
         (profile.cbc_encrypt_data, "AES_CBC_ENCRYPT_DATA"),
         (profile.ecdh, "ECDH1_DERIVE"),

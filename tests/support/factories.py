@@ -117,7 +117,7 @@ def older_store(url: str, revision: str, like: Store) -> None:
             for row in now.execute(select(table).order_by(*table.primary_key)):
                 assert row._mapping.get("format", 1) == 1
                 values = {name: value for name, value in row._mapping.items() if name in kept}
-                columns = [sql_column(name) for name in values]
+                columns: list[Any] = [sql_column(name) for name in values]
                 connection.execute(insert(sql_table(table.name, *columns)), values)
     engine.dispose()
 

@@ -151,6 +151,7 @@ FULL = TokenProfile(
     xor_base_and_data=4,
     ecdh=5,
     cmac=6,
+    sealing=7,
     oaep_hash="sha256",
     create_object=True,
     keys={each.value: "" for each in KeySpec},
@@ -172,6 +173,7 @@ def test_a_token_that_has_everything_has_no_obstacle() -> None:
         ("private_wrap", set(Scheme), set(KeySpec)),
         ("ecdh", set(Scheme), set(KeySpec)),
         ("cbc_encrypt_data", set(Scheme), set(KeySpec)),
+        ("sealing", set(Scheme), set(KeySpec)),
         ("create_object", {Scheme.BASIC}, set(KeySpec)),
         ("cmac", {Scheme.PIN}, set(KeySpec)),
         ("oaep_hash", {Scheme.PIN}, {KeySpec.RSA2048, KeySpec.RSA3072, KeySpec.RSA4096}),
@@ -190,7 +192,9 @@ def test_what_a_token_lacks_stands_in_the_way_of_what_needs_it(
 
 def test_obstacle_names_an_unknown_key_type() -> None:
     assert (
-        TokenProfile(identity="x", key_wrap=1, private_wrap=1).obstacle(Scheme.ROLLING, KeySpec.P256)
+        TokenProfile(identity="x", key_wrap=1, private_wrap=1, sealing=1).obstacle(
+            Scheme.ROLLING, KeySpec.P256
+        )
         == "the token has no such key type"
     )
 
@@ -204,6 +208,6 @@ def test_create_asks_the_profile_first(server: Server) -> None:
 
 def test_fit_for_use_or_not(tmp_path: Path) -> None:
     _refuse_unfit(FULL)
-    for lacking in ("key_wrap", "private_wrap", "cbc_encrypt_data", "ecdh"):
+    for lacking in ("key_wrap", "private_wrap", "cbc_encrypt_data", "ecdh", "sealing"):
         with pytest.raises(TokenUnsuitable, match="cannot be used"):
             _refuse_unfit(msgspec.structs.replace(FULL, **{lacking: None}))

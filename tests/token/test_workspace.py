@@ -26,6 +26,7 @@ from hsm_signer.errors import (
     TokenSessionLost,
     TokenUnavailable,
     TokenUnsuitable,
+    WrongKey,
 )
 from hsm_signer.schemes.key_operations import KekUse
 from hsm_signer.server.server import Server
@@ -42,6 +43,7 @@ from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
     Algorithm,
     Combine,
+    CredentialId,
     Digest,
     KeySpec,
     Quantity,
@@ -68,7 +70,7 @@ def test_signing_leaves_no_object_behind(home: Home, server: Server, name: str) 
     watched.sign(request)
     assert objects(server) == before
     assert during[2] == 2
-    expected = {Scheme.ROLLING: 6, Scheme.PIN: 6, Scheme.BASIC: 3}[person.scheme]
+    expected = {Scheme.ROLLING: 9, Scheme.PIN: 8, Scheme.BASIC: 5}[person.scheme]
     assert during[7] == 2 + expected
     assert during[8] == 2, "step 8: destroyed before anything is committed"
 
@@ -96,6 +98,8 @@ def test_an_exception_in_the_middle_leaves_no_object_behind(
 
 
 OPERATIONS = (
+    "open_seal",
+    "sealed",
     "unwrap_kcar",
     "transient",
     "public_transient",
@@ -164,6 +168,8 @@ def test_enrolment_that_fails_in_the_middle_leaves_no_object_behind(
     reached: list[str] = []
     for method in (
         "new_pair",
+        "new_seal",
+        "sealed",
         "new_kcar",
         "new_key",
         "new_kek1",
@@ -199,7 +205,7 @@ def test_enrolment_that_fails_in_the_middle_leaves_no_object_behind(
                         server.environment.random(1)
                     continue
             assert objects(server) == before
-    assert len(reached) >= 7
+    assert len(reached) >= 9
 
 
 @pytest.mark.parametrize(
@@ -264,9 +270,12 @@ def test_object_that_cannot_be_destroyed_withholds_the_signature(
 def test_a_key_does_only_what_it_is_for(server: Server) -> None:
     """The token refuses every other use of a session key, and every other mechanism of the same use."""
     environment = server.environment
-    workspace: TokenWorkspace = environment.session.workspace(environment.profile)
-    with workspace:
+    with environment._workspace() as workspace:
         pair = workspace.new_pair(KeySpec.P256, gives_kowf=False)
+        wrapped_s = workspace.new_seal(CredentialId(bytes(16)))
+        new_s: Any = workspace._made[-1]
+        workspace.open_seal(wrapped_s, CredentialId(bytes(16)))
+        s: Any = workspace._made[-1]
         kcar: Any = workspace.new_kcar(Combine.CBC)
         key: Any = workspace.new_key()
         t: Any = workspace.transient(kcar, Combine.CBC, Digest(bytes(32)))
@@ -274,7 +283,12 @@ def test_a_key_does_only_what_it_is_for(server: Server) -> None:
         wrapped_key = workspace.wrap_for_card(k_r, key)
         compared: Any = workspace.open_quantity(t, Quantity(wrapped_key), KekUse.COMPARE)
         unwraps: Any = workspace.open_quantity(t, Quantity(wrapped_key), KekUse.UNWRAP_SK)
-        wrapped_sk = workspace.wrap_sk(key, pair.private)
+        v: Any = workspace._made[-2]
+        wraps: Any = workspace.sealed(key)
+        wrapped_sk = workspace.wrap_sk(wraps, pair.private)
+        sk: Any = workspace.unwrap_sk(
+            unwraps, wrapped_sk, KeySpec.P256, Algorithm.ECDSA_SHA256, extractable=False, gives_kowf=False
+        )
 
         def unwrap(under: Any, wrapped: bytes, mechanism: Mechanism) -> Callable[[], object]:
             return lambda: under.unwrap_key(
@@ -285,7 +299,35 @@ def test_a_key_does_only_what_it_is_for(server: Server) -> None:
                 template={Attribute.SENSITIVE: True, Attribute.PRIVATE: True, Attribute.TOKEN: False},
             )
 
+        def unwrap_sk(under: Any) -> Callable[[], object]:
+            return lambda: workspace.unwrap_sk(
+                under, wrapped_sk, KeySpec.P256, Algorithm.ECDSA_SHA256, extractable=False, gives_kowf=False
+            )
+
+        def derive(base: Any) -> Callable[[], object]:
+            return lambda: workspace.derive_with(base, bytes(32), {Attribute.TOKEN: False})
+
         refused: dict[str, Callable[[], object]] = {
+            "S derives": derive(s),
+            "S wraps": lambda: s.wrap_key(pair.private, mechanism=Mechanism.AES_KEY_WRAP_PAD),
+            "S signs by another HMAC": lambda: s.sign(bytes(16), mechanism=Mechanism.SHA512_HMAC),
+            "S, once opened, is wrapped": lambda: k_r.wrap_key(s, mechanism=Mechanism.AES_KEY_WRAP),
+            "S is read": lambda: s[Attribute.VALUE],
+            "S is read when new": lambda: new_s[Attribute.VALUE],
+            "V_x unwraps SK": unwrap_sk(v),
+            "V_x wraps SK": lambda: v.wrap_key(pair.private, mechanism=Mechanism.AES_KEY_WRAP_PAD),
+            "V_x derives by ECB": lambda: v.derive_key(
+                KeyType.AES, 256, mechanism=Mechanism.AES_ECB_ENCRYPT_DATA, mechanism_param=bytes(32)
+            ),
+            "KEY wraps SK": lambda: key.wrap_key(pair.private, mechanism=Mechanism.AES_KEY_WRAP_PAD),
+            "KEY unwraps SK": unwrap_sk(key),
+            "W(V_x) derives": derive(unwraps),
+            "W(V_x+1) derives": derive(wraps),
+            "W(V_x+1) unwraps SK": unwrap_sk(wraps),
+            "W(V_x+1) wraps by KW": lambda: wraps.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP),
+            "W(V_x+1) is wrapped": lambda: k_r.wrap_key(wraps, mechanism=Mechanism.AES_KEY_WRAP),
+            "W(V_x+1) is read": lambda: wraps[Attribute.VALUE],
+            "SK, once opened, is wrapped": lambda: workspace.wrap_sk(wraps, sk),
             "T signs": lambda: t.sign(bytes(16), mechanism=Mechanism.AES_CMAC),
             "T wraps": lambda: t.wrap_key(kcar, mechanism=Mechanism.AES_KEY_WRAP),
             "T derives": lambda: t.derive_key(
@@ -298,15 +340,17 @@ def test_a_key_does_only_what_it_is_for(server: Server) -> None:
             "KCAR derives by ECB": lambda: kcar.derive_key(
                 KeyType.AES, 256, mechanism=Mechanism.AES_ECB_ENCRYPT_DATA, mechanism_param=bytes(32)
             ),
-            "V_x wraps": lambda: unwraps.wrap_key(pair.private, mechanism=Mechanism.AES_KEY_WRAP_PAD),
-            "V_x unwraps by KW": unwrap(unwraps, wrapped_key, Mechanism.AES_KEY_WRAP),
-            "V_x signs": lambda: unwraps.sign(bytes(16), mechanism=Mechanism.AES_CMAC),
+            "W(V_x) wraps": lambda: unwraps.wrap_key(pair.private, mechanism=Mechanism.AES_KEY_WRAP_PAD),
+            "W(V_x) unwraps by KW": unwrap(unwraps, wrapped_key, Mechanism.AES_KEY_WRAP),
+            "W(V_x) signs": lambda: unwraps.sign(bytes(16), mechanism=Mechanism.AES_CMAC),
             "KOWF compared unwraps": unwrap(compared, bytes(wrapped_sk), Mechanism.AES_KEY_WRAP_PAD),
             "K_r unwraps": unwrap(k_r, wrapped_key, Mechanism.AES_KEY_WRAP),
             "T is wrapped": lambda: k_r.wrap_key(t, mechanism=Mechanism.AES_KEY_WRAP),
-            "V_x is wrapped": lambda: k_r.wrap_key(unwraps, mechanism=Mechanism.AES_KEY_WRAP),
+            "V_x is wrapped": lambda: k_r.wrap_key(v, mechanism=Mechanism.AES_KEY_WRAP),
+            "W(V_x) is wrapped": lambda: k_r.wrap_key(unwraps, mechanism=Mechanism.AES_KEY_WRAP),
             "T is copied": lambda: t.copy({Attribute.EXTRACTABLE: False}),
-            "V_x is read": lambda: unwraps[Attribute.VALUE],
+            "V_x is read": lambda: v[Attribute.VALUE],
+            "W(V_x) is read": lambda: unwraps[Attribute.VALUE],
             "KEY is read": lambda: key[Attribute.VALUE],
             "SK is read": lambda: pair.private[Attribute.VALUE],
         }
@@ -314,10 +358,20 @@ def test_a_key_does_only_what_it_is_for(server: Server) -> None:
         for what, attempt in refused.items():
             try:
                 attempt()
-            except (p11.PKCS11Error, NotImplementedError):
+            except (p11.PKCS11Error, NotImplementedError, TokenUnsuitable):
                 continue
             pytest.fail(f"{what}: the token lets it")
+        living = {"S": s, "new S": new_s, "T": t, "V_x": v, "W(V_x)": unwraps, "W(V_x+1)": wraps, "SK": sk}
+        living |= {"KCAR": kcar, "KEY": key, "new SK": pair.private, "PK": pair.public}
+        for what, any_key in living.items():
+            for attribute in (Attribute.DECRYPT, Attribute.LABEL, Attribute.EXTRACTABLE):
+                with pytest.raises(p11.PKCS11Error):
+                    any_key[attribute] = what if attribute == Attribute.LABEL else True
         assert {each.handle for each in environment.session.pkcs11.get_objects()} == before
+
+
+CLOSED = {"TOKEN": False, "COPYABLE": False, "MODIFIABLE": False}
+"""Of every session object, public ones included."""
 
 
 def test_attributes_that_living_keys_have(home: Home, server: Server) -> None:
@@ -330,22 +384,22 @@ def test_attributes_that_living_keys_have(home: Home, server: Server) -> None:
         if step != 7:
             return
         for each in session.get_objects():
-            names = ("TOKEN", "PRIVATE", "SENSITIVE", "EXTRACTABLE", "COPYABLE")
+            names = ("TOKEN", "PRIVATE", "SENSITIVE", "EXTRACTABLE", "COPYABLE", "MODIFIABLE")
             seen[each.handle] = {name: each[Attribute[name]] for name in names}
 
     for name in ("alice", "paula", "basil"):
         seen.clear()
         dataclasses.replace(server, observe=observe).sign(authorise(server, home[name]))
         session_keys = {handle: found for handle, found in seen.items() if handle not in token_keys}
-        assert len(session_keys) == (3 if name == "basil" else 6)
+        assert len(session_keys) == {"alice": 9, "paula": 8, "basil": 5}[name]
         extractable = [found.pop("EXTRACTABLE") for found in session_keys.values()]
         assert extractable.count(True) == (1 if name == "alice" else 0), "SK in scheme rolling alone"
         for found in session_keys.values():
-            assert found == {"TOKEN": False, "PRIVATE": True, "SENSITIVE": True, "COPYABLE": False}
+            assert found == CLOSED | {"PRIVATE": True, "SENSITIVE": True}
         for handle in token_keys:
             assert seen[handle]["TOKEN"] is True
             assert (seen[handle]["EXTRACTABLE"], seen[handle]["SENSITIVE"]) == (False, True)
-            assert seen[handle]["COPYABLE"] is False
+            assert (seen[handle]["COPYABLE"], seen[handle]["MODIFIABLE"]) == (False, False)
 
 
 @pytest.mark.parametrize("scheme", list(Scheme))
@@ -365,7 +419,7 @@ def test_attributes_that_living_keys_have_at_enrolment(
         for each in session.get_objects():
             if each.handle in token_keys:
                 continue
-            names = ["TOKEN", "PRIVATE", "COPYABLE"]
+            names = ["TOKEN", "PRIVATE", "COPYABLE", "MODIFIABLE"]
             if each.handle not in public:
                 names += ["SENSITIVE", "EXTRACTABLE"]
             seen.append({name: each[Attribute[name]] for name in names})
@@ -375,16 +429,16 @@ def test_attributes_that_living_keys_have_at_enrolment(
     server.environment.create(wanted(scheme, key=key))
     private = [each for each in seen if "SENSITIVE" in each]
     public = [each for each in seen if "SENSITIVE" not in each]
-    # SK; KCAR, KEK1 or KOWF and the random bytes of P, or KEY.
-    leaving = {Scheme.BASIC: 2, Scheme.ROLLING: 3, Scheme.PIN: 3 if key is KeySpec.P256 else 4}[scheme]
+    # SK and S; KCAR, KEK1 or KOWF and the random bytes of P, or KEY.
+    leaving = {Scheme.BASIC: 3, Scheme.ROLLING: 4, Scheme.PIN: 4 if key is KeySpec.P256 else 5}[scheme]
     assert [each.pop("EXTRACTABLE") for each in private].count(True) == leaving
     assert len(private) > leaving
     for each in private:
-        assert each == {"TOKEN": False, "PRIVATE": True, "SENSITIVE": True, "COPYABLE": False}
+        assert each == CLOSED | {"PRIVATE": True, "SENSITIVE": True}
     # PK, the token's point and with an EC key P.
     assert len(public) == (3 if scheme is Scheme.PIN and key is KeySpec.P256 else 2)
     for each in public:
-        assert each == {"TOKEN": False, "PRIVATE": False, "COPYABLE": False}
+        assert each == CLOSED | {"PRIVATE": False}
 
 
 def test_master_key_gives_out_nothing_readable(home: Home, server: Server) -> None:
@@ -430,9 +484,13 @@ def test_quantities_of_wrong_length_do_not_reach_the_token(server: Server) -> No
     environment = server.environment
     with environment.session.workspace(environment.profile) as workspace:
         t = workspace.public_transient(Digest(bytes(32)))
-        for length in (0, 24, 39, 41, 48):
-            with pytest.raises(AuthorisationMismatch):
-                workspace.open_quantity(t, Quantity(bytes(length)), KekUse.UNWRAP_SK)
+        workspace._wraps = bytes(32)
+        for y in (None, bytes(32)):
+            workspace._opens = y
+            for length in (0, 24, 39, 41, 48):
+                for use in (KekUse.UNWRAP_SK, KekUse.WRAP_SK, KekUse.COMPARE):
+                    with pytest.raises(AuthorisationMismatch):
+                        workspace.open_quantity(t, Quantity(bytes(length)), use)
 
 
 def test_keys_of_the_wrong_kind_are_our_own_mistake(server: Server) -> None:
@@ -446,6 +504,60 @@ def test_keys_of_the_wrong_kind_are_our_own_mistake(server: Server) -> None:
             workspace.sign(key, KeySpec.P256, Algorithm.ECDSA_SHA256, bytes(32))
         with pytest.raises(AssertionError):
             workspace.unwrap_kcar(WrappedKey(bytes(40)), Combine.CBC)
+
+
+def test_without_a_sealing_secret_sk_is_neither_opened_nor_wrapped(server: Server) -> None:
+    """It would look like a wrong PIN, or hang on the card's key alone."""
+    with server.environment._workspace() as workspace:
+        key = workspace.new_key()
+        kcar = workspace.new_kcar(Combine.CBC)
+        t = workspace.transient(kcar, Combine.CBC, Digest(bytes(32)))
+        q = Quantity(workspace.wrap_for_card(workspace.personalisation_key(kcar, Digest(bytes(32))), key))
+        attempts: tuple[Callable[[], object], ...] = (
+            lambda: workspace.sealed(key),
+            lambda: workspace.open_quantity(t, q, KekUse.UNWRAP_SK),
+            lambda: workspace.open_quantity(t, q, KekUse.WRAP_SK),
+        )
+        for attempt in attempts:
+            with pytest.raises(AssertionError, match="no sealing secret"):
+                attempt()
+        workspace.new_seal(CredentialId(bytes(16)))
+        workspace.open_quantity(t, q, KekUse.UNWRAP_SK)
+        workspace.open_quantity(t, q, KekUse.WRAP_SK)
+
+
+def test_what_w_hangs_on(server: Server) -> None:
+    """S, the credential id and K: another one of any of them, and SK does not open."""
+    spec, algorithm = KeySpec.P256, Algorithm.ECDSA_SHA256
+    one, other = CredentialId(bytes(16)), CredentialId(bytes(15) + b"\1")
+    with server.environment._workspace() as workspace:
+        pair = workspace.new_pair(spec, gives_kowf=False)
+        seal, another_seal = workspace.new_seal(one), workspace.new_seal(one)
+        assert len(seal) == len(another_seal) == 40
+        kcar = workspace.new_kcar(Combine.CBC)
+        t = workspace.transient(kcar, Combine.CBC, Digest(bytes(32)))
+        k_r = workspace.personalisation_key(kcar, Digest(bytes(32)))
+        key, another_key = workspace.new_key(), workspace.new_key()
+        q, another_q = (Quantity(workspace.wrap_for_card(k_r, each)) for each in (key, another_key))
+        workspace.open_seal(seal, one)
+        wrapped = workspace.wrap_sk(workspace.sealed(key), pair.private)
+
+        def opens(seal: WrappedKey, credential_id: CredentialId, q: Quantity) -> bool:
+            workspace.open_seal(seal, credential_id)
+            w = workspace.open_quantity(t, q, KekUse.UNWRAP_SK)
+            try:
+                workspace.unwrap_sk(w, wrapped, spec, algorithm, extractable=False, gives_kowf=False)
+            except WrongKey:
+                return False
+            return True
+
+        assert opens(seal, one, q)
+        assert not opens(another_seal, one, q)
+        assert not opens(seal, other, q)
+        assert not opens(seal, one, another_q)
+        assert opens(seal, one, q)
+        with pytest.raises(TokenError, match="KW_MK"):
+            workspace.open_seal(WrappedKey(bytes(40)), one)
 
 
 # --- what SoftHSM lacks, over a recording stand-in ----------------------------------------------------------
@@ -542,8 +654,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInToken:
     return StandInToken([], [])
 
 
-def opened(profile: TokenProfile = EVERYTHING) -> TokenWorkspace:
-    return TokenWorkspace(None, profile, Templates(profile, AttributeMapper()), master_key=None)
+Y = b"s" * 64
+"""What the stand-in signs: with it as Y the calls can be told."""
+
+
+def opened(profile: TokenProfile = EVERYTHING, *, seal: bytes | None = None) -> TokenWorkspace:
+    """``seal``: Y, as though S had been opened."""
+    workspace = TokenWorkspace(None, profile, Templates(profile, AttributeMapper()), master_key=None)
+    workspace._opens = workspace._wraps = seal
+    return workspace
 
 
 def packed(*numbers: int) -> bytes:
@@ -567,18 +686,20 @@ def secret_template(usage: str, allowed: int, *, length: bool) -> dict[str, byte
         **{each: bytes([each == usage]) for each in usages},
         "ALLOWED_MECHANISMS": packed(allowed),
         **({"VALUE_LEN": packed(32)} if length else {}),
+        "MODIFIABLE": b"\0",
     }
 
 
 def test_rolling_by_xor(stand_in: StandInToken) -> None:
-    """Steps 891 to 893, combine 1: V_x comes out of Q once to DERIVE by XOR only, and V_x+1 wraps only."""
+    """Steps 891 to 893, combine 1: V_x comes out of Q once to DERIVE by XOR only, V_x+1 derives by CBC only,
+    and W(V_x+1) wraps only."""
     difference = bytes(range(32))
-    with opened() as workspace:
+    with opened(seal=Y) as workspace:
         t = stand_in.key(StandInSecretKey, "T")
         v = workspace.open_quantity(t, Quantity(bytes(40)), KekUse.ROLL)
-        v_next = workspace.roll_by_xor(v, difference)
-        workspace.wrap_sk(v_next, stand_in.key(StandInPrivateKey, "SK"))
-    opening, rolling, wrapping = stand_in.asked
+        w_next = workspace.roll_by_xor(v, difference)
+        workspace.wrap_sk(w_next, stand_in.key(StandInPrivateKey, "SK"))
+    opening, rolling, sealing, wrapping = stand_in.asked
     assert (opening.of, opening.method, opening.mechanism) == ("T", "unwrap", 0x2109)
     assert opening.given == (ObjectClass.SECRET_KEY, KeyType.AES, bytes(40))
     assert opening.template == secret_template("DERIVE", 0x364, length=False)
@@ -586,10 +707,58 @@ def test_rolling_by_xor(stand_in: StandInToken) -> None:
     assert (rolling.of, rolling.method, rolling.mechanism) == ("unwrapped 1", "derive", 0x364)
     assert rolling.given == (KeyType.AES, 256)
     assert rolling.parameter == difference, "what CK_KEY_DERIVATION_STRING_DATA points to"
-    assert rolling.template == secret_template("WRAP", VENDOR_WRAP, length=True)
+    assert rolling.template == secret_template("DERIVE", 0x1105, length=True)
 
-    assert (wrapping.of, wrapping.method, wrapping.mechanism) == ("derived 2", "wrap", VENDOR_WRAP)
-    assert stand_in.destroyed == ["derived 2", "unwrapped 1"]
+    assert (sealing.of, sealing.method, sealing.mechanism) == ("derived 2", "derive", 0x1105)
+    assert sealing.given == (KeyType.AES, 256)
+    assert sealing.parameter == (bytes(16), Y)
+    assert sealing.template == secret_template("WRAP", VENDOR_WRAP, length=True)
+
+    assert (wrapping.of, wrapping.method, wrapping.mechanism) == ("derived 3", "wrap", VENDOR_WRAP)
+    assert stand_in.destroyed == ["derived 3", "derived 2", "unwrapped 1"]
+
+
+@pytest.mark.parametrize("use", [KekUse.UNWRAP_SK, KekUse.WRAP_SK])
+def test_what_opens_and_wraps_sk_at_sealing_2(stand_in: StandInToken, use: KekUse) -> None:
+    """K comes out of Q to DERIVE only, and W(K) = CBC_K(Y) does one of the two."""
+    with opened(seal=Y) as workspace:
+        workspace.open_quantity(stand_in.key(StandInSecretKey, "T"), Quantity(bytes(40)), use)
+    opening, sealing = stand_in.asked
+    assert (opening.of, opening.method, opening.mechanism) == ("T", "unwrap", 0x2109)
+    assert opening.template == secret_template("DERIVE", 0x1105, length=False)
+    assert (sealing.of, sealing.method, sealing.mechanism) == ("unwrapped 1", "derive", 0x1105)
+    assert sealing.parameter == (bytes(16), Y)
+    usage = "UNWRAP" if use is KekUse.UNWRAP_SK else "WRAP"
+    assert sealing.template == secret_template(usage, VENDOR_WRAP, length=True)
+    assert [*opening.template][-1] == [*sealing.template][-1] == "MODIFIABLE", "nothing is taken after it"
+
+
+def test_what_opens_sk_at_sealing_1(stand_in: StandInToken) -> None:
+    """K itself; what wraps it again is W(K) all the same."""
+    with opened() as workspace:
+        workspace._wraps = Y
+        workspace.open_quantity(stand_in.key(StandInSecretKey, "T"), Quantity(bytes(40)), KekUse.UNWRAP_SK)
+    (opening,) = stand_in.asked
+    assert (opening.of, opening.method, opening.mechanism) == ("T", "unwrap", 0x2109)
+    assert opening.template == secret_template("UNWRAP", VENDOR_WRAP, length=False)
+
+
+def test_s(stand_in: StandInToken) -> None:
+    """A generic secret that signs by HMAC-SHA-256 over the prefix and the credential id."""
+    credential_id = CredentialId(bytes(range(16)))
+    profile = msgspec.structs.replace(EVERYTHING, sealing=0x251)
+    mk = stand_in.key(StandInSecretKey, "MK")
+    workspace = TokenWorkspace(None, profile, Templates(profile, AttributeMapper()), master_key=mk)
+    with workspace:
+        workspace.open_seal(WrappedKey(bytes(40)), credential_id)
+        assert workspace._opens == workspace._wraps == b"s" * 64
+    opening, signing = stand_in.asked
+    assert (opening.of, opening.method, opening.mechanism) == ("MK", "unwrap", 0x2109)
+    assert opening.given == (ObjectClass.SECRET_KEY, KeyType.GENERIC_SECRET, bytes(40))
+    wanted = secret_template("SIGN", 0x251, length=False) | {"KEY_TYPE": packed(0x10)}
+    assert opening.template == wanted
+    assert (signing.of, signing.method, signing.mechanism) == ("unwrapped 1", "sign", 0x251)
+    assert signing.given == (b"hsm-signer/2/seal" + credential_id,)
 
 
 def test_transient_and_variant_by_xor(stand_in: StandInToken) -> None:
@@ -603,7 +772,7 @@ def test_transient_and_variant_by_xor(stand_in: StandInToken) -> None:
     assert (transient.mechanism, transient.parameter) == (0x364, d)
     assert transient.template == secret_template("UNWRAP", 0x2109, length=True)
     assert (variant.mechanism, variant.parameter) == (0x364, rn)
-    assert variant.template == secret_template("WRAP", VENDOR_WRAP, length=True)
+    assert variant.template == secret_template("DERIVE", 0x1105, length=True)
 
 
 @pytest.mark.parametrize("extractable", [True, False])
@@ -639,6 +808,7 @@ def test_ed25519(stand_in: StandInToken, extractable: bool) -> None:
         "UNWRAP": b"\0",
         "DERIVE": b"\0",
         "ALLOWED_MECHANISMS": packed(0x1057),
+        "MODIFIABLE": b"\0",
     }
     assert (signing.method, signing.given, signing.mechanism) == ("sign", (b"the message",), 0x1057)
     assert signing.parameter is None
