@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import keywrap
 
+from card_applet_sim.constants import Combine
+from card_applet_sim.keys import combine
 from hsm_signer.token import probe
 from hsm_signer.types import KeySpec, Scheme
 from tests.support import needs, spy
@@ -27,22 +29,27 @@ from tests.support.spy import Call, Unseen, Value
 from tests.support.templates import (
     EPHEMERAL,
     FOR_BASIC_T,
+    IDENTITY,
     K_R,
     KCAR,
-    KEK,
+    KEK_OF_SEALING_1,
     KOWF_AGREED,
     KOWF_COMPARED,
     MASTER_KEY,
     NEW_DERIVING,
     NEW_KEY,
     NEW_KOWF_BY_RSA,
+    NEW_S,
     OAEP_SECRET,
     POINT,
     RECORD_KEY,
     SELF_TEST_V,
     SK_WRAP,
     V_1,
-    V_NEXT,
+    W_OPENS,
+    W_WRAPS,
+    K,
+    S,
     T,
     Template,
     Z,
@@ -57,6 +64,7 @@ PEOPLE = tuple(
     for scheme in (Scheme.ROLLING, Scheme.PIN, Scheme.BASIC)
     for key in (KeySpec.P256, KeySpec.RSA2048)
 )
+KEYS = ("p256", "rsa2048")
 EVERYBODY = pytest.mark.parametrize("name", [name for name, _, _ in PEOPLE])
 SIGNATURES = 2
 
@@ -128,7 +136,8 @@ def test_the_trace_is_a_trace(trace: Trace) -> None:
     assert counted["C_Login"] == counted["C_OpenSession"] == counted["C_CloseSession"] == 1
     assert counted["C_UnwrapKey"] > 50
     assert counted["C_DeriveKey"] > 40
-    numbers = [call.number for call in trace.init + trace.after_init]
+    (identity,) = trace.of("identity")
+    numbers = [call.number for call in trace.init + identity.calls + trace.after_init]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no call is missing"
 
 
@@ -155,14 +164,60 @@ READABLE = frozenset(
 )
 
 
+def asked_for(calls: Iterable[Call]) -> set[str]:
+    """Names of all attributes that C_GetAttributeValue is asked for."""
+    return {name for call in calls if call.name == "C_GetAttributeValue" for name in call.template}
+
+
 def test_no_secret_attribute_is_read(trace: Trace) -> None:
-    """Not CKA_VALUE, not a component of a private key, nor anything else that is not known to be harmless."""
-    asked: set[str] = set()
-    for call in trace.init + trace.after_init:
-        if call.name == "C_GetAttributeValue":
-            asked |= set(call.template)
-    assert asked
-    assert asked <= READABLE, asked - READABLE
+    """Not CKA_VALUE, not a component of a private key, nor anything else that is not known to be harmless.
+    At init the probe asks for one CKA_VALUE, and is refused."""
+    assert asked_for(trace.after_init)
+    assert asked_for(trace.after_init) <= READABLE, asked_for(trace.after_init) - READABLE
+    assert asked_for(trace.init) - READABLE == {"CKA_VALUE"}
+
+
+def on(handle: int, calls: Iterable[Call]) -> list[Call]:
+    """Calls that name this object, in order, the one that makes it first."""
+    return [
+        call
+        for call in calls
+        if handle in call.made
+        or handle in {int(value, 16) for name, value in call.given.items() if name in HANDLES}
+    ]
+
+
+def test_what_the_probe_must_not_get(trace: Trace) -> None:
+    """It asks for a value, copies a key and changes attributes to see that all this is refused, each with a
+    session key made for that one question; and wraps keys that must not leave, which is refused, too."""
+    forbidden = ("C_CopyObject", "C_SetAttributeValue")
+    attempts = [call for call in trace.init if call.name in forbidden or "CKA_VALUE" in call.template]
+    attempts = [call for call in attempts if call.name != "C_CreateObject"]
+    assert [call.name for call in attempts] == [
+        "C_GetAttributeValue",
+        "C_CopyObject",
+        "C_SetAttributeValue",
+        "C_SetAttributeValue",
+        "C_SetAttributeValue",
+    ]
+    for call in attempts:
+        assert not call.ok, call.number
+        made, *others = on(int(call.given["hObject"], 16), trace.init)
+        assert made.template["CKA_TOKEN"] is False
+        reading = [each for each in others if each.name == "C_GetAttributeValue" and each is not call]
+        assert set(asked_for(reading)) <= READABLE
+        assert [each.name for each in others if each not in reading] == [call.name, "C_DestroyObject"]
+    asking, copying, *changing = attempts
+    (made, *_) = on(int(asking.given["hObject"], 16), trace.init)
+    assert (made.template["CKA_SENSITIVE"], made.template["CKA_EXTRACTABLE"]) == (True, True)
+    (made, *_) = on(int(copying.given["hObject"], 16), trace.init)
+    assert made.template["CKA_COPYABLE"] == Unseen(1)
+    makers = [on(int(call.given["hObject"], 16), trace.init)[0] for call in changing]
+    assert [made.name for made in makers] == ["C_GenerateKey", "C_DeriveKey", "C_UnwrapKey"]
+    assert all(made.template["CKA_MODIFIABLE"] is False for made in makers)
+    # A key that must not leave, one that wraps what is not for it, one that wraps without being allowed to.
+    wraps = [call for call in trace.init if call.name == "C_WrapKey" and not call.ok]
+    assert len(wraps) >= 3
 
 
 def test_nothing_is_decrypted_copied_or_changed(trace: Trace) -> None:
@@ -197,9 +252,8 @@ def test_nothing_is_decrypted_copied_or_changed(trace: Trace) -> None:
         "C_Sign",
         "C_DestroyObject",
     }
-    everything = spy.counts(trace.init + trace.after_init)
-    assert not [name for name in everything if "Decrypt" in name or "CopyObject" in name]
-    assert "C_SetAttributeValue" not in everything
+    # Of these only what the probe must not get, see above.
+    assert not [name for name in spy.counts(trace.init) if "crypt" in name]
 
 
 def test_every_object_is_destroyed_before_its_session_closes(trace: Trace) -> None:
@@ -219,8 +273,8 @@ def test_every_object_is_destroyed_before_its_session_closes(trace: Trace) -> No
 
 @EVERYBODY
 def test_every_operation_destroys_what_it_made_itself(trace: Trace, name: str) -> None:
-    for what in (f"enrol {name}", f"sign {name}", f"batch {name}"):
-        for phase in trace.of(what):
+    for what in ("enrol", "sign", "batch", "move", "moved"):
+        for phase in trace.of(f"{what} {name}"):
             lives = spy.lives(phase.calls)
             assert lives.made == lives.destroyed > 0
             assert lives.left == ()
@@ -254,13 +308,17 @@ def test_only_scheme_basic_imports_and_only_its_public_d(trace: Trace) -> None:
     """C_CreateObject: the value is D_1, computed here once more from what was public anyway."""
     for phase in trace.phases:
         created = [call for call in phase.calls if call.name == "C_CreateObject"]
-        if not phase.what.startswith(("sign basic", "batch basic")):
-            allowed = ("init", "life", "enrol basic-p256", "enrol basic-rsa2048")
+        if not phase.what.startswith(("sign basic", "batch basic", "move basic", "moved basic")):
+            allowed = (
+                "init",
+                "life",
+                *(f"{what} basic-{key}" for what in ("enrol", "older") for key in KEYS),
+            )
             assert created == [] or phase.what in allowed
             continue
         (call,) = created
         facts = phase.facts
-        mode = 1 if phase.what.startswith("sign") else 2
+        mode = 2 if phase.what.startswith("batch") else 1
         algorithm = 0x0201 if phase.what.endswith("p256") else 0x0101
         d = hashlib.sha256(
             b"hsm-signer/1/authorise"
@@ -416,113 +474,186 @@ class Made:
     """What docs/understand/protocol.md calls what is made, PK before SK."""
 
 
+UNWRAP, DERIVE, KW_NAME, OAEP_NAME = "C_UnwrapKey", "C_DeriveKey", "CKM_AES_KEY_WRAP", "CKM_RSA_PKCS_OAEP"
+CBC_NAME, ECDH_NAME = "CKM_AES_CBC_ENCRYPT_DATA", "CKM_ECDH1_DERIVE"
+GENERATED_S = Made("C_GenerateKey", "CKM_GENERIC_SECRET_KEY_GEN", (NEW_S,), None, ("S",))
+
+
+def derived(template: Template, base: int, role: str) -> Made:
+    """By CBC."""
+    return Made(DERIVE, CBC_NAME, (template,), base, (role,))
+
+
+def unwrapped(template: Template, under: int | str, role: str, mechanism: str = KW_NAME) -> Made:
+    """By KW, if not by another mechanism."""
+    return Made(UNWRAP, mechanism, (template,), under, (role,))
+
+
 def expected_signature(scheme: Scheme, key: KeySpec) -> list[Made]:
-    """Steps 3 to 5: every key there is, in order."""
-    unwrap, derive = "C_UnwrapKey", "C_DeriveKey"
-    last: list[Made] = []
+    """Steps 3 to 5 at sealing 2: every key there is, in order."""
+    s = unwrapped(S, "MK", "S")
+    private = sk(scheme, key)
     if scheme is Scheme.BASIC:
         return [
+            s,
             Made("C_CreateObject", None, (FOR_BASIC_T,), None, ("T_1",)),
-            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 0, ("KEY",)),
-            Made(unwrap, SK_WRAP, (sk(scheme, key),), 1, ("SK",)),
+            unwrapped(K, 1, "KEY"),
+            derived(W_OPENS, 2, "W(KEY)"),
+            unwrapped(private, 3, "SK", SK_WRAP),
         ]
-    kcar = Made(unwrap, "CKM_AES_KEY_WRAP", (KCAR,), "MK", ("KCAR",))
-    t = Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (T,), 0, ("T",))
+    kcar, t = unwrapped(KCAR, "MK", "KCAR"), derived(T, 1, "T")
     if scheme is Scheme.ROLLING:
         return [
+            s,
             kcar,
             t,
             t,
-            Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1, ("V_x",)),
-            Made(unwrap, "CKM_AES_KEY_WRAP", (V_NEXT,), 2, ("V_x+1",)),
-            Made(unwrap, SK_WRAP, (sk(scheme, key),), 3, ("SK",)),
+            unwrapped(K, 2, "V_x"),
+            derived(W_OPENS, 4, "W(V_x)"),
+            unwrapped(K, 3, "V_x+1"),
+            derived(W_WRAPS, 6, "W(V_x+1)"),
+            unwrapped(private, 5, "SK", SK_WRAP),
         ]
-    if key is KeySpec.P256:
-        last = [Made(derive, "CKM_ECDH1_DERIVE", (KOWF_AGREED,), 4, ("KOWF computed",))]
-    else:
-        last = [Made(unwrap, "CKM_RSA_PKCS_OAEP", (KOWF_COMPARED,), 4, ("KOWF computed",))]
     return [
+        s,
         kcar,
         t,
-        Made(unwrap, "CKM_AES_KEY_WRAP", (KEK,), 1, ("KOWF",)),
-        Made(unwrap, "CKM_AES_KEY_WRAP", (KOWF_COMPARED,), 1, ("KOWF compared",)),
-        Made(unwrap, SK_WRAP, (sk(scheme, key),), 2, ("SK",)),
-        *last,
+        unwrapped(K, 2, "KOWF"),
+        derived(W_OPENS, 3, "W(KOWF)"),
+        unwrapped(KOWF_COMPARED, 2, "KOWF compared"),
+        unwrapped(private, 4, "SK", SK_WRAP),
+        kowf_computed(key, 6),
     ]
+
+
+def expected_move(scheme: Scheme, key: KeySpec) -> list[Made]:
+    """The same for the one signature that seals a record of sealing 1: SK opens under K itself, and leaves
+    under W(K)."""
+    private = sk(scheme, key, moves=True)
+    if scheme is Scheme.BASIC:
+        return [
+            GENERATED_S,
+            Made("C_CreateObject", None, (FOR_BASIC_T,), None, ("T_1",)),
+            unwrapped(KEK_OF_SEALING_1, 1, "KEY that opens"),
+            unwrapped(K, 1, "KEY"),
+            derived(W_WRAPS, 3, "W(KEY)"),
+            unwrapped(private, 2, "SK", SK_WRAP),
+        ]
+    kcar, t = unwrapped(KCAR, "MK", "KCAR"), derived(T, 1, "T")
+    if scheme is Scheme.ROLLING:
+        return [
+            GENERATED_S,
+            kcar,
+            t,
+            t,
+            unwrapped(KEK_OF_SEALING_1, 2, "V_x that opens"),
+            unwrapped(K, 3, "V_x+1"),
+            derived(W_WRAPS, 5, "W(V_x+1)"),
+            unwrapped(private, 4, "SK", SK_WRAP),
+        ]
+    return [
+        GENERATED_S,
+        kcar,
+        t,
+        unwrapped(KEK_OF_SEALING_1, 2, "KOWF that opens"),
+        unwrapped(KOWF_COMPARED, 2, "KOWF compared"),
+        unwrapped(K, 2, "KOWF"),
+        derived(W_WRAPS, 5, "W(KOWF)"),
+        unwrapped(private, 3, "SK", SK_WRAP),
+        kowf_computed(key, 7),
+    ]
+
+
+def kowf_computed(key: KeySpec, private: int) -> Made:
+    """KOWF(SK, P), to be compared."""
+    if key is KeySpec.P256:
+        return Made(DERIVE, ECDH_NAME, (KOWF_AGREED,), private, ("KOWF computed",))
+    return unwrapped(KOWF_COMPARED, private, "KOWF computed", OAEP_NAME)
 
 
 def expected_enrolment(scheme: Scheme, key: KeySpec) -> list[Made]:
     """Step 2 of section 7, and then the signature of the certificate request."""
-    generate, pair, derive = "C_GenerateKey", "C_GenerateKeyPair", "C_DeriveKey"
+    generate, pair = "C_GenerateKey", "C_GenerateKeyPair"
     rsa = key is not KeySpec.P256
     mechanism = "CKM_RSA_PKCS_KEY_PAIR_GEN" if rsa else "CKM_EC_KEY_PAIR_GEN"
     kcar = Made(generate, "CKM_AES_KEY_GEN", (NEW_DERIVING,), None, ("KCAR",))
-    made = [Made(pair, mechanism, (new_pk(scheme, key), new_sk(scheme, key)), None, ("PK", "SK"))]
+    made = [
+        Made(pair, mechanism, (new_pk(scheme, key), new_sk(scheme, key)), None, ("PK", "SK")),
+        GENERATED_S,
+    ]
     if scheme is Scheme.BASIC:
-        made.append(Made(generate, "CKM_AES_KEY_GEN", (NEW_KEY,), None, ("KEY",)))
+        made += [
+            Made(generate, "CKM_AES_KEY_GEN", (NEW_KEY,), None, ("KEY",)),
+            derived(W_WRAPS, 2, "W(KEY)"),
+        ]
     elif scheme is Scheme.ROLLING:
         made += [
             kcar,
             Made(generate, "CKM_AES_KEY_GEN", (NEW_DERIVING,), None, ("KEK1",)),
-            Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (V_1,), 2, ("V_1",)),
+            derived(V_1, 3, "V_1"),
+            derived(W_WRAPS, 4, "W(V_1)"),
         ]
     elif rsa:
         made += [
             kcar,
             Made(generate, "CKM_AES_KEY_GEN", (OAEP_SECRET,), None, ("random bytes of P",)),
-            Made("C_UnwrapKey", "CKM_RSA_PKCS_OAEP", (NEW_KOWF_BY_RSA,), 0, ("KOWF",)),
+            unwrapped(NEW_KOWF_BY_RSA, 0, "KOWF", OAEP_NAME),
+            derived(W_WRAPS, 4, "W(KOWF)"),
         ]
     else:
         made += [
             kcar,
             Made(pair, "CKM_EC_KEY_PAIR_GEN", POINT, None, ("P", "private half of P")),
-            Made(derive, "CKM_ECDH1_DERIVE", (NEW_KEY,), 0, ("KOWF",)),
+            Made(DERIVE, ECDH_NAME, (NEW_KEY,), 0, ("KOWF",)),
+            derived(W_WRAPS, 4, "W(KOWF)"),
         ]
     ephemeral = ("token point", "ephemeral private key")
     made.append(Made(pair, "CKM_EC_KEY_PAIR_GEN", EPHEMERAL, None, ephemeral))
-    made.append(Made(derive, "CKM_ECDH1_DERIVE", (Z,), len(made) - 1, ("Z",)))
+    made.append(Made(DERIVE, ECDH_NAME, (Z,), len(made) - 1, ("Z",)))
     z = len(made) - 1
-    for role in ("K_2",) if scheme is Scheme.BASIC else ("K_1", "K_2"):
-        made.append(Made(derive, "CKM_AES_CBC_ENCRYPT_DATA", (K_R,), z, (role,)))
-    return made
+    return [*made, *(derived(K_R, z, role) for role in ("K_1", "K_2")[scheme is Scheme.BASIC :])]
 
 
 def expected_self_test() -> list[Made]:
     """A credential made, the card's part, and its signature."""
     scheme, key = Scheme.ROLLING, KeySpec.P256
-    enrolment = expected_enrolment(scheme, key)[:4]
-    assert [each.role for each in enrolment] == [("PK", "SK"), ("KCAR",), ("KEK1",), ("V_1",)]
-    derive, cbc = "C_DeriveKey", "CKM_AES_CBC_ENCRYPT_DATA"
+    enrolment = expected_enrolment(scheme, key)[:6]
+    roles = [role for made in enrolment for role in made.role]
+    assert roles == ["PK", "SK", "S", "KCAR", "KEK1", "V_1", "W(V_1)"]
     card = [
-        each
+        made
         for i in (1, 2)
-        for each in (
-            Made(derive, cbc, (K_R,), 1, (f"card's T_{i}",)),
-            Made(derive, cbc, (SELF_TEST_V,), 2, (f"card's V_{i}",)),
-        )
+        for made in (derived(K_R, 2, f"card's T_{i}"), derived(SELF_TEST_V, 3, f"card's V_{i}"))
     ]
     return [*enrolment, *card]
 
 
 Wrap = tuple[str, str, str | None]
 """Under which key, which key, by which mechanism."""
-KW_NAME, OAEP_NAME = "CKM_AES_KEY_WRAP", "CKM_RSA_PKCS_OAEP"
+SEAL = ("MK", "S", KW_NAME)
+"""KW_MK(S)."""
 
 
 def expected_wraps_of_a_signature(scheme: Scheme) -> list[Wrap]:
     """Step 7 alone."""
-    return [("V_x+1", "SK", SK_WRAP)] if scheme is Scheme.ROLLING else []
+    return [("W(V_x+1)", "SK", SK_WRAP)] if scheme is Scheme.ROLLING else []
+
+
+def expected_wraps_of_a_move(scheme: Scheme) -> list[Wrap]:
+    """S once, and SK under W(K)."""
+    w = {Scheme.BASIC: "W(KEY)", Scheme.PIN: "W(KOWF)", Scheme.ROLLING: "W(V_x+1)"}[scheme]
+    return [SEAL, (w, "SK", SK_WRAP)]
 
 
 def expected_wraps_of_an_enrolment(scheme: Scheme, key: KeySpec) -> list[Wrap]:
     """Step 2 of section 7, in order: every key that leaves the token, and under what."""
     if scheme is Scheme.BASIC:
-        return [("KEY", "SK", SK_WRAP), ("K_2", "KEY", KW_NAME)]
+        return [SEAL, ("W(KEY)", "SK", SK_WRAP), ("K_2", "KEY", KW_NAME)]
     kcar = [("MK", "KCAR", KW_NAME), ("K_1", "KCAR", KW_NAME)]
     if scheme is Scheme.ROLLING:
-        return [("V_1", "SK", SK_WRAP), *kcar, ("K_2", "KEK1", KW_NAME)]
+        return [SEAL, ("W(V_1)", "SK", SK_WRAP), *kcar, ("K_2", "KEK1", KW_NAME)]
     parameter = [] if key is KeySpec.P256 else [("PK", "random bytes of P", OAEP_NAME)]
-    return [*parameter, ("KOWF", "SK", SK_WRAP), *kcar, ("K_2", "KOWF", KW_NAME)]
+    return [SEAL, *parameter, ("W(KOWF)", "SK", SK_WRAP), *kcar, ("K_2", "KOWF", KW_NAME)]
 
 
 def wraps(calls: list[Call], expected: list[Made], mk: int) -> list[Wrap]:
@@ -560,6 +691,7 @@ def check(calls: list[Call], expected: list[Made], mk: int) -> list[Call]:
             if call.name == "C_CreateObject":
                 del given["CKA_VALUE"]
             assert given == template, (where, differences(given, template))
+            assert [*given][-1] == "CKA_MODIFIABLE", f"{where}: SoftHSM takes nothing after it"
         under = call.given.get("hUnwrappingKey") or call.given.get("hBaseKey")
         if wanted.under is None:
             assert under is None, where
@@ -602,6 +734,86 @@ def test_keys_of_a_signature(trace: Trace, name: str, scheme: Scheme, key: KeySp
 
 
 @pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
+def test_keys_of_the_signature_that_moves_a_record(
+    trace: Trace, name: str, scheme: Scheme, key: KeySpec
+) -> None:
+    """From sealing 1 to 2; the signature after it is one like any other."""
+    mk = master_key(trace)
+    (move,), (moved,) = trace.of(f"move {name}"), trace.of(f"moved {name}")
+    assert check(move.calls, expected_move(scheme, key), mk) == []
+    assert wraps(move.calls, expected_move(scheme, key), mk) == expected_wraps_of_a_move(scheme)
+    assert check(moved.calls, expected_signature(scheme, key), mk) == []
+    wrapped = wraps(moved.calls, expected_signature(scheme, key), mk)
+    assert wrapped == expected_wraps_of_a_signature(scheme)
+
+
+@dataclass(frozen=True)
+class UseOfS:
+    """What a phase does with its S."""
+
+    functions: list[str]
+    """Called on it, in order; but for the attributes that python-pkcs11 reads of every new object."""
+    signed: set[tuple[str | None, bytes]]
+    """By which mechanism, and what."""
+    y: bytes
+    """What came out."""
+
+
+def use_of_s(calls: list[Call]) -> UseOfS:
+    """S is the one generic secret that a signature makes, by C_GenerateKey or C_UnwrapKey."""
+    (making,) = (call for call in calls if call.template.get("CKA_KEY_TYPE") == "CKK_GENERIC_SECRET")
+    (s,) = making.made
+    functions: list[str] = []
+    signed: set[tuple[str | None, bytes]] = set()
+    y, mechanism, signing = b"", None, False
+    for call in calls:
+        on_s = s in {int(value, 16) for name, value in call.given.items() if name in HANDLES}
+        if call.name == "C_SignInit":
+            signing, mechanism = on_s, call.mechanism
+        if call.name == "C_Sign" and signing:
+            signed.add((mechanism, call.buffers["pData"]))
+            # python-pkcs11 asks for the length first.
+            y = call.buffers.get("pSignature", y)
+            on_s = True
+        if on_s and call.name != "C_GetAttributeValue":
+            functions.append(call.name)
+    return UseOfS(functions, signed, y)
+
+
+HANDLES = {"hKey", "hObject", "hBaseKey", "hWrappingKey", "hUnwrappingKey"}
+
+
+@EVERYBODY
+def test_what_is_done_with_s(trace: Trace, name: str) -> None:
+    """It signs one thing, once in each signature, and is wrapped where it is new. What it signs makes Y."""
+    seen: dict[str, set[bytes]] = {}
+    for what in ("sign", "batch", "move", "moved"):
+        for phase in trace.of(f"{what} {name}"):
+            use = use_of_s(phase.calls)
+            wrapped = ["C_WrapKey", "C_WrapKey"] if what == "move" else []
+            assert use.functions == ["C_SignInit", "C_Sign", "C_Sign", *wrapped, "C_DestroyObject"]
+            credential_id = bytes.fromhex(phase.facts["credential_id"])
+            assert use.signed == {("CKM_SHA256_HMAC", b"hsm-signer/2/seal" + credential_id)}
+            assert len(use.y) == 32
+            seen.setdefault(what, set()).add(use.y)
+    assert len(seen["sign"]) == len(seen["move"]) == 1
+    assert seen["sign"] == seen["batch"] != seen["move"], "S is the credential's, until another one is drawn"
+    assert seen["move"] == seen["moved"]
+
+
+@EVERYBODY
+def test_no_w_crosses_the_interface(trace: Trace, name: str) -> None:
+    """Y does. W(K), for which it takes the card's key, does not, in no buffer of any call."""
+    seen = everything_seen(trace.init + trace.after_init)
+    for phase in (*trace.of(f"sign {name}"), *trace.of(f"moved {name}")):
+        y = use_of_s(phase.calls).y
+        assert found_in(y, seen)
+        secrets = secrets_of(phase)
+        for what in secrets.keys() & {"KEK", "V_x", "V_x+1"}:
+            assert not found_in(combine(Combine.CBC, secrets[what], y), seen), f"W({what})"
+
+
+@pytest.mark.parametrize(("name", "scheme", "key"), PEOPLE)
 def test_keys_of_an_enrolment(trace: Trace, name: str, scheme: Scheme, key: KeySpec) -> None:
     (phase,) = trace.of(f"enrol {name}")
     mk = master_key(trace)
@@ -629,7 +841,8 @@ def test_self_test_makes_and_wraps_what_an_enrolment_and_a_signature_do(trace: T
     assert check(signing, expected_signature(Scheme.ROLLING, KeySpec.P256), mk) == []
     made = expected_self_test() + expected_signature(Scheme.ROLLING, KeySpec.P256)
     assert wraps(phase.calls, made, mk) == [
-        ("V_1", "SK", SK_WRAP),
+        SEAL,
+        ("W(V_1)", "SK", SK_WRAP),
         ("MK", "KCAR", KW_NAME),
         ("card's T_1", "card's V_1", KW_NAME),
         ("card's T_2", "card's V_2", KW_NAME),
@@ -674,6 +887,25 @@ def test_token_keys(trace: Trace) -> None:
     assert record_key == RECORD_KEY | own
 
 
+def test_identity_key(trace: Trace) -> None:
+    """A pair of token objects, found again by label and id; of the private half nothing is read."""
+    (phase,) = trace.of("identity")
+    (call,) = [call for call in phase.calls if call.name in spy.MAKERS]
+    assert (call.name, call.mechanism, call.ok) == ("C_GenerateKeyPair", "CKM_EC_KEY_PAIR_GEN", True)
+    own = {"CKA_TOKEN": True, "CKA_LABEL": Unseen(19), "CKA_ID": bytes.fromhex(phase.facts["key_id"])}
+    public, private = (call.templates[name] for name in ("pPublicKeyTemplate", "pPrivateKeyTemplate"))
+    assert (public, private) == tuple(template | own for template in IDENTITY)
+    assert [*public][-1] == [*private][-1] == "CKA_MODIFIABLE"
+    asked = [call for call in phase.calls if call.name == "C_GetAttributeValue"]
+    assert asked_for(asked) <= READABLE
+    points = [call for call in asked if "CKA_EC_POINT" in call.template]
+    assert points
+    assert {int(each.given["hObject"], 16) for each in points} == {call.made[0]}, "the public half's"
+    point = next(each.answers["pTemplate"]["CKA_EC_POINT"] for each in reversed(points) if each.ok)
+    assert isinstance(point, bytes)
+    assert phase.facts["spki"].endswith(point[-65:].hex())
+
+
 def test_private_keys_are_never_named_in_public(trace: Trace) -> None:
     """No label and no id on session objects: nothing to find them by."""
     for call in trace.after_init:
@@ -706,5 +938,5 @@ def test_calls_per_signature(
     assert len(set(single)) == 1, "every signature costs the same"
     # One C_SignInit and two C_Sign (python-pkcs11 asks for the length first) for each further digest.
     assert batch == single[0] + 9 * 3
-    assert single[0] <= 40
+    assert single[0] <= (32 if name.startswith("basic") else 51)
     assert challenge == 3

@@ -31,8 +31,10 @@ from hsm_signer.server.installation import (
 )
 from hsm_signer.testing import Person, make_person
 from hsm_signer.token import softhsm
+from hsm_signer.token.session import TokenSession
 from hsm_signer.types import (
     Authorisation,
+    Content,
     CredentialRecord,
     Digest,
     EvidenceEntry,
@@ -43,6 +45,7 @@ from hsm_signer.types import (
 
 from . import spy
 from .needs import spy_module
+from .older import as_older_versions_made_it
 from .people import digests
 from .scenes import card_keys, chain, message
 
@@ -111,21 +114,33 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
             NewInstallation(home, module=spy_module(), token_label=LABEL, token_pin_file=folder / "pin"),
             no_prompt,
         )
+    installation = Installation.open(home)
+    with (
+        log.phase("identity") as identity,
+        TokenSession.open(installation.token_uri, PIN, read_write=True) as session,
+    ):
+        key_id = session.create_identity_key(installation.profile(session))
+        _, spki = session.find_identity(key_id)
+        identity |= {"key_id": key_id.hex(), "spki": spki.hex()}
     written: list[str] = []
     with log.phase("life") as life, Installation.open(home).server() as server:
         for name, scheme, key in people:
             with log.phase(f"enrol {name}"):
                 person = make_person(server, folder, name, scheme=scheme, key=key)
             credential_id = person.record(server).credential_id
-            contents = [message(b"traced")] * signatures + [digests(*(bytes([i]) for i in range(10)))]
-            for content in contents:
+            traced, batch = message(b"traced"), digests(*(bytes([i]) for i in range(10)))
+            contents: list[tuple[str, Content]] = [("sign", traced)] * signatures
+            contents += [("batch", batch), ("move", traced), ("moved", traced)]
+            for what, content in contents:
+                if what == "move":
+                    with log.phase(f"older {name}"):
+                        as_older_versions_made_it(server, person)
                 with log.phase(f"challenge {name}"):
                     challenge = server.challenge(credential_id)
                 with person.card() as card:
                     authorisation = authorise_content(
                         card, challenge, content, key.default_algorithm, person.pin
                     )
-                what = "sign" if content is contents[0] else "batch"
                 before = server.credential_by_id(credential_id)
                 with log.phase(f"{what} {name}") as facts:
                     server.sign(SigningRequest(authorisation, content))

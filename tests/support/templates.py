@@ -29,15 +29,20 @@ def session_object(kind: str, key_type: str) -> Template:
         "CKA_LABEL": b"",
         "CKA_ID": b"",
         "CKA_COPYABLE": Unseen(1),
+        "CKA_MODIFIABLE": False,
     }
 
 
 def secret(
-    *usages: str, allowed: tuple[int, ...], extractable: bool = False, length: bool = False
+    *usages: str,
+    allowed: tuple[int, ...],
+    extractable: bool = False,
+    length: bool = False,
+    key_type: str = "CKK_AES",
 ) -> Template:
     """A secret key. ``length``: CKA_VALUE_LEN is given, where the key is not unwrapped."""
     return {
-        **session_object("CKO_SECRET_KEY", "CKK_AES"),
+        **session_object("CKO_SECRET_KEY", key_type),
         "CKA_PRIVATE": True,
         "CKA_SENSITIVE": True,
         "CKA_EXTRACTABLE": extractable,
@@ -71,21 +76,30 @@ def public(key_type: str, *usages: str, **more: Value) -> Template:
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
 MASTER_KEY = secret("WRAP", "UNWRAP", allowed=(KW,), length=True)
-RECORD_KEY = secret("SIGN", "VERIFY", allowed=(HMAC,), length=True)
+RECORD_KEY = secret("SIGN", "VERIFY", allowed=(HMAC,), length=True, key_type="CKK_GENERIC_SECRET")
+S = secret("SIGN", allowed=(HMAC,), key_type="CKK_GENERIC_SECRET")
+NEW_S = secret("SIGN", allowed=(HMAC,), extractable=True, length=True, key_type="CKK_GENERIC_SECRET")
+"""At enrolment, and in the one signature that moves a record of sealing 1."""
 KCAR = secret("DERIVE", allowed=(CBC_DATA,))
 T = secret("UNWRAP", allowed=(KW,), length=True)
 FOR_BASIC_T = secret("UNWRAP", allowed=(KW,))
-KEK = secret("UNWRAP", allowed=(WRAP_PAD,))
-"""V_x, KEY, KOWF in signing."""
-V_NEXT = secret("WRAP", allowed=(WRAP_PAD,))
+K = secret("DERIVE", allowed=(CBC_DATA,))
+"""V_x, V_x+1, KEY, KOWF in signing: they give W(K) and do nothing else."""
+W_OPENS = secret("UNWRAP", allowed=(WRAP_PAD,), length=True)
+"""W(K) by which SK is opened."""
+W_WRAPS = secret("WRAP", allowed=(WRAP_PAD,), length=True)
+"""W(K) by which SK is wrapped."""
+KEK_OF_SEALING_1 = secret("UNWRAP", allowed=(WRAP_PAD,))
+"""V_x, KEY, KOWF where SK is still wrapped under them: for the one signature that moves the record."""
 KOWF_COMPARED = secret("SIGN", allowed=(CMAC,))
 KOWF_AGREED = secret("SIGN", allowed=(CMAC,), length=True)
 NEW_DERIVING = secret("DERIVE", allowed=(CBC_DATA,), extractable=True, length=True)
 """KCAR and KEK1 at enrolment."""
-NEW_KEY = secret("WRAP", allowed=(WRAP_PAD,), extractable=True, length=True)
-NEW_KOWF_BY_RSA = secret("WRAP", allowed=(WRAP_PAD,), extractable=True)
+NEW_KEY = NEW_DERIVING
+"""KEY, and KOWF by ECDH, at enrolment."""
+NEW_KOWF_BY_RSA = secret("DERIVE", allowed=(CBC_DATA,), extractable=True)
 """At enrolment in scheme pin, unwrapped from P."""
-V_1 = secret("WRAP", allowed=(WRAP_PAD,), length=True)
+V_1 = secret("DERIVE", allowed=(CBC_DATA,), length=True)
 Z = secret("DERIVE", allowed=(CBC_DATA,), length=True)
 K_R = secret("WRAP", allowed=(KW,), length=True)
 SELF_TEST_V = secret(allowed=(KW,), extractable=True, length=True)
@@ -94,14 +108,14 @@ OAEP_SECRET = secret(allowed=(KW,), extractable=True, length=True)
 """32 random bytes, encrypted once under PK; used for nothing."""
 
 
-def sk(scheme: Scheme, key: KeySpec) -> Template:
-    """SK while it signs."""
+def sk(scheme: Scheme, key: KeySpec, *, moves: bool = False) -> Template:
+    """SK while it signs; ``moves``: a record of sealing 1 is sealed by this signature."""
     gives_kowf = scheme is Scheme.PIN
     if key is KeySpec.P256:
         usages, allowed = ("SIGN", *(["DERIVE"] if gives_kowf else [])), (ECDSA, *[ECDH][:gives_kowf])
     else:
         usages, allowed = ("SIGN", *(["UNWRAP"] if gives_kowf else [])), (RSA_PKCS, *[OAEP][:gives_kowf])
-    return private(key_type(key), *usages, allowed=allowed, extractable=scheme is Scheme.ROLLING)
+    return private(key_type(key), *usages, allowed=allowed, extractable=moves or scheme is Scheme.ROLLING)
 
 
 def key_type(key: KeySpec) -> str:
@@ -128,6 +142,11 @@ def new_pk(scheme: Scheme, key: KeySpec) -> Template:
     return public("CKK_RSA", *usages, MODULUS_BITS=pack(2048), PUBLIC_EXPONENT=b"\x01\x00\x01")
 
 
+IDENTITY = (
+    public("CKK_EC", "VERIFY", EC_PARAMS=P256),
+    private("CKK_EC", "SIGN", allowed=(ECDSA,), extractable=False),
+)
+"""The identity key, a token object; label and id are its own."""
 EPHEMERAL = (
     public("CKK_EC", EC_PARAMS=P256),
     private("CKK_EC", "DERIVE", allowed=(ECDH,), extractable=False),
