@@ -447,7 +447,7 @@ def test_no_secret_of_the_card_is_kept(trace: Trace, name: str) -> None:
 
 
 def test_wrapped_keys_are_the_only_secrets_that_cross(trace: Trace) -> None:
-    """C_WrapKey gives bytes out: in signing SK under V_x+1 alone, and in scheme rolling alone."""
+    """C_WrapKey gives bytes out: in signing SK under W(V_x+1) alone, and in scheme rolling alone."""
     for name, scheme, _ in PEOPLE:
         for phase in trace.of(f"sign {name}"):
             wraps = [each for each in phase.calls if each.name == "C_WrapKey"]
