@@ -24,6 +24,7 @@ from sqlalchemy import select, update
 from hsm_signer.errors import RecordDamaged, RecordOutdated, WrongKey, WrongKeyBefore
 from hsm_signer.server.server import Server
 from hsm_signer.store import schema
+from hsm_signer.testing import PIN, Home, Person, make_person
 from hsm_signer.token.workspace import TokenWorkspace
 from hsm_signer.types import (
     Combine,
@@ -39,7 +40,6 @@ from hsm_signer.types import (
 from tests.support.enrolments import pending
 from tests.support.model import combined
 from tests.support.older import as_older_versions_made_it, write_as_format_1
-from tests.support.people import PIN, Home, Person, make_person
 from tests.support.scenes import (
     authorise,
     card_keys,

@@ -9,21 +9,19 @@ from pkcs11 import Attribute
 from hsm_signer.core import algorithms
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.content import measure
-from hsm_signer.evidence.chain import ChainPosition, next_entry
 from hsm_signer.schemes import steps_of
 from hsm_signer.schemes.authorise import d_of, position_digests
 from hsm_signer.schemes.key_operations import KekUse
 from hsm_signer.server.server import Server
+from hsm_signer.testing import Person
 from hsm_signer.types import (
     CredentialRecord,
     Event,
-    EvidenceEntry,
     Scheme,
     SealedRecord,
 )
 
 from .factories import FORMAT_1
-from .people import Person
 from .scenes import authorise
 
 
@@ -67,18 +65,9 @@ def write_as_format_1(server: Server, record: CredentialRecord) -> CredentialRec
     """Write the next version of a record that says nothing format 1 could not say, under the token's MAC."""
     older = replace(record, format=1, version=record.version + 1)
     assert replace(older, **FORMAT_1) == older
-
-    def build(position: ChainPosition) -> tuple[SealedRecord, EvidenceEntry]:
-        entry = next_entry(
-            position,
-            time=server.clock(),
-            credential_id=record.credential_id,
-            event=Event.RESUME,
-            record_version=older.version,
-            actor="an older version",
-        )
+    draft = server.draft(record.credential_id, Event.RESUME, older.version)
+    with server.store.changing(record.credential_id, record.version) as change:
+        entry = server.place(draft, change.position)
         written = replace(older, evidence_head=entry_hash(entry))
-        return SealedRecord(written, server.environment._mac(written)), entry
-
-    server.store.commit(record.credential_id, record.version, build)
+        change.write(SealedRecord(written, server.environment._mac(written)), entry)
     return server.credential_by_id(record.credential_id)
