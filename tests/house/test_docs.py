@@ -8,11 +8,13 @@ protocol.md are those of the code and of the trace.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 
+from hsm_signer.token.profile import CONFINEMENTS
 from hsm_signer.types import Algorithm, Combine, KeySpec, Scheme
 from tests.support import templates as trace
 from tests.support.spy import mechanisms as mechanisms_of
@@ -295,13 +297,26 @@ MECHANISMS = {
 """SoftHSM has no CKM_XOR_BASE_AND_DATA."""
 
 
+def table_of_section_6(after: str) -> list[list[str]]:
+    """Cells of the first table that follows these words, header and rule left out."""
+    lines = f"\n## 6.{section(6)}".split(after)[1].splitlines()
+    table = itertools.takewhile(
+        lambda line: line.startswith("|"), itertools.dropwhile(lambda line: not line.startswith("|"), lines)
+    )
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in list(table)[2:]]
+
+
+def test_what_is_tried_on_a_token_has_a_row() -> None:
+    rows = table_of_section_6(after="**Tried, not believed.**")
+    named = [name.strip() for names, _ in rows for name in names.split(",")]
+    assert named == [*CONFINEMENTS]
+
+
 def table_of_keys() -> dict[str, list[str]]:
     """Section 6: key -> usage, EXTRACTABLE, ALLOWED_MECHANISMS; "the same" written out."""
-    lines = [line for line in section(6).splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     found: dict[str, list[str]] = {}
     above = ""
-    for key, usage, extractable, allowed in rows:
+    for key, usage, extractable, allowed in table_of_section_6(after="\n## 6."):
         above = above if allowed == "the same" else allowed
         found[key] = [usage, extractable, above]
     return found

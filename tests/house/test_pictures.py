@@ -45,8 +45,9 @@ def of(page: str, kind: str) -> Picture:
 
 
 def indexed(name: str) -> str:
-    """A key's name as section 1 of docs/understand/protocol.md spells it: T_1 is one of T_i."""
-    return re.sub(r"(?<=[TQD])_\d\b", "_i", re.sub(r"(?<=_x)\+\d\b", "", name))
+    """A key's name as section 1 of docs/understand/protocol.md spells it: T_1 is a T_i, W(V_x) a W(K)."""
+    name = re.sub(r"(?<=[TQD])_\d\b", "_i", re.sub(r"(?<=_x)\+\d\b", "", name))
+    return re.sub(r"W\(V_x\)", "W(K)", name)
 
 
 def protocol_names() -> set[str]:
@@ -58,6 +59,7 @@ def protocol_names() -> set[str]:
         "PUKREV",
         "Q",
         "R",
+        "W",
     }
 
 
@@ -194,11 +196,11 @@ def test_keys_are_wrapped_as_the_trace_shows() -> None:
         *trace.expected_wraps_of_an_enrolment(Scheme.ROLLING, KeySpec.P256),
         *trace.expected_wraps_of_a_signature(Scheme.ROLLING),
     }
-    wrapped = {(re.sub(r"_x\+1|_1$", "_x", under), key) for under, key, _ in shown}
+    wrapped = {(re.sub(r"_x\+1|_1(?=\)|$)", "_x", under), key) for under, key, _ in shown}
     wrapped |= {("T_1", "V_x")}  # the card's, which the self-test of the trace has, too
     found = set()
     for identity, lines in picture.names.items():
-        match = re.fullmatch(r"(?:(\w+) )?wrapped under (\w+)", lines[-1])
+        match = re.fullmatch(r"(?:(\w+) )?wrapped under (\S+)", lines[-1])
         if match is None:
             continue
         under, key = match[2], match[1] or lines[0]
@@ -207,7 +209,7 @@ def test_keys_are_wrapped_as_the_trace_shows() -> None:
         assert [picture.name(opener) for opener in openers] == [under]
         assert key in [picture.name(link.end) for link in picture.links if link.start == identity]
         found.add(key)
-    assert found == {"KCAR", "V_x", "SK"}
+    assert found == {"KCAR", "V_x", "S", "SK"}
 
 
 # --- the life of a credential ----------------------------------------------------------------------------
