@@ -6,9 +6,9 @@ takes SK out of a record of sealing 1 and finds nothing in one of sealing 2.
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_private_key,
 )
+from msgspec.structs import replace
 from sqlalchemy import select, update
 
 from hsm_signer.errors import RecordDamaged, RecordOutdated, WrongKey, WrongKeyBefore
@@ -284,7 +285,7 @@ def test_a_token_that_fails_while_a_record_moves_moves_nothing(
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            replace(server, observe=stop).sign(request)
+            dataclasses.replace(server, observe=stop).sign(request)
         assert person.record(server) == old
     verifies(server.sign(request), message())
     assert person.record(server).sealing is Sealing.TOKEN
@@ -378,7 +379,7 @@ DOWNGRADES: list[dict[str, Any]] = [
     {"card_point": None},
     {"card_point": b"\x04" + bytes(64)},
     {"enrolment_proof": bytes(32)},
-    {"suspended_by": int(SuspendedBy.ADMIN)},
+    {"suspended_by": SuspendedBy.ADMIN.number},
 ]
 
 
@@ -408,7 +409,7 @@ def test_sealing_cannot_be_exchanged(home_on_each: Home, server_on_each: Server)
         {"wrapped_seal": bytes(40)},
         {"card_point": b"\x04" + bytes(64)},
         {"enrolment_proof": bytes(32)},
-        {"suspended_by": int(SuspendedBy.REGISTRAR)},
+        {"suspended_by": SuspendedBy.REGISTRAR.number},
         {"format": 2},
         {"format": 2, "sealing": 2, "wrapped_seal": bytes(40)},
     ],

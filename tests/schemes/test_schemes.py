@@ -229,7 +229,7 @@ def test_a_wrong_key_moves_no_record(scheme: Scheme, combine: Combine) -> None:
     server = ModelServer(scheme, combine)
     server.as_older_versions_made_it()
     record, h = server.record, h_of(b"m")
-    card = replace(server.card(), kek=os.urandom(32))
+    card = dataclasses.replace(server.card(), kek=os.urandom(32))
     with pytest.raises(WrongKey):
         server.sign(h, *card.authorise(h, server.challenge()))
     assert server.record == record

@@ -40,6 +40,7 @@ from hsm_signer.types import (
     Sealing,
     SpkiDer,
     Status,
+    SuspendedBy,
     WrappedKey,
 )
 
@@ -271,12 +272,7 @@ class ModelServer:
         basic = scheme is Scheme.BASIC
         self.kek = _raw(created.kek)
         self.kcar = b"" if created.kcar is None else _raw(created.kcar)
-        self.record = replace(
-            _record(scheme, combine, created, credential_id),
-            format=2,
-            sealing=Sealing.TOKEN,
-            wrapped_seal=wrapped_seal,
-        )
+        self.record = _record(scheme, combine, created, credential_id, wrapped_seal)
         if not basic:
             self.record = replace(self.record, pin_policy=PinPolicy.ALWAYS, pin_check=pin_check)
 
@@ -402,10 +398,14 @@ def _raw(key: Key) -> bytes:
 
 
 def _record(
-    scheme: Scheme, combine: Combine, created: Created, credential_id: CredentialId
+    scheme: Scheme,
+    combine: Combine,
+    created: Created,
+    credential_id: CredentialId,
+    wrapped_seal: WrappedKey,
 ) -> CredentialRecord:
     return CredentialRecord(
-        format=1,
+        format=2,
         mac_key_id=bytes(8),
         version=1,
         credential_id=credential_id,
@@ -431,4 +431,9 @@ def _record(
         assurance=0,
         request_hash=None,
         evidence_head=None,
+        sealing=Sealing.TOKEN,
+        wrapped_seal=wrapped_seal,
+        card_point=None,
+        enrolment_proof=None,
+        suspended_by=SuspendedBy.NOBODY,
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from msgspec.structs import replace
 from pkcs11 import Attribute
 
 from hsm_signer.core import algorithms
