@@ -12,8 +12,8 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from hsm_signer.errors import StatusUnsuitable, StoreError
-from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event, Status
+from hsm_signer.errors import NotPermitted, StatusUnsuitable, StoreError
+from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event, Status, SuspendedBy
 
 from .base import ServerBase
 
@@ -30,7 +30,8 @@ def resume(record: CredentialRecord) -> CredentialRecord:
     if record.status is not Status.SUSPENDED:
         raise _unsuitable(record, "resumed")
     locked = record.failures >= FAILURES_BEFORE_LOCK
-    return replace(record, status=Status.LOCKED if locked else Status.ACTIVE)
+    status = Status.LOCKED if locked else Status.ACTIVE
+    return replace(record, status=status, suspended_by=SuspendedBy.NOBODY)
 
 
 def unlock(record: CredentialRecord) -> CredentialRecord:
@@ -66,13 +67,24 @@ CHANGES: dict[Event, Callable[[CredentialRecord], CredentialRecord]] = {
 class StatusChanges(ServerBase):
     """The part of the server that changes what credentials may do."""
 
-    def change_status(self, credential_id: CredentialId, event: Event) -> CredentialRecord:
+    def change_status(
+        self, credential_id: CredentialId, event: Event, by: SuspendedBy = SuspendedBy.ADMIN
+    ) -> CredentialRecord:
         """Carry out one of :data:`CHANGES` and return the record as it then is.
 
-        Raises StatusUnsuitable, RecordConflict (try again), and what loading raises.
+        ``by``: as what somebody asks who suspends or resumes; a registrar does not end what an administrator,
+        or the operator at the server, has suspended. Raises NotPermitted, StatusUnsuitable, RecordConflict
+        (try again), and what loading raises.
         """
         record = self.load(credential_id).sealed.record
         changed = CHANGES[event](record)
+        if event is Event.SUSPEND:
+            changed = replace(changed, suspended_by=by)
+        elif (event, record.suspended_by, by) == (Event.RESUME, SuspendedBy.ADMIN, SuspendedBy.REGISTRAR):
+            raise NotPermitted(
+                f"the credential of {record.owner!r} was suspended by an administrator",
+                hint="an administrator can resume it",
+            )
         draft = self.draft(credential_id, event, record.version + 1)
         with self.store.changing(credential_id, record.version) as change:
             entry = self.place(draft, change.position)

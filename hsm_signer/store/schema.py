@@ -114,36 +114,17 @@ evidence = Table(
     Column("digests", LargeBinary, nullable=False),
     Column("signatures", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
-    Column("mac", LargeBinary),
     UniqueConstraint("credential_id", "sequence", name="evidence_chain"),
     # AUTOINCREMENT: a number is never given twice, even if the newest rows were deleted.
     sqlite_autoincrement=True,
 )
 """One row per attempt; rows are only ever added. No foreign key: a chain outlives an expired credential.
-``hash`` is SHA-256 of the entry, kept so that the end of a chain is found without reading the entry; it is
-believed under ``mac`` alone, the token's over the entry's place, what it follows and this hash. ``mac`` is
-NULL only in entries of older versions whose upgrade is not finished."""
+``hash`` is SHA-256 of the entry, kept so that the end of a chain is found without reading the entry; audit
+and anchor compute it anew and never believe the column."""
 
 # All three columns of what is asked for, so that a chain's length costs nothing.
 Index("evidence_carried_out", evidence.c.credential_id, evidence.c.d, evidence.c.sequence)
 Index("evidence_written", evidence.c.credential_id, evidence.c.record_version, evidence.c.sequence)
-
-installation = Table(
-    "installation",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("format", Integer, nullable=False),
-    Column("mac_key_id", LargeBinary, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("installation_id", LargeBinary, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("keys", LargeBinary, nullable=False),
-    Column("sealed", Integer, nullable=False),
-    Column("evidence_head", LargeBinary, nullable=False),
-    Column("mac", LargeBinary, nullable=False),
-)
-"""One row: which keys of the token are this installation's, under the record MAC key that it names itself.
-``keys``: kind, id and state of each; ``sealed``: 1 once every entry of older versions has its MAC."""
 
 client = Table(
     "client",
@@ -155,8 +136,6 @@ client = Table(
     Column("owner", Text),
     Column("created", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
-    Column("version", BigInteger, nullable=False, server_default="0"),
-    Column("evidence_head", LargeBinary),
     Column("mac", LargeBinary, nullable=False),
 )
 """One row per client of the service, under a MAC of the token's: who can write the database gives nobody a
@@ -167,21 +146,8 @@ revoked_access = Table(
     metadata,
     Column("hash", LargeBinary, primary_key=True),
     Column("expires", BigInteger, nullable=False),
-    Column("mac", LargeBinary),
 )
 """Access tokens given back before their time, until that is over: SHA-256 and microseconds since 1970."""
-
-approval = Table(
-    "approval",
-    metadata,
-    Column("hash", LargeBinary, primary_key=True),
-    Column("act", Text, nullable=False),
-    Column("asked_by", Text, nullable=False),
-    Column("asked", BigInteger, nullable=False),
-    Column("mac", LargeBinary, nullable=False),
-)
-"""Acts that wait for a second client's word: SHA-256 of what exactly is to be done, who asked, and when
-(microseconds since 1970), under a MAC of the token's."""
 
 certificate = Table(
     "certificate",

@@ -46,6 +46,7 @@ from hsm_signer.types import (
     Scheme,
     SigningRequest,
     SignOutcome,
+    SuspendedBy,
 )
 
 from .access import Asked, Identities, require_role
@@ -191,7 +192,8 @@ def get_certification_request(asked: Asked, operation: wire.GetCertificationRequ
 def change_status(asked: Asked, operation: wire.ChangeStatus) -> CredentialView:
     """Suspend, resume, unlock, revoke."""
     record = asked.record(operation.credential_id)
-    return CredentialView.of(asked.server.change_status(record.credential_id, operation.event))
+    by = SuspendedBy.ADMIN if Role.ADMIN in asked.client.roles else SuspendedBy.REGISTRAR
+    return CredentialView.of(asked.server.change_status(record.credential_id, operation.event, by))
 
 
 # --- signing -----------------------------------------------------------------------------------------------

@@ -111,6 +111,26 @@ def test_a_refused_operation_changes_nothing(running: Running) -> None:
         )
 
 
+def test_a_registrar_does_not_undo_what_an_admin_has_done(running: Running, tmp_path: Path) -> None:
+    with (
+        running.as_client("admin") as admin,
+        running.as_client("registrar") as registrar,
+        running.as_client("app") as client,
+    ):
+        number = client.credential(make_person(client, tmp_path, "twice-suspended").name).credential_id
+        suspend = wire.ChangeStatus(credential_id=number, event=Event.SUSPEND)
+        resume = wire.ChangeStatus(credential_id=number, event=Event.RESUME)
+        admin.call(suspend)
+        with pytest.raises(NotPermitted, match="suspended by an administrator"):
+            registrar.call(resume)
+        assert client.credential_by_id(number).status is Status.SUSPENDED
+        assert admin.call(resume).status is Status.ACTIVE
+        registrar.call(suspend)
+        assert registrar.call(resume).status is Status.ACTIVE, "their own they end themselves"
+        registrar.call(suspend)
+        assert admin.call(resume).status is Status.ACTIVE
+
+
 # --- a registrar is no signer ------------------------------------------------------------------------------
 
 
