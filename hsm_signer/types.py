@@ -408,9 +408,9 @@ class CredentialView(Credential, frozen=True):
     """A credential as others than the server may see it: nothing wrapped, no challenge."""
 
     @classmethod
-    def of(cls, record: CredentialRecord) -> CredentialView:
-        """The record's fields of the same names."""
-        return cls(*[getattr(record, name) for name in cls.__struct_fields__])
+    def of(cls, credential: Credential) -> CredentialView:
+        """What may be seen of a record."""
+        return cls(*[getattr(credential, name) for name in cls.__struct_fields__])
 
 
 class CredentialRecord(Credential, frozen=True):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hsm_signer.core import json_codec
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.interface import NumberedEntry
 from hsm_signer.errors import AuditFailed, CredentialUnknown, StoreDamaged, StoreError
 from hsm_signer.evidence.anchor import decode_anchor, encode_anchor, make_anchor
 from hsm_signer.evidence.audit import AuditReport
@@ -115,7 +117,7 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
                 "signatures": report.signatures,
                 "unchecked_signatures": report.unchecked,
                 "anchor_checked": anchored,
-                "findings": [_finding(each) for each in findings],
+                "findings": json_codec.to_json(findings),
             }
         )
     else:
@@ -164,41 +166,10 @@ def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialI
 
 
 def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -> dict[str, Any]:
-    def hexed(value: bytes | None) -> str | None:
-        return None if value is None else value.hex()
+    """As the service has it, with the user's name and the hash that the next entry holds."""
 
-    return {
-        "number": number,
-        "sequence": entry.sequence,
-        "time": output.moment(entry.time),
-        "user": owners.get(entry.credential_id),
-        "credential_id": entry.credential_id.hex(),
-        "event": entry.event.value,
-        "outcome": entry.outcome,
-        "actor": entry.actor,
-        "record_version": entry.record_version,
-        "algorithm": None if entry.algorithm is None else entry.algorithm.value,
-        "mode": None if entry.mode is None else entry.mode.value,
-        "d": hexed(entry.d),
-        "r": hexed(entry.nonce),
-        "x": entry.x,
-        "h": hexed(entry.h),
-        "quantities_sha256": hexed(entry.quantities_hash),
-        "digests": [each.hex() for each in entry.digests],
-        "signatures": [each.hex() for each in entry.signatures],
-        "previous": entry.previous.hex(),
-        "hash": entry_hash(entry).hex(),
-    }
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    return {
-        "code": finding.code,
-        "words": finding.words,
-        "user": finding.owner,
-        "credential_id": None if finding.credential_id is None else finding.credential_id.hex(),
-        "sequence": finding.sequence,
-    }
+    described: dict[str, Any] = json_codec.to_json(NumberedEntry.of(number, entry))
+    return {**described, "owner": owners.get(entry.credential_id), "hash": entry_hash(entry).hex()}
 
 
 def _finding_line(finding: Finding) -> str:

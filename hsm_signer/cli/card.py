@@ -48,7 +48,7 @@ def list_command(app: App, as_json: bool) -> None:
             "card_present": info.present,
             "atr": info.atr.hex() or None,
             "application": status is not None,
-            "user": owner,
+            "owner": owner,
             "problem": None if info.problem is None else info.problem.code,
             "status": None if status is None else _described(status),
         }
@@ -68,7 +68,7 @@ def list_command(app: App, as_json: bool) -> None:
         else:
             state = "no card"
         serial = "" if row["status"] is None else row["status"]["serial"]
-        table.append((row["reader"], state, row["user"] or "", serial))
+        table.append((row["reader"], state, row["owner"] or "", serial))
     output.table(("READER", "CARD", "USER", "SERIAL"), table)
 
 
@@ -159,7 +159,7 @@ def info(app: App, card: str, as_json: bool) -> None:
             owner, owner_status = record.owner, record.status.value
     described = _described(status)
     if as_json:
-        output.json_data({"card": card, **described, "user": owner, "credential_status": owner_status})
+        output.json_data({"card": card, **described, "owner": owner, "credential_status": owner_status})
         return
     rows: list[tuple[str, object]] = [("card", card), ("state", described["state"].replace("-", " "))]
     if status.credential_id is not None:

@@ -108,7 +108,7 @@ def list_(app: App, as_json: bool) -> None:
             (
                 each["name"],
                 ", ".join(each["roles"]),
-                each["user"] or "",
+                each["owner"] or "",
                 "token" if each["certificate_sha256"] is None else "certificate",
                 each["created"],
             )
@@ -130,11 +130,13 @@ def remove(app: App, name: str) -> None:
 
 
 def _described(client: Client) -> dict[str, Any]:
+    from hsm_signer.core.json_codec import time_to_json
+
     return {
         "name": client.name,
         "roles": [role.value for role in sorted(client.roles, key=lambda role: role.number)],
-        "user": client.owner,
+        "owner": client.owner,
         "certificate_sha256": None if client.certificate is None else client.certificate.hex(),
-        "created": output.moment(client.created),
+        "created": time_to_json(client.created),
         "created_by": client.created_by,
     }

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hsm_signer.core import json_codec
 from hsm_signer.core.algorithms import key_spec_of, spki_pem
 from hsm_signer.core.certificates import MAX_PEM, from_pem, to_pem
 from hsm_signer.errors import CertificateUnsuitable, RecordDamaged, SignerError
 from hsm_signer.evidence.findings import Finding
-from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event
+from hsm_signer.types import (
+    FAILURES_BEFORE_LOCK,
+    CredentialId,
+    CredentialRecord,
+    CredentialView,
+    Event,
+    Scheme,
+)
 from hsm_signer.workstation.retry import retry
 from hsm_signer.workstation.servers import AnyCredential
 
@@ -46,15 +54,15 @@ def list_(app: App, as_json: bool) -> None:
     damaged: list[Finding] = []
     refused: list[SignerError] = []
     records = _far(app) if app.service() is not None else _near(app, damaged, refused)
-    records.sort(key=lambda record: (record.owner, record.status.name == "REVOKED", record.credential_id))
+    records.sort(key=lambda record: (record.owner, record.status.value == "revoked", record.credential_id))
     if as_json:
-        output.json_data([_summary(record) for record in records])
+        output.json_data([_described(record) for record in records])
     else:
         output.table(
             ("USER", "STATUS", "KEY", "SCHEME", "CREDENTIAL ID"),
             (
-                (s["user"], s["status"], s["key"], s["scheme"], s["credential_id"])
-                for s in map(_summary, records)
+                tuple(described[name] for name in ("owner", "status", "key", "scheme", "credential_id"))
+                for described in map(_described, records)
             ),
         )
     for finding in damaged:
@@ -105,9 +113,9 @@ def show(app: App, user: str, as_json: bool) -> None:
         with app.installation().open_store() as store:
             described |= _evidence(store, record.credential_id)
     if as_json:
-        output.json_data({**described, "other_credentials": [_summary(each) for each in earlier]})
+        output.json_data({**described, "other_credentials": [_described(other) for other in earlier]})
         return
-    rows = [(name.replace("_", " "), _words(value)) for name, value in described.items()]
+    rows = [(name.replace("_", " "), _words(described[name])) for name in SHOWN if name in described]
     rows += [("other", f"{each.credential_id.hex()} ({each.status.value})") for each in earlier]
     output.fields(rows)
 
@@ -267,37 +275,22 @@ def _change(
             )
         changed = retry(lambda: server.change_status(record.credential_id, event))
     if as_json:
-        output.json_data(_summary(changed))
+        output.json_data(_described(changed))
     else:
         output.say(f"The credential of {output.printable(changed.owner)} is {changed.status.value}.")
 
 
-def _summary(record: AnyCredential) -> dict[str, Any]:
-    return {
-        "user": record.owner,
-        "credential_id": record.credential_id.hex(),
-        "status": record.status.value,
-        "key": key_spec_of(record.spki).value,
-        "scheme": record.scheme.value,
-        "failures": record.failures,
-    }
+def _described(record: AnyCredential) -> dict[str, Any]:
+    """As the service has it, and of which kind its key is."""
+    described: dict[str, Any] = json_codec.to_json(CredentialView.of(record))
+    return {**described, "key": key_spec_of(record.spki).value}
 
 
 def _details(record: AnyCredential) -> dict[str, Any]:
     """In the order in which an operator reads it."""
-    basic = record.scheme.name == "BASIC"
     return {
-        **_summary(record),
-        "failures_before_lock": None if basic else FAILURES_BEFORE_LOCK,
-        "combine": None if basic else record.combine.value,
-        "pin_check": None if basic else record.pin_check.value,
-        "pin_policy": None if basic else record.pin_policy.value,
-        "algorithms": [each.value for each in record.algorithms],
-        "x": record.x,
-        "version": record.version,
-        "card_serial": record.card_serial.hex(),
-        "token_serial": record.token_serial,
-        "assurance": record.assurance,
+        **_described(record),
+        "failures_before_lock": None if record.scheme is Scheme.BASIC else FAILURES_BEFORE_LOCK,
         "public_key_sha256": hashlib.sha256(record.spki).hexdigest(),
     }
 
@@ -306,10 +299,35 @@ def _evidence(store: Store, credential_id: CredentialId) -> dict[str, Any]:
     entries = list(store.entries(credential_id, limit=1))
     first = next((entry for _, entry in store.entries(credential_id)), None)
     return {
-        "enrolled": None if first is None else output.moment(first.time),
-        "last_evidence": output.moment(entries[-1][1].time) if entries else None,
-        "evidence_entries": entries[-1][1].sequence if entries else 0,
+        "enrolled": None if first is None else json_codec.time_to_json(first.time),
+        "last_evidence": json_codec.time_to_json(entries[-1][1].time) if entries else None,
+        "evidence_entries": str(entries[-1][1].sequence) if entries else "0",
     }
+
+
+SHOWN = (
+    "owner",
+    "credential_id",
+    "status",
+    "key",
+    "scheme",
+    "failures",
+    "failures_before_lock",
+    "combine",
+    "pin_check",
+    "pin_policy",
+    "algorithms",
+    "counter",
+    "version",
+    "card_serial",
+    "token_serial",
+    "assurance",
+    "public_key_sha256",
+    "enrolled",
+    "last_evidence",
+    "evidence_entries",
+)
+"""In the order in which an operator reads it; keys and hashes nobody reads are in JSON only."""
 
 
 def _words(value: object) -> str:

@@ -281,7 +281,7 @@ def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: b
     key = key_spec_of(record.spki).value
     if as_json:
         described: dict[str, Any] = {
-            "user": record.owner,
+            "owner": record.owner,
             "credential_id": record.credential_id.hex(),
             "key": key,
             "scheme": record.scheme.value,

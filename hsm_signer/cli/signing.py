@@ -117,17 +117,17 @@ def hand_over(
 
 def _show(names: Sequence[str], outputs: Sequence[Path], outcome: SignOutcome, *, as_json: bool) -> None:
     if as_json:
+        from hsm_signer.core import json_codec
+
+        # The signatures are in the files.
+        described = json_codec.to_json(outcome)
+        del described["signatures"]
         output.json_data(
             [
                 {
                     "file": name,
                     "signature": str(path),
-                    "algorithm": outcome.algorithm.value,
-                    "user": outcome.owner,
-                    "credential_id": outcome.credential_id.hex(),
-                    "d": outcome.d.hex(),
-                    "evidence": outcome.evidence_hash.hex(),
-                    "repeated": outcome.repeated,
+                    **described,
                 }
                 for name, path in zip(names, outputs, strict=True)
             ]

@@ -132,7 +132,7 @@ def _show_good(
                 "signature": str(signature),
                 "valid": True,
                 "algorithm": algorithm.value,
-                "user": None if record is None else record.owner,
+                "owner": None if record is None else record.owner,
                 "credential_id": None if record is None else record.credential_id.hex(),
                 "credential_status": status,
             }

@@ -107,9 +107,8 @@ def test_a_request_that_was_changed_is_refused(
         changed = {**good, "authorisation": {**good["authorisation"], name: value}}
         request.write_text(json.dumps(changed))
         assert run("submit", request, status=3).code == "authorisation.mismatch"
-    content = "message" if hash_on == "card" else "digests"
-    another = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
-    request.write_text(json.dumps({**good, content: another if content == "message" else [another]}))
+    another = {"message": "AAAA"} if hash_on == "card" else {"digests": ["00" * 32]}
+    request.write_text(json.dumps({**good, **another}))
     assert run("submit", request, status=3).code == "authorisation.mismatch"
     request.write_text(json.dumps(good))
     run("submit", request)

@@ -41,7 +41,7 @@ def test_new_and_info_of_a_blank_card_without_an_installation(nowhere: Cli) -> N
 
 def test_info_of_an_enrolled_card(run: Cli, nowhere: Cli, home: Home, template_home: Home) -> None:
     found = run("card", "info", home["alice"].address, "--json").json
-    assert (found["user"], found["credential_status"], found["scheme"]) == ("alice", "active", "rolling")
+    assert (found["owner"], found["credential_status"], found["scheme"]) == ("alice", "active", "rolling")
     assert (found["pin_tries"], found["puk_tries"], found["pin_check"]) == (3, 10, "card")
     words = run("card", "info", home["basil"].address).out
     assert "basil (active)" in words

@@ -33,7 +33,7 @@ def test_a_client_comes_and_goes(run: Cli, home: Home) -> None:
     assert found.roles == frozenset({Role.SIGNER, Role.REGISTRAR})
 
     listed = run("client", "list", "--json").json
-    assert [(each["name"], each["roles"], each["user"]) for each in listed] == [
+    assert [(each["name"], each["roles"], each["owner"]) for each in listed] == [
         ("desk", ["signer", "registrar"], "alice")
     ]
     assert token not in run("client", "list").out

@@ -14,7 +14,7 @@ from hsm_signer.core.algorithms import load_public_pem
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, Home, Person
-from hsm_signer.types import KeySpec, Scheme
+from hsm_signer.types import CredentialView, KeySpec, Scheme
 from tests.support.commandline import Cli, changed, tree
 from tests.support.needs import program
 from tests.support.scenes import passing_wrong_pins
@@ -22,21 +22,21 @@ from tests.support.scenes import passing_wrong_pins
 
 def test_list_and_show(run: Cli, home: Home) -> None:
     listed = run("credential", "list", "--json")
-    assert [each["user"] for each in listed.json] == ["alice", "basil", "bob", "paula", "peter"]
+    assert [each["owner"] for each in listed.json] == ["alice", "basil", "bob", "paula", "peter"]
     assert {frozenset(each) for each in listed.json} == {
-        frozenset(("user", "credential_id", "status", "key", "scheme", "failures"))
+        frozenset((*CredentialView.__struct_encode_fields__, "key"))
     }
     lines = run("credential", "list").out.splitlines()
     assert lines[0].split()[:2] == ["USER", "STATUS"]
     assert lines[1].split() == ["alice", "active", "p256", "rolling", listed.json[0]["credential_id"]]
     for user in home.people:
         ran = run("credential", "show", user, "--json")
-        assert (ran.json["user"], ran.json["scheme"]) == (user, home[user].scheme.value)
+        assert (ran.json["owner"], ran.json["scheme"]) == (user, home[user].scheme.value)
         assert ran.json["card_serial"] == run("card", "info", home[user].address, "--json").json["serial"]
         pem = run("credential", "public-key", user).out
         assert ran.json["public_key_sha256"] == hashlib.sha256(load_public_pem(pem.encode())).hexdigest()
-        assert (ran.json["x"] is None) == (ran.json["scheme"] != "rolling")
-        assert (ran.json["pin_check"] is None) == (ran.json["scheme"] == "basic")
+        assert (ran.json["counter"] is None) == (ran.json["scheme"] != "rolling")
+        assert (ran.json["pin_check"] == "none") == (ran.json["scheme"] == "basic")
         words = run("credential", "show", ran.json["credential_id"]).out
         for value in (user, ran.json["credential_id"], ran.json["public_key_sha256"], ran.json["enrolled"]):
             assert str(value) in words
@@ -116,7 +116,7 @@ def test_a_name_that_looks_like_an_id(run: Cli) -> None:
     name = "00" * 16
     run("card", "new", "sim:zero.card")
     run("enrol", name, "--card", "sim:zero.card", pin=PIN)
-    assert run("credential", "show", name, "--json").json["user"] == name
+    assert run("credential", "show", name, "--json").json["owner"] == name
     alice = run("credential", "show", "alice", "--json").json["credential_id"]
     run("card", "new", "sim:sly.card")
     run("enrol", alice, "--card", "sim:sly.card", pin=PIN)
@@ -143,7 +143,7 @@ def test_damaged_records_do_not_hide_the_others(run: Cli, home: Home) -> None:
         store.execute("UPDATE credential SET status = 77 WHERE owner = 'paula'")
     store.close()
     ran = run("credential", "list", "--json", status=6)
-    assert [each["user"] for each in ran.json] == ["alice", "basil", "peter"]
+    assert [each["owner"] for each in ran.json] == ["alice", "basil", "peter"]
     assert ran.err.count("error: ") == 2
     assert "'mallory'" in ran.err
     assert run("credential", "show", "mallory", status=6).code == "record.damaged"

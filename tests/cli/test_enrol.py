@@ -57,9 +57,9 @@ def test_enroll_json_with_everything_generated(run: Cli, card: str) -> None:
     ran = run("enroll", "carol", "--card", card, "--generate-pin", "--csr", "c.csr", "--scheme", "pin",
               "--key", "p384", "--pin-check", "card", "--pin-policy", "session", "--json")  # fmt: skip
     assert set(ran.json) == {
-        "user", "credential_id", "key", "scheme", "card_serial", "resumed", "pin", "puk", "csr",
+        "owner", "credential_id", "key", "scheme", "card_serial", "resumed", "pin", "puk", "csr",
     }  # fmt: skip
-    assert ran.json["user"] == "carol"
+    assert ran.json["owner"] == "carol"
     assert (ran.json["key"], ran.json["scheme"], ran.json["csr"]) == ("p384", "pin", "c.csr")
     assert not ran.json["resumed"]
     assert ran.err == ""
@@ -68,7 +68,7 @@ def test_enroll_json_with_everything_generated(run: Cli, card: str) -> None:
     run("sign", "f", "--card", card, pin=ran.json["pin"])
     shown = run("card", "info", card, "--json").json
     assert (shown["pin_check"], shown["pin_policy"]) == ("card", "session")
-    assert (shown["user"], shown["credential_id"]) == ("carol", ran.json["credential_id"])
+    assert (shown["owner"], shown["credential_id"]) == ("carol", ran.json["credential_id"])
 
 
 def test_puk_to_a_file_and_generated_pin_on_standard_output(run: Cli, card: str) -> None:
@@ -223,7 +223,7 @@ def test_a_card_that_refuses_leaves_neither_record_nor_puk_file(
     ran = run("enrol", "carol", "--card", card, "--puk-file", "puk", pin=PIN)
     assert (run.folder / "puk").exists()
     assert ran.out == ""
-    assert [r["user"] for r in run("credential", "list", "--json").json].count("carol") == 1
+    assert [r["owner"] for r in run("credential", "list", "--json").json].count("carol") == 1
 
 
 def test_the_request_that_cannot_be_written_does_not_hide_the_puk(

@@ -75,7 +75,7 @@ def test_a_whole_session(desk: Workstation, tmp_path: Path) -> None:
         *desk.there,
         pin=PIN,
     )
-    assert (ran.json["user"], ran.json["scheme"]) == ("hanna", "rolling")
+    assert (ran.json["owner"], ran.json["scheme"]) == ("hanna", "rolling")
     assert desk("sign", "note.txt", "--card", "sim:hanna.card", *desk.there, pin=PIN).out == "note.txt.sig\n"
     (tmp_path / "large").write_bytes(os.urandom(1 << 20))
     desk("sign", "note.txt", "large", "--card", "sim:hanna.card", "--force", *desk.there, pin=PIN)
@@ -84,10 +84,10 @@ def test_a_whole_session(desk: Workstation, tmp_path: Path) -> None:
         desk("verify", name, "--signature", f"{name}.sig", "--public-key", "hanna.pem")
 
     shown = desk("credential", "show", "hanna", "--json", *desk.there).json
-    assert (shown["status"], shown["x"], shown["other_credentials"]) == ("active", 4, [])
+    assert (shown["status"], shown["counter"], shown["other_credentials"]) == ("active", "4", [])
     by_id = desk("credential", "show", shown["credential_id"], "--json", *desk.there).json
     assert by_id == shown
-    users = [each["user"] for each in desk("credential", "list", "--json", *desk.there).json]
+    users = [each["owner"] for each in desk("credential", "list", "--json", *desk.there).json]
     assert {"hanna", "alice", "basil"} <= set(users)
     assert desk("credential", "request", "hanna", *desk.there).out == (tmp_path / "hanna.csr").read_text()
 
@@ -141,7 +141,7 @@ def test_a_configuration_in_place_of_options(desk: Workstation, far: Far, tmp_pa
     (desk.home / "token").write_text(far.tokens["signer"] + "\n")
     alice = far.home["alice"].address
     desk("sign", "note.txt", "--card", alice, pin=PIN)
-    assert desk("card", "info", alice, "--json").json["user"] == "alice"
+    assert desk("card", "info", alice, "--json").json["owner"] == "alice"
     refused = desk("credential", "suspend", "alice", status=9)
     assert refused.code == "client.not-permitted"
     assert desk("sign", "note.txt", "--card", alice, "-o", desk.home / "token", status=2, pin=PIN).code in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import RecordConflict
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, WRONG_PIN, Home, make_person
-from hsm_signer.types import PinCheck
+from hsm_signer.types import PinCheck, SignOutcome
 from tests.support import needs
 from tests.support.commandline import Cli, changed, tree
 from tests.support.scenes import passing_wrong_pins
@@ -62,18 +63,18 @@ def test_json_says_everything(run: Cli, home: Home, note: Path) -> None:
     ran = run("sign", "note.txt", "other", "--card", home["bob"].address, "--json", pin=PIN)
     assert ran.err == ""
     assert [set(each) for each in ran.json] == [
-        {"file", "signature", "algorithm", "user", "credential_id", "d", "evidence", "repeated"}
+        {"file", "signature", *SignOutcome.__struct_encode_fields__} - {"signatures"}
     ] * 2
     assert [each["file"] for each in ran.json] == ["note.txt", "other"]
     assert [each["signature"] for each in ran.json] == ["note.txt.sig", "other.sig"]
     assert {each["algorithm"] for each in ran.json} == {"rsa-pkcs1-sha256"}
-    assert {each["user"] for each in ran.json} == {"bob"}
+    assert {each["owner"] for each in ran.json} == {"bob"}
     last = run("audit", "list", "bob", "--json").json[-1]
-    assert {each["d"] for each in ran.json} == {last["d"]}
-    assert {each["evidence"] for each in ran.json} == {last["hash"]}
+    assert {each["authorisation_digest"] for each in ran.json} == {last["authorisation_digest"]}
+    assert {each["evidence_hash"] for each in ran.json} == {last["hash"]}
     assert {each["credential_id"] for each in ran.json} == {last["credential_id"]}
     assert last["mode"] == "digests"
-    assert [bytes.fromhex(each) for each in last["signatures"]] == [
+    assert [base64.b64decode(each) for each in last["signatures"]] == [
         (run.folder / name).read_bytes() for name in ("note.txt.sig", "other.sig")
     ]
 
@@ -129,7 +130,7 @@ def test_a_batch_is_one_authorisation(run: Cli, home: Home, openssl_verifies: Ca
     ran = run("sign", *names, "--card", home["alice"].address, "-o", "out", answers=(PIN,))
     assert run.asked == ["PIN of the card"]
     assert ran.out.splitlines() == [f"out/{name}.sig" for name in names]
-    assert run("audit", "head").json["entries"] == before + 1
+    assert int(run("audit", "head").json["entries"]) == int(before) + 1
     for name in names[::7]:
         assert openssl_verifies("alice", run.folder / name, run.folder / "out" / f"{name}.sig")
 

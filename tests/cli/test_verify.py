@@ -27,7 +27,7 @@ def test_json(run: Cli, note: Path, signature: Path) -> None:
         "signature": str(signature),
         "valid": True,
         "algorithm": "ecdsa-sha256",
-        "user": "alice",
+        "owner": "alice",
         "credential_id": shown["credential_id"],
         "credential_status": "active",
     }
@@ -42,7 +42,7 @@ def test_public_key_works_without_any_installation(
     ran = nowhere("verify", note, "--signature", signature, "--public-key", "alice.pem")
     assert ran.out == f"{note}: good signature (ecdsa-sha256)\n"
     found = nowhere("verify", note, "--signature", signature, "--public-key", "alice.pem", "--json").json
-    assert (found["user"], found["valid"]) == (None, True)
+    assert (found["owner"], found["valid"]) == (None, True)
     assert nowhere.home is not None
     assert not nowhere.home.exists()
 

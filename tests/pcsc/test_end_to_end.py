@@ -140,11 +140,11 @@ def test_by_command(process: Process, reader: Reader, blank: vpcd.Card, tmp_path
         assert "dora" in table[1]
         assert "no card" in table[2]
         (row, empty) = process("card", "list", "--json").json
-        assert (row["reader"], row["user"], row["problem"]) == (reader.name, "dora", None)
+        assert (row["reader"], row["owner"], row["problem"]) == (reader.name, "dora", None)
         assert row["status"]["pin_tries"] == 3
         assert (empty["card_present"], empty["status"], empty["atr"]) == (False, None, None)
         info = process("card", "info", "pcsc:", "--json").json
-        assert info["user"] == "dora"
+        assert info["owner"] == "dora"
         assert process("pin", "tries", "--card", "pcsc:", "--json").json == {"pin": 3, "puk": 10}
         new = {"HSM_SIGNER_CARD_NEW_PIN": "8675309"}
         process("pin", "change", "--card", "pcsc:", pin=PIN, env=new)
