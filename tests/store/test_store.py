@@ -149,7 +149,7 @@ def test_every_field_of_an_entry_comes_back(store: Store, changes: dict[str, Any
         ({"algorithms": ()}, "algorithms"),
         ({"wrapped_kcar": bytes(39)}, "wrapped_kcar"),
         ({"rn": bytes(33)}, "rn"),
-        ({"format": 2}, "format"),
+        ({"format": 3}, "format"),
     ],
 )
 def test_what_could_not_be_read_again_is_not_written(
