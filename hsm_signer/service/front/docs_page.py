@@ -57,7 +57,9 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
                     yield from _operation(f"{method.upper()} {path}", operation)
     yield "<h2>Schemas</h2>"
     for name, schema in document["components"]["schemas"].items():
-        yield f'<h3 id="{escape(name)}">{escape(name)}</h3>\n<p>{escape(schema.get("description", ""))}</p>'
+        yield f'<h3 id="{escape(name)}">{escape(name)}</h3>\n<p>{_words(schema)}</p>'
+        if "enum" in schema:
+            yield f"<p>{_type(schema)}</p>"
         required = schema.get("required", ())
         yield _table(
             (_code(field), "" if field in required else "optional", _type(inner), _words(inner))

@@ -1,6 +1,6 @@
 """Requests of the CSC API that work, and their answers, for the documentation.
 
-tests/service/test_examples.py carries each out; what only a running service knows, it puts in by name.
+tests/service/front/test_examples.py carries each out; what only a running service knows, it puts in by name.
 """
 
 # ruff: noqa: S105 - a token of nobody

@@ -1,6 +1,6 @@
 """Requests of the native interface that work, and their answers, for the documentation.
 
-tests/service/test_examples.py carries each out; what only a running service knows, it puts in by name.
+tests/service/front/test_examples.py carries each out; what only a running service knows, it puts in by name.
 """
 
 from __future__ import annotations
