@@ -127,7 +127,7 @@ def test_a_transaction_of_another_program_is_waited_for(reader: Reader, card: Si
         begun = time.monotonic()
         with pytest.raises(CardInUse) as error:
             PcscConnection(reader.name, timeout=0.3)
-        assert 0.2 < time.monotonic() - begun < 8
+        assert 0.2 < time.monotonic() - begun < 20
         message_of(error)
         timer = threading.Timer(0.5, say, ["end"])
         timer.start()
@@ -354,7 +354,7 @@ def test_waiting_for_a_card(reader: Reader, card: SimulatedCard) -> None:
     begun = time.monotonic()
     with pytest.raises(CardNotFound):
         open_reader("", wait=0.7)
-    assert 0.6 < time.monotonic() - begun < 5
+    assert 0.6 < time.monotonic() - begun < 20
     with reader.holding(Wrapped(card)) as slot:
         slot.remove()
         reader.service.await_card(reader.name, present=False)
@@ -363,7 +363,7 @@ def test_waiting_for_a_card(reader: Reader, card: SimulatedCard) -> None:
         begun = time.monotonic()
         with open_card("pcsc:", wait=30) as session:
             assert session.status().state is CardState.BLANK
-        assert time.monotonic() - begun < 5, "the card is seen when it comes, not at the end"
+        assert time.monotonic() - begun < 20, "the card is seen when it comes, not at the end"
         timer.join(10)
 
 
@@ -371,7 +371,7 @@ def test_waiting_costs_nothing_where_a_card_is(reader: Reader, card: SimulatedCa
     with reader.holding(card):
         begun = time.monotonic()
         open_reader("", wait=30).close()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
 
 
 # --- looking at all ------------------------------------------------------------------------------------

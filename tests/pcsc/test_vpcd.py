@@ -17,6 +17,7 @@ import pytest
 from card_applet_sim import CardError, SimulatedCard, vpcd
 from card_applet_sim.vpcd import Redactor, Slot
 from tests.support.card.host import OK, Host, Profile
+from tests.support.pcscd import until
 from tests.support.readers import Wrapped
 
 ROOT = Path(__file__).parents[2]
@@ -149,15 +150,16 @@ def test_a_reader_that_comes_late_goes_and_comes_back(card: SimulatedCard) -> No
     port = first.port
     first.close()
     told: list[str] = []
+    waiting = f"waiting for a virtual reader (pcscd with vpcd) at 127.0.0.1:{port}"
 
     def serve() -> None:
         with pytest.raises(CardError, match="no virtual reader"):
-            vpcd.serve(card, "127.0.0.1", port, tell=told.append, patience=1.0)
+            vpcd.serve(card, "127.0.0.1", port, tell=told.append, patience=3.0)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    for _ in range(2):
-        time.sleep(0.2)
+    for times in (1, 2):
+        until(lambda: told.count(waiting) == times, "it waits for a reader")  # noqa: B023
         again = Listener(port)
         with again.accept() as vpcd_end:
             vpcd_end.sendall(frame(SELECT))
@@ -166,7 +168,6 @@ def test_a_reader_that_comes_late_goes_and_comes_back(card: SimulatedCard) -> No
             again.close()
     thread.join(SECONDS)
     assert not thread.is_alive()
-    waiting = f"waiting for a virtual reader (pcscd with vpcd) at 127.0.0.1:{port}"
     there = f"the card is in the reader at 127.0.0.1:{port}; Ctrl-C takes it out"
     gone = "the reader has gone"
     assert told == [waiting, there, gone, waiting, there, gone, waiting]
@@ -300,7 +301,7 @@ def test_a_slot_that_is_taken(
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     with listener.accept() as vpcd_end:
-        time.sleep(0.3)
+        until(lambda: bool(told), "it says that nobody speaks")
         assert told == [f"the reader at 127.0.0.1:{listener.port} says nothing: does it hold another card?"]
         vpcd_end.sendall(frame(SELECT))
         assert receive(vpcd_end).endswith(b"\x90\x00")

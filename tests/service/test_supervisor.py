@@ -54,7 +54,7 @@ def test_a_worker_killed_while_it_signs(tenants: Tenants) -> None:
         with running.as_client("app") as client:
             request = authorise(client, tenants.home["bob"], listed)
             number = client.begin(*sign_call(request.authorisation, request.content))
-            time.sleep(0.1)
+            client.wait_until_taken()
             service.kill(service.pid_of("worker-0"))
             with pytest.raises(EOFError):
                 client.finish(number)

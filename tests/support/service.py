@@ -21,10 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from hsm_signer.config.installation import HOME_VARIABLE
 from hsm_signer.config.service import SETTINGS_FILE
 from hsm_signer.core.interface import EnrolmentRequest
-from hsm_signer.errors import SignerError
+from hsm_signer.errors import InputError, SignerError
 from hsm_signer.server.base import system_clock
 from hsm_signer.server.installation import Installation
 from hsm_signer.service import clients
@@ -47,6 +49,7 @@ from hsm_signer.types import (
 
 from . import processes
 from .other_users import User
+from .scenes import AUTHORISATION
 
 WAIT = 60.0
 """Seconds for anything to happen; a machine with much to do takes its time."""
@@ -444,6 +447,11 @@ class WorkerClient:
         while number not in self._answers:
             self._take()
         return self._answers.pop(number)
+
+    def wait_until_taken(self) -> None:
+        """Until the worker has read what was sent before: what follows here is refused when it is read."""
+        with pytest.raises(InputError, match="exactly one of"):
+            self.call(wire.Sign(authorisation=AUTHORISATION))
 
     def wait_for_state(self, state: str) -> wire.WorkerState:
         """Until a STATE frame says so; answers that come before it are kept."""

@@ -37,7 +37,7 @@ from hsm_signer.service.wire.operations import (
 )
 from hsm_signer.types import Digest
 from tests.support import needs
-from tests.support.fake_worker import FakeWorker, ask, call, pool_on, run, until
+from tests.support.fake_worker import TIMEOUT, FakeWorker, ask, call, pool_on, run, until
 from tests.support.scenes import AUTHORISATION
 
 
@@ -180,6 +180,7 @@ def test_answer_that_does_not_come() -> None:
             worker.reply(1)
             worker.reply(2)
             await until(lambda: pool.in_flight == 0)
+            pool._timeout = TIMEOUT
             task = ask(pool)
             await until(lambda: len(worker.calls) == DEPTH + 1)
             worker.reply(DEPTH + 1)
@@ -190,7 +191,7 @@ def test_answer_that_does_not_come() -> None:
 
 def test_call_to_one_worker_passes_the_queue() -> None:
     async def test(folder: Path) -> None:
-        async with FakeWorker(folder).running() as worker, pool_on(folder, timeout=1) as pool:
+        async with FakeWorker(folder).running() as worker, pool_on(folder) as pool:
             await until(pool.workers)
             tasks = [ask(pool, f"r{number}") for number in range(DEPTH + 1)]
             own = asyncio.ensure_future(pool.call_on(0, call("own")))
@@ -332,11 +333,12 @@ def test_call_refused_by_a_draining_worker_goes_to_the_next() -> None:
 
 def test_draining_worker_gets_nothing_new() -> None:
     async def test(folder: Path) -> None:
-        async with FakeWorker(folder).running() as worker, pool_on(folder, timeout=0.5) as pool:
+        async with FakeWorker(folder).running() as worker, pool_on(folder) as pool:
             first = ask(pool)
             await until(lambda: worker.calls)
             worker.become("draining")
             await until(lambda: pool.workers()[0].state == "draining")
+            pool._timeout = 0.3
             second = ask(pool)
             worker.reply(1)
             await first

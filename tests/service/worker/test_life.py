@@ -14,14 +14,14 @@ import pytest
 
 from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.core.interface import EnrolmentRequest
-from hsm_signer.errors import InputError, ServiceStopping, WorkerUnavailable
+from hsm_signer.errors import ServiceStopping, WorkerUnavailable
 from hsm_signer.server.initialise import (
     PIN_FILE,
     TOKEN_FOLDER,
 )
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import Kind, socket_path
-from hsm_signer.types import Algorithm, Authorisation, DigestList
+from hsm_signer.types import Algorithm, DigestList
 from tests.support import processes
 from tests.support.other_users import NOBODY, connected_as, reachable
 from tests.support.people import digests
@@ -254,12 +254,6 @@ def _many() -> DigestList:
     return digests(*names, algorithm=Algorithm.RSA_PKCS1_SHA256)
 
 
-def wait_until_taken(client: WorkerClient, authorisation: Authorisation) -> None:
-    """Until the worker has read what was sent: this is refused as soon as it is read."""
-    with pytest.raises(InputError, match="exactly one of"):
-        client.call(wire.Sign(authorisation=authorisation))
-
-
 def test_told_to_end_it_finishes_what_it_has(tenants: Tenants) -> None:
     with serving(tenants.home, part="workers") as service:
         running = Running(service, tenants)
@@ -271,7 +265,7 @@ def test_told_to_end_it_finishes_what_it_has(tenants: Tenants) -> None:
             number = client.begin(*sign_call(request.authorisation, request.content))
             behind = client.begin(wire.WhoAmI())
             for each in (client, late):
-                wait_until_taken(each, request.authorisation)
+                each.wait_until_taken()
             os.kill(service.pid_of("worker-0"), signal.SIGTERM)
             # Whose message is not complete by then is told so, and so is whoever comes now.
             late.wait_for_state("draining")
@@ -291,7 +285,7 @@ def test_draining_takes_nothing_new(tenants: Tenants) -> None:
         with running.as_client("app") as client:
             request = authorise(client, tenants.home["bob"], _many())
             number = client.begin(*sign_call(request.authorisation, request.content))
-            wait_until_taken(client, request.authorisation)
+            client.wait_until_taken()
             os.kill(service.pid_of("worker-0"), signal.SIGTERM)
             client.wait_for_state("draining")
             refused = client.begin(wire.WhoAmI())
