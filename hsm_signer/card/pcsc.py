@@ -10,15 +10,15 @@ What the service says becomes one error of ours here, in words that say what to 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
+from hsm_signer.core.job_thread import JobThread
 from hsm_signer.errors import (
     CardAnswerMalformed,
     CardError,
@@ -92,56 +92,6 @@ class _Silent(Exception):
     """The call did not come back in time."""
 
 
-class _Job:
-    """One call for the thread."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self._result = self._call()
-        except BaseException as error:  # noqa: BLE001  raised again where it was asked for
-            self._error = error
-        self.done.set()
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-
-class _Thread:
-    """Makes calls in their order, one at a time. A daemon: a hanging call does not keep the program alive."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="pcsc", daemon=True).start()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.run()
-
-    def call(self, call: Callable[[], T], seconds: float) -> T:
-        """Raises what the call raises, and _Silent where it has not come back after ``seconds``."""
-        job = _Job(call)
-        self._jobs.put(job)
-        if not job.done.wait(seconds):
-            raise _Silent
-        result: T = job.result()
-        return result
-
-    def finish(self, last: Callable[[], None], seconds: float) -> None:
-        """Make a last call and end; wait at most ``seconds`` for it."""
-        with suppress(_Silent, _Refused):
-            self._jobs.put(job := _Job(last))
-            self._jobs.put(None)
-            job.done.wait(seconds)
-
-
 class _ReaderState(NamedTuple):
     """What the service says of one reader."""
 
@@ -156,7 +106,8 @@ class _Service:
     def __init__(self, seconds: float) -> None:
         self.scard = _pyscard()
         self._seconds = seconds
-        self._thread = _Thread()
+        self._thread = JobThread("pcsc")
+        self._thread.start()
         self._lost = False
         self._used = False
         self._card: int | None = None
@@ -182,11 +133,12 @@ class _Service:
                 raise _Refused(int(code) & 0xFFFFFFFF)
             return rest
 
-        try:
-            return self._thread.call(call, self._seconds if seconds is None else seconds)
-        except _Silent:
+        future = self._thread.ask(call)
+        wait([future], self._seconds if seconds is None else seconds)
+        if not future.done():
             self._lost = True
-            raise
+            raise _Silent
+        return future.result()
 
     @property
     def lost(self) -> bool:
@@ -282,7 +234,9 @@ class _Service:
                 scard.SCardReleaseContext(context)
 
         # Where a call hangs this waits behind it, and is made when it comes back.
-        self._thread.finish(last, 0.0 if self._lost else _CLOSE_TIMEOUT)
+        closing = self._thread.ask(last)
+        self._thread.stop()
+        wait([closing], 0.0 if self._lost else _CLOSE_TIMEOUT)
         self._lost = True
 
 

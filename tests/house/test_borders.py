@@ -18,7 +18,7 @@ TABLE = """\
 |---|---|---|
 | core | nothing | asn1crypto |
 | config, schemes | nothing | |
-| card | nothing | card_applet_sim (simulated.py), smartcard (pcsc.py) |
+| card | core (job_thread.py) | card_applet_sim (simulated.py), smartcard (pcsc.py) |
 | token | core, schemes | pkcs11, ctypes |
 | evidence | core | |
 | store | core, evidence | sqlalchemy, alembic, sqlite3 |

@@ -9,17 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import queue
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hsm_signer.core.backoff import Backoff
+from hsm_signer.core.job_thread import Job, JobThread
 from hsm_signer.errors import (
     SignerError,
     StoreBusy,
@@ -50,60 +47,21 @@ TellState = Callable[[str, str | None], None]
 """``ready`` or ``recovering``, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One call's share of a thread; a job whose future is cancelled before its turn is left out."""
-
-    work: Callable[[Any], Any]
-    """Told the server; None in the reader's thread."""
-    future: Future[Any] = field(default_factory=Future)
-
-    def run(self, server: Server | None) -> BaseException | None:
-        """Do it, unless nobody waits for it any more; the error it ended with."""
-        if not self.future.set_running_or_notify_cancel():
-            return None
-        try:
-            result = self.work(server)
-        except BaseException as error:  # noqa: BLE001  told to whoever waits
-            if not isinstance(error, SignerError):
-                log_internal(error)
-            self.future.set_exception(error)
-            return error
-        self.future.set_result(result)
-        return None
-
-    def refuse(self, error: SignerError) -> None:
-        """Answer without doing it."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
 def log_internal(error: BaseException) -> None:
     """An error of the program: its kind and place. Its words are left out, they may quote anything."""
     frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in reversed(frames)]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
     log("internal-error", level="error", kind=type(error).__name__, at=" < ".join(places))
 
 
-class WorkThread(threading.Thread):
-    """Carries out jobs in order; ``due`` is when the present one must have returned."""
+class TimedThread(JobThread):
+    """Carries out jobs one after the other; ``due`` is when the present one must have returned."""
 
     def __init__(self, name: str, timeout: float) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self.due: float | None = None
         """time.monotonic(); None where nothing is being done."""
         self._timeout = timeout
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-
-    def ask(self, work: Callable[[Any], Any]) -> Future[Any]:
-        """Have it done after everything asked before."""
-        job = Job(work)
-        self._jobs.put(job)
-        return job.future
-
-    def stop(self) -> None:
-        """End once everything asked so far is done."""
-        self._jobs.put(None)
 
     @contextmanager
     def _timed(self, timeout: float) -> Iterator[None]:
@@ -113,21 +71,27 @@ class WorkThread(threading.Thread):
         finally:
             self.due = None
 
+    @staticmethod
+    def _run(job: Job, server: Server | None) -> BaseException | None:
+        """Do a job, told the server; the error it ended with, in the log where the program is to blame."""
+        error = job.run(server)
+        if error is not None and not isinstance(error, SignerError):
+            log_internal(error)
+        return error
 
-class ReaderThread(WorkThread):
-    """Reads the store, without the token."""
+
+class ReaderThread(TimedThread):
+    """Reads the store, without the token; its jobs are told None for the server."""
 
     def __init__(self) -> None:
         super().__init__("reader", READING_TIMEOUT)
 
-    def run(self) -> None:
-        """Until stopped."""
-        while (job := self._jobs.get()) is not None:
-            with self._timed(self._timeout):
-                job.run(None)
+    def _carry_out(self, job: Job) -> None:
+        with self._timed(self._timeout):
+            self._run(job, None)
 
 
-class TokenThread(WorkThread):
+class TokenThread(TimedThread):
     """Everything that needs the token."""
 
     def __init__(self, home: Path, timeout: float, tell: TellState) -> None:
@@ -188,7 +152,7 @@ class TokenThread(WorkThread):
     def _serve(self, installation: Installation, server: Server) -> None:
         while (job := self._jobs.get()) is not None:
             with self._timed(self._timeout):
-                if (error := job.run(server)) is not None:
+                if (error := self._run(job, server)) is not None:
                     _raise_if_lost(installation, server, error)
 
     def _wait(self, seconds: float, reason: str) -> bool:

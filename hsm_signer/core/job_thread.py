@@ -1,0 +1,67 @@
+"""A thread that carries out jobs one after the other, each with a Future for whoever asked.
+
+Its threads are daemons: a job that never returns does not keep the program from ending, as it would in an
+executor of concurrent.futures.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of work and the Future of its result. A Future that is cancelled in time leaves it undone."""
+
+    work: Callable[..., Any]
+    future: Future[Any] = field(default_factory=Future)
+
+    def run(self, *arguments: Any) -> BaseException | None:
+        """Do the work and settle the Future; returns the error that the work ended with, None without one."""
+        if not self.future.set_running_or_notify_cancel():
+            return None
+        try:
+            result = self.work(*arguments)
+        except BaseException as error:  # noqa: BLE001  raised again where it was asked for
+            self.future.set_exception(error)
+            return error
+        self.future.set_result(result)
+        return None
+
+    def refuse(self, error: BaseException) -> None:
+        """Settle the Future with an error, without doing the work."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+class JobThread(threading.Thread):
+    """Carries out jobs in the order in which they were asked for; to be started like any thread."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+
+    def ask(self, work: Callable[..., T]) -> Future[T]:
+        """Have work done after everything asked for before."""
+        job = Job(work)
+        self._jobs.put(job)
+        return job.future
+
+    def stop(self) -> None:
+        """End once everything asked for so far is done."""
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        """Carry out jobs until stopped."""
+        while (job := self._jobs.get()) is not None:
+            self._carry_out(job)
+
+    def _carry_out(self, job: Job) -> None:
+        job.run()
