@@ -84,19 +84,6 @@ def test_reset(run: Cli, home: Home, note: Path, monkeypatch: pytest.MonkeyPatch
     assert "warning" not in run("card", "reset", home["bob"].address, "--yes", pin=PIN).err
 
 
-def test_reset_of_a_card_that_is_blocked_for_good(run: Cli) -> None:
-    card = "sim:lost.card"
-    run("card", "new", card)
-    run("enrol", "carol", "--card", card, "--pin-check", "card", "--no-puk", pin=PIN)
-    for _ in range(3):
-        run("card", "reset", card, "--yes", pin=WRONG_PIN, status=4)
-    assert run("pin", "tries", "--card", card).out.split() == ["PIN", "blocked", "PUK", "none"]
-    assert run("pin", "change", "--card", card, answers=(), status=4).code == "card.pin-blocked"
-    assert run("pin", "unblock", "--card", card, answers=(), status=4).code == "card.puk-blocked"
-    run("card", "reset", card, "--yes", answers=())
-    assert run("card", "info", card, "--json").json["state"] == "blank"
-
-
 def test_change_pin(run: Cli, nowhere: Cli, home: Home, note: Path) -> None:
     card = home["alice"].address
     ran = nowhere("pin", "change", "--card", card, answers=(PIN, NEW_PIN, NEW_PIN))

@@ -68,24 +68,6 @@ def test_the_certificate_request_can_be_had_again(run: Cli) -> None:
     assert run("credential", "request", "nobody", status=3).code == "credential.unknown"
 
 
-def test_the_life_of_a_credential(run: Cli, home: Home, note: Path) -> None:
-    card = home["alice"].address
-    ran = run("credential", "suspend", "alice")
-    assert ran.out == ""
-    assert ran.err == "The credential of alice is suspended.\n"
-    assert run("sign", note, "--card", card, pin=PIN, status=3).code == "credential.suspended"
-    assert run("credential", "suspend", "alice", status=3).code == "credential.status-unsuitable"
-    assert run("credential", "resume", "alice", "--json").json["status"] == "active"
-    assert run("credential", "resume", "alice", status=3).code == "credential.status-unsuitable"
-    assert run("credential", "unlock", "alice", status=3).code == "credential.status-unsuitable"
-    run("sign", note, "--card", card, pin=PIN)
-    assert run("credential", "revoke", "alice", "--yes", "--json").json["status"] == "revoked"
-    for change in ("suspend", "resume", "unlock", "revoke"):
-        assert run("credential", change, "alice", status=3).code == "credential.status-unsuitable"
-    events = [each["event"] for each in run("audit", "list", "alice", "--json").json]
-    assert events == ["enrol", "activate", "suspend", "resume", "sign", "revoke"]
-
-
 def test_revoke_asks(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = run("credential", "revoke", "alice", status=2)
     assert "no terminal" in ran.error

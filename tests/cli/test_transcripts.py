@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm_signer.testing import Home
 from tests.support import console, needs
 from tests.support.people import ROOT
 
@@ -17,6 +18,7 @@ PAGES = {
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     if (steps := console.steps_in(page.read_text(encoding="utf-8")))
 }
+TRANSCRIPTS = sorted(Path(__file__).parent.glob("*.console"))
 
 
 @pytest.fixture
@@ -31,6 +33,13 @@ def folder() -> Iterator[Path]:
 def test_every_console_block_is_real(page: str, folder: Path) -> None:
     """Page by page in one home, from its first block to its last."""
     check(PAGES[page], folder)
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_transcript(path: Path, folder: Path, template_home: Home) -> None:
+    """In a copy of the installation that everybody else's tests use."""
+    template_home.copy_to(folder / ".hsm-signer")
+    check(console.steps_of(path.read_text(encoding="utf-8")), folder)
 
 
 def check(steps: list[console.Step], folder: Path) -> None:
