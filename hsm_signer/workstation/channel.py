@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -98,27 +98,23 @@ class Channel:
         path: str,
         *,
         body: msgspec.Struct | None = None,
-        upload: tuple[str, Iterable[bytes]] | None = None,
+        files: Mapping[str, tuple[str | None, Any, str]] | None = None,
         query: dict[str, str] | None = None,
         limit: int = MAX_ANSWER,
         again: bool = True,
     ) -> bytes:
         """The body of a 2xx answer; everything else is raised.
 
-        ``upload``: a content type, and what gives the body anew each time it is iterated over.
+        ``files``: the parts of multipart/form-data (RFC 7578): file name, bytes or a file object that can be
+        read from its beginning again, content type.
         ``again``: a connection that breaks is tried once more, for a server closes idle ones when it likes.
         """
         for last in (False, True) if again else (True,):
-            headers = {}
-            content: bytes | Iterable[bytes] | None = None
-            if body is not None:
-                headers["Content-Type"] = "application/json"
-                content = json_codec.encode(body)
-            elif upload is not None:
-                headers["Content-Type"], content = upload
+            content = None if body is None else json_codec.encode(body)
+            headers = {} if body is None else {"Content-Type": "application/json"}
             try:
                 with self._client.stream(
-                    method, self._url + path, params=query, content=content, headers=headers
+                    method, self._url + path, params=query, content=content, files=files, headers=headers
                 ) as answer:
                     return self._answered(answer, self._bounded(answer, limit))
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:

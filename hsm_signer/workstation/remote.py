@@ -7,7 +7,6 @@ out only after it has been verified for the digests that were sent.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,6 @@ from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
 from hsm_signer.types import (
     Algorithm,
     ByteSource,
-    CardAnswer,
     Challenge,
     Combine,
     CredentialId,
@@ -116,15 +114,18 @@ class RemoteServer:
             )
             self._verify(request, outcome, content.digests)
             return outcome
-        upload = _Upload(answer, content.source, authorisation.algorithm)
+        message = _HashingReader(content.source, authorisation.algorithm)
         outcome = self._channel.read(
             SignOutcome,
             "POST",
             f"{path}/message-signatures",
-            upload=(upload.content_type, upload),
+            files={
+                "authorisation": (None, json_codec.encode(answer), "application/json"),
+                "message": ("message", message, "application/octet-stream"),
+            },
             limit=MAX_ANSWER,
         )
-        self._verify(request, outcome, (upload.signed(),))
+        self._verify(request, outcome, (message.signed(),))
         return outcome
 
     def _verify(self, request: SigningRequest, outcome: SignOutcome, signed: tuple[bytes, ...]) -> None:
@@ -285,45 +286,34 @@ class RemoteServer:
             self._channel.expect(bool(page.entries), "an empty page with others after it")
 
 
-class _Upload:
-    """multipart/form-data (RFC 7578) of an authorisation and its message, read in pieces, each time anew."""
+class _HashingReader:
+    """A message as httpx uploads it: a file object that notes what the signature has to be of."""
 
-    def __init__(self, answer: CardAnswer, source: ByteSource, algorithm: Algorithm) -> None:
-        self._authorisation = json_codec.encode(answer)
+    def __init__(self, source: ByteSource, algorithm: Algorithm) -> None:
         self._source = source
-        self._algorithm = algorithm
-        self._boundary = secrets.token_hex(16)
-        self._signed = b""
+        self._hash_name = algorithm.hash
+        self.seek(0)
 
-    @property
-    def content_type(self) -> str:
-        return f"multipart/form-data; boundary={self._boundary}"
+    def seek(self, _: int) -> None:
+        """Begin anew: httpx asks for it before each attempt."""
+        self._chunks = self._source.chunks()
+        self._digest = None if self._hash_name is None else hashlib.new(self._hash_name.value)
+        self._whole = bytearray()
 
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._head('name="authorisation"', "application/json") + self._authorisation + b"\r\n"
-        yield self._head('name="message"; filename="message"', "application/octet-stream")
-        hash_name = self._algorithm.hash
-        running = None if hash_name is None else hashlib.new(hash_name.value)
-        whole = bytearray()
-        for chunk in self._source.chunks():
-            if running is not None:
-                running.update(chunk)
-            elif len(whole) + len(chunk) > MAX_ED25519_MESSAGE:
-                raise AlgorithmUnsuitable(f"message: ed25519 takes at most {MAX_ED25519_MESSAGE} bytes")
-            else:
-                whole += chunk
-            yield chunk
-        self._signed = bytes(whole) if running is None else running.digest()
-        yield f"\r\n--{self._boundary}--\r\n".encode("ascii")
+    def read(self, _: int) -> bytes:
+        """Give the next chunk, however long it is; empty at the end.
 
-    def _head(self, disposition: str, kind: str) -> bytes:
-        lines = (
-            f"--{self._boundary}",
-            f"Content-Disposition: form-data; {disposition}",
-            f"Content-Type: {kind}",
-        )
-        return "\r\n".join((*lines, "", "")).encode("ascii")
+        Raises AlgorithmUnsuitable for a message that is too long for Ed25519, and FileError.
+        """
+        chunk = next(self._chunks, b"")
+        if self._digest is not None:
+            self._digest.update(chunk)
+        elif len(self._whole) + len(chunk) > MAX_ED25519_MESSAGE:
+            raise AlgorithmUnsuitable(f"message: ed25519 takes at most {MAX_ED25519_MESSAGE} bytes")
+        else:
+            self._whole += chunk
+        return chunk
 
     def signed(self) -> bytes:
-        """What the signature is of: the digest of what was sent last, or for Ed25519 all of it."""
-        return self._signed
+        """What the signature is of: the digest of what was read, for Ed25519 all of it."""
+        return bytes(self._whole) if self._digest is None else self._digest.digest()

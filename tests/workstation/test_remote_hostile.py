@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 import socket
 import ssl
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +24,7 @@ from hsm_signer.core import json_codec
 from hsm_signer.core.algorithms import spki_of
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
+    AlgorithmUnsuitable,
     CredentialRevoked,
     RateLimited,
     ServiceAnswerMalformed,
@@ -52,7 +56,7 @@ from hsm_signer.types import (
     SpkiDer,
     Status,
 )
-from hsm_signer.workstation.remote import RemoteServer
+from hsm_signer.workstation.remote import RemoteServer, _HashingReader
 from hsm_signer.workstation.retry import BACKOFF
 from hsm_signer.workstation.signing import submit
 from tests.support.tls import make_certificate
@@ -316,6 +320,52 @@ def test_a_connection_that_breaks_once_is_made_again(impostor: Impostor, server:
     impostor.answers = [lambda tls: None, tells(GOOD)]
     assert server.credential_by_id(ID) == CREDENTIAL
     assert impostor.requests[0] == impostor.requests[1]
+
+
+def test_a_message_whose_connection_breaks_is_sent_again_from_its_beginning(
+    impostor: Impostor, server: RemoteServer
+) -> None:
+    impostor.answers = [lambda tls: None, tells(outcome(signatures=[base64_of(sign(KEY, MESSAGE))]))]
+    assert server.sign(OF_MESSAGE).signatures
+    first, again = (_without_boundary(sent) for sent in impostor.requests)
+    assert first == again
+    assert MESSAGE in first
+
+
+def _without_boundary(sent: bytes) -> bytes:
+    boundary = re.search(rb"boundary=(\w+)", sent)
+    assert boundary
+    return sent.replace(boundary[1], b"BOUNDARY")
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.ECDSA_SHA256, Algorithm.ED25519])
+def test_a_message_is_read_chunk_by_chunk(algorithm: Algorithm) -> None:
+    """And never whole, however long it is: the reader holds a digest, for Ed25519 what it may be at most."""
+    given: list[int] = []
+
+    class Source:
+        def chunks(self) -> Iterator[bytes]:
+            for number in range(100):
+                given.append(number)
+                yield bytes(1 << 20)
+
+    reader = _HashingReader(Source(), algorithm)
+    assert given == []
+    reader.read(65536)
+    reader.read(65536)
+    assert given == [0, 1]
+    reader.seek(0)
+    if algorithm is Algorithm.ED25519:
+        with pytest.raises(AlgorithmUnsuitable, match="at most 16777216 bytes"):
+            list(iter(lambda: len(reader.read(65536)), 0))
+        assert len(reader.signed()) == 16 << 20
+    else:
+        tracemalloc.start()
+        while reader.read(65536):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        tracemalloc.stop()
+        assert reader.signed() == hashlib.sha256(bytes(100 << 20)).digest()
 
 
 def test_an_enrolment_is_not_begun_again_by_itself(impostor: Impostor, server: RemoteServer) -> None:
