@@ -98,21 +98,21 @@ def list_(app: App, as_json: bool) -> None:
     from hsm_signer.service import clients
 
     with app.local_server() as server:
-        found = [_described(each) for each in clients.list_clients(server.environment, server.store)]
+        found = clients.list_clients(server.environment, server.store)
     if as_json:
-        output.json_data(found)
+        output.json_data([_described(client) for client in found])
         return
     output.table(
         ("NAME", "ROLES", "USER", "KNOWN BY", "ADDED"),
         (
             (
-                each["name"],
-                ", ".join(each["roles"]),
-                each["owner"] or "",
-                "token" if each["certificate_sha256"] is None else "certificate",
-                each["created"],
+                client.name,
+                ", ".join(_roles(client)),
+                client.owner or "",
+                "token" if client.certificate is None else "certificate",
+                output.moment(client.created),
             )
-            for each in found
+            for client in found
         ),
     )
 
@@ -134,9 +134,14 @@ def _described(client: Client) -> dict[str, Any]:
 
     return {
         "name": client.name,
-        "roles": [role.value for role in sorted(client.roles, key=lambda role: role.number)],
+        "roles": _roles(client),
         "owner": client.owner,
         "certificate_sha256": None if client.certificate is None else client.certificate.hex(),
         "created": time_to_json(client.created),
         "created_by": client.created_by,
     }
+
+
+def _roles(client: Client) -> list[str]:
+    """By name, in the order of the table of roles."""
+    return [role.value for role in sorted(client.roles, key=lambda role: role.number)]
