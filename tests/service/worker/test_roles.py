@@ -181,7 +181,7 @@ def test_registrar_gets_the_lost_answer_of_an_enrolment(
             with pytest.raises(NotPermitted, match="in enrolment only"):
                 sign(each)
         entries = client.call(wire.GetEvidence(credential_id=number)).entries
-        assert [numbered.entry.event for numbered in entries] == [Event.ENROL, Event.ACTIVATE, Event.SIGN]
+        assert [entry.event for entry in entries] == [Event.ENROL, Event.ACTIVATE, Event.SIGN]
 
 
 # --- bound clients -----------------------------------------------------------------------------------------
