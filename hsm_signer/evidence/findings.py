@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hsm_signer.core.interface import Words
 from hsm_signer.types import Code, CredentialId, Ordinal, Owner
 
 RECORD_DAMAGED = "record.damaged"
@@ -51,7 +52,7 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     code: Code
     """Stable, for programs."""
-    words: str
+    words: Words
     """For people; may change."""
     credential_id: CredentialId | None = None
     """None where the finding is about no single credential, or about a row whose own id is damaged."""

@@ -169,10 +169,10 @@ def _items(kind: inspect.VarTupleType) -> Unpack:
     """u32 count, then u32 length || item."""
     item = plain(kind.item_type)
     assert isinstance(item.type, inspect.BytesType)
-    allowed: Sequence[int] = lengths_of(item) or range(
-        item.type.min_length or 0, (item.type.max_length or 0) + 1
-    )
-    most = kind.max_length or 0
+    low, high, most = item.type.min_length or 0, item.type.max_length, kind.max_length
+    if high is None or most is None:
+        raise TypeError("a column of items needs bounds for their number and their length")
+    allowed: Sequence[int] = lengths_of(item) or range(low, high + 1)
     words = f"at most {most} items of {expected(kind.item_type, json=False)}, each with its length"
 
     def unpack(value: Any) -> tuple[bytes, ...]:

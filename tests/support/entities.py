@@ -48,10 +48,12 @@ def _present(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(list(cls))
         case inspect.LiteralType(values=values):
             return st.sampled_from(values)
+        case inspect.NoneType():
+            return st.none()
         case inspect.BoolType():
             return st.booleans()
         case inspect.IntType(ge=low, le=high):
-            return st.integers(low, high)
+            return st.integers(-(2**63) if low is None else low, 2**63 - 1 if high is None else high)
         case inspect.StrType(min_length=low, max_length=high, pattern=pattern):
             if pattern is not None and "BEGIN" in pattern:
                 head = "-----BEGIN CERTIFICATE REQUEST-----\n"

@@ -466,7 +466,8 @@ def test_a_client_of_one_user_sees_that_users(desk: Desk, alice: User, bob: User
 
 def test_list_refused(desk: Desk) -> None:
     csc = desk.csc()
-    csc.refuses("Invalid parameter userID", "credentials/list", userID="")
+    for nobody in ("", "x" * 256, "a\nb", "a\0b"):
+        csc.refuses("Invalid parameter userID", "credentials/list", userID=nobody)
     csc.refuses("Invalid parameter pageToken", "credentials/list", pageToken="next")
     csc.refuses("Invalid parameter certificates", "credentials/list", credentialInfo=True, certificates="all")
 

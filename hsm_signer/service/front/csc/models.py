@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from hsm_signer.types import Owner
+
 MAX_SAD = 4096
 """Characters of a SAD, and of a card's answer: six rolling values need some 1400."""
 MAX_PAGE = 100
@@ -21,7 +23,6 @@ Text = Annotated[str, Meta(max_length=4096)]
 Sad = Annotated[str, Meta(max_length=MAX_SAD)]
 Answer = Annotated[str, Meta(max_length=MAX_SAD)]
 Description = Annotated[str, Meta(max_length=500)]
-UserId = Annotated[str, Meta(min_length=1, max_length=255)]
 PageSize = Annotated[int, Meta(ge=1)]
 Hashes = Annotated[tuple[str, ...], Meta(max_length=65535)]
 AuthObjects = Annotated[tuple["AuthObject", ...], Meta(max_length=16)]
@@ -70,7 +71,7 @@ class CscShownRequest(CscRequest, frozen=True, kw_only=True):
 class CscListRequest(CscShownRequest, frozen=True, kw_only=True):
     """credentials/list. Pages are of version 1, and taken in version 2 as well."""
 
-    userID: UserId | None = None
+    userID: Owner | None = None
     credentialInfo: bool | None = None
     onlyValid: bool | None = None
     maxResults: PageSize | None = None
