@@ -129,10 +129,6 @@ def remove(app: App, name: str) -> None:
     output.say(f"{output.printable(name)} is no client any more.")
 
 
-def _roles(client: Client) -> list[str]:
-    return [role.value for role in Role if role in client.roles]
-
-
 def _described(client: Client) -> dict[str, Any]:
     from hsm_signer.core.json_codec import time_to_json
 
