@@ -32,7 +32,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _DECIMAL = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)
-_HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2})*")
+_HEXADECIMAL = re.compile(r"[0-9a-f]*")
 
 
 # --- writing -----------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def _reader(field: Plain) -> Convert | None:
 
 
 def _from_hexadecimal(text: str) -> bytes | None:
-    return bytes.fromhex(text) if _HEXADECIMAL.fullmatch(text) else None
+    return bytes.fromhex(text) if len(text) % 2 == 0 and _HEXADECIMAL.fullmatch(text) else None
 
 
 def _from_base64(text: str) -> bytes | None:
