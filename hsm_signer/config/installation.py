@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import tomli_w
 
 from hsm_signer.errors import ConfigError, NotInitialised
 
@@ -24,6 +25,10 @@ CARD_PIN_VARIABLE = "HSM_SIGNER_CARD_PIN"
 SERVER_VARIABLE = "HSM_SIGNER_SERVER"
 SERVER_TOKEN_VARIABLE = "HSM_SIGNER_SERVER_TOKEN"  # noqa: S105  a name, no token
 DEFAULT_HOME = Path("~/.hsm-signer")
+HEADER = """\
+# hsm-signer configuration. Relative paths are relative to this folder. Every key is explained in
+# the documentation; a key that is not known is an error.
+"""
 
 KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
@@ -156,26 +161,12 @@ def load_workstation(home: Path) -> WorkstationConfig:
 
 
 def dump(config: Config | WorkstationConfig) -> str:
-    """The file's text."""
-    lines = [
-        "# hsm-signer configuration. Relative paths are relative to this folder. Every key is explained in",
-        "# the documentation; a key that is not known is an error.",
-    ]
-    document = msgspec.to_builtins(config)
-    lines.append(f"format = {document.pop('format')}")
-    for section, values in document.items():
-        if values is None:
-            continue
-        lines += ["", f"[{section}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
-    return "\n".join(lines) + "\n"
-
-
-# A TOML string holds no control character as it is, and the quote ends it.
-_ESCAPES = {code: f"\\u{code:04X}" for code in (*range(0x20), 0x7F)} | {0x22: '\\"', 0x5C: "\\\\"}
-
-
-def _toml(value: str | float) -> str:
-    if isinstance(value, str):
-        return f'"{value.translate(_ESCAPES)}"'
-    return repr(value)
+    """The file's text: TOML, without the keys that are not set."""
+    document = {
+        name: {key: entry for key, entry in value.items() if entry is not None}
+        if isinstance(value, dict)
+        else value
+        for name, value in msgspec.to_builtins(config).items()
+        if value is not None
+    }
+    return f"{HEADER}{tomli_w.dumps(document)}"

@@ -17,7 +17,8 @@ TABLE = """\
 | room | may import, besides errors and types | and alone of all |
 |---|---|---|
 | core | nothing | asn1crypto |
-| config, schemes | nothing | |
+| config | nothing | tomli_w |
+| schemes | nothing | |
 | card | core (job_thread.py) | card_applet_sim (simulated.py), smartcard (pcsc.py) |
 | token | core, schemes | pkcs11, ctypes |
 | evidence | core | |
