@@ -1,5 +1,6 @@
 # make demo    a whole session on this machine, explained      make test    the whole suite
 # make check   types and style                                 make bench   ratios, measured in one run
+# make test-fast   the suite without database, readers, services and other users
 # make charts  the charts of docs/understand/speed.md, from its tables
 # make pictures   every picture of the documents as PNG, in build/pictures (needs npm and Chromium)
 # make reference  the command reference and the man page, from the commands' own help
@@ -8,7 +9,7 @@
 PY := .venv/bin/python
 BRIDGE := card_applet/bridge/target/card-bridge.jar
 
-.PHONY: setup readers demo test check bench charts reference pictures applet conformance clean
+.PHONY: setup readers demo test test-fast check bench charts reference pictures applet conformance clean
 
 setup:
 	@scripts/setup
@@ -18,6 +19,10 @@ readers:
 
 demo: setup
 	@scripts/demo
+
+test-fast: setup
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -q \
+	    -m "not database and not reader and not service and not applet and not users and not slow"
 
 test: readers $(BRIDGE)
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder

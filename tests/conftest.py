@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,52 @@ if TYPE_CHECKING:
 # Whoever started this run in the background left SIGINT ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# --- markers -----------------------------------------------------------------------------------------------
+
+BY_FIXTURE = {"postgresql": "database", "_own_pcscd": "reader", "running": "service", "as_root": "users"}
+BY_PARAMETER = {"postgresql": "database", "pcsc": "reader", "jcardsim": "applet"}
+"""Of fixtures that choose by their parameter what they need."""
+BY_NAME = {"serving": "service", "far_service": "service"}
+"""What a module that has this name can start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, and begin with those that take longest: nobody waits for them at the end."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        found = {
+            *(marker for name, marker in BY_FIXTURE.items() if name in item.fixturenames),
+            *(BY_PARAMETER.get(value, "") for value in parameters if isinstance(value, str)),
+            *(marker for name, marker in BY_NAME.items() if hasattr(item.module, name)),
+        }
+        for marker in found - {""}:
+            item.add_marker(marker)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What starts something asks for the marker that says so."""
+    needs.running = item
+    try:
+        return (yield)
+    finally:
+        needs.running = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In continuous integration a skipped test is a failed one: it shows nothing."""
+    report = yield
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
+    return report
+
+
+# --- what tests begin with ---------------------------------------------------------------------------------
 
 PEOPLE = (
     ("alice", Scheme.ROLLING, KeySpec.P256),

@@ -19,6 +19,7 @@ OPTIONS = ("-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Dcom.licel.jcardsim.rand
 
 def command(main: str, *arguments: str) -> list[str]:
     """How to run a class of the bridge; skips, or fails in CI, where Java or the jar is missing."""
+    needs.marked("applet")
     java = needs.program("java", "default-jdk-headless")
     if not JAR.exists():
         needs.missing("the Java applet", "make applet")

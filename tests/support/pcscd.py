@@ -87,6 +87,7 @@ class Pcscd:
     def start(self, *, readers: bool = True) -> None:
         """Ready when it returns. Skips, or fails in CI, where the machine allows no private mount."""
         assert self._process is None
+        needs.marked("reader")
         become_root = [] if os.geteuid() == 0 else ["--map-root-user"]
         script = (
             f'mkdir -p {RUN_FOLDER}; mount --bind "$1" {RUN_FOLDER} && '
@@ -110,7 +111,8 @@ class Pcscd:
             raise
         if not self.running:
             self._process = None
-            needs.missing("a pcscd of the tests' own", self._log.read_text(errors="replace")[-500:])
+            said = self._log.read_text(errors="replace").splitlines() or ["it says nothing"]
+            needs.missing("a pcscd of the tests' own, in a mount namespace of its own,", said[-1])
 
     def _help(self) -> str:
         done = subprocess.run([self._program or "", "--help"], capture_output=True, check=False, timeout=20)

@@ -47,7 +47,7 @@ from hsm_signer.types import (
     SignOutcome,
 )
 
-from . import processes
+from . import needs, processes
 from .other_users import User
 from .scenes import AUTHORISATION
 
@@ -262,6 +262,7 @@ def serving(
     ``folder``: where service.toml is, if not in the home; ``sockets``: where it says that they are, if not in
     ``run`` beside it; ``user``: who runs it, where that is somebody else.
     """
+    needs.marked("service")
     if settings is not None:
         ((folder or home.path) / SETTINGS_FILE).write_text(settings)
     command = [
