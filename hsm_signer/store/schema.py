@@ -58,14 +58,15 @@ credential = Table(
     Column("assurance", Integer, nullable=False),
     Column("request_hash", LargeBinary),
     Column("evidence_head", LargeBinary),
+    Column("mac", LargeBinary, nullable=False),
+    Column("request", LargeBinary),
+    Column("created", BigInteger, nullable=False),
+    # Since 0003, which adds them at the end.
     Column("sealing", Integer, nullable=False, server_default="1"),
     Column("wrapped_seal", LargeBinary),
     Column("card_point", LargeBinary),
     Column("enrolment_proof", LargeBinary),
     Column("suspended_by", Integer, nullable=False, server_default="0"),
-    Column("mac", LargeBinary, nullable=False),
-    Column("request", LargeBinary),
-    Column("created", BigInteger, nullable=False),
 )
 """One row per credential. Beside the record: ``mac``; ``request``, the DER CertificationRequestInfo that
 ``request_hash`` is of; ``created``, microseconds since 1970. The last two are not under the MAC: the first is

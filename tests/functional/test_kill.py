@@ -227,6 +227,7 @@ def test_killed_card_owner_with_a_new_blank_card(home: Home, tmp_path: Path) -> 
 # --- the database's server ---------------------------------------------------------------------------------
 
 
+@pytest.mark.database
 def test_the_database_server_is_killed_while_two_sign(
     home: Home, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:

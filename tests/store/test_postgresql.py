@@ -467,6 +467,7 @@ def test_a_connection_that_ends_in_the_middle_of_a_write(
     alice.activate(store)
 
 
+@pytest.mark.database
 def test_a_server_that_stops_and_comes_back(tmp_path: Path) -> None:
     """The store is open all the time; what was answered is there."""
     needs.postgresql()

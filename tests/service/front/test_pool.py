@@ -529,6 +529,7 @@ def test_unknown_user() -> None:
         Pool(Path("/nowhere"), workers=1, in_flight=1, timeout=1, user="no-such-user")
 
 
+@pytest.mark.users
 def test_socket_of_another_user_is_not_talked_to() -> None:
     needs.root()
 
