@@ -37,7 +37,7 @@ BY_NAME = {"serving": "service", "far_service": "service"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need, and begin with those that take longest: nobody waits for them at the end."""
+    """Mark tests by what they need, and begin with those that take longest, so that nobody waits for them."""
     for item in items:
         assert isinstance(item, pytest.Function)
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()

@@ -13,6 +13,8 @@ from hsm_signer.testing import Home
 from tests.support import console, needs
 from tests.support.people import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
 PAGES = {
     str(page.relative_to(ROOT)): steps
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

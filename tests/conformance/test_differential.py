@@ -15,6 +15,8 @@ from tests.support.card.targets import JavaTarget, SimulatorTarget, Target, make
 RANDOM = (COMMANDS["BEGIN PERSONALISATION"].header, COMMANDS["AUTHORISE"].header)
 """Answers with a point, or with R and what follows from it: only their lengths are compared."""
 
+pytestmark = pytest.mark.applet
+
 
 class DifferentialMachine(machine.CardMachine):
     """Two cards that get the same commands; the first is also held to the model."""
