@@ -334,6 +334,12 @@ class TokenUnsuitable(TokenError):
     code = "token.unsuitable"
 
 
+class TokenWeak(TokenError):
+    """The token does not enforce what keeps keys inside it."""
+
+    code = "token.weak"
+
+
 class TokenUnavailable(TokenError):
     """The token stopped answering."""
 

@@ -450,6 +450,11 @@ class CredentialRecord(Credential, frozen=True):
     suspended_by: SuspendedBy
     """Who has to end a suspension."""
 
+    @property
+    def opens_with_card_alone(self) -> bool:
+        """Whether there is a wrap(SK) of sealing 1; it gets sealing 2 at the next signature."""
+        return self.wrapped_sk is not None and self.sealing is Sealing.CARD
+
 
 class SealedRecord(Struct, frozen=True):
     """A record and its MAC (32 bytes, HMAC-SHA-256 under a key that never leaves the token)."""

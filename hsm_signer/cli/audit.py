@@ -116,6 +116,7 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
                 "entries": report.entries,
                 "signatures": report.signatures,
                 "unchecked_signatures": report.unchecked,
+                "records_at_sealing_1": report.at_sealing_1,
                 "anchor_checked": anchored,
                 "findings": json_codec.to_json(findings),
             }
@@ -193,5 +194,6 @@ def _summary(report: AuditReport, *, anchored: bool, good: bool) -> str:
         )
     )
     unchecked = f"; {output.count(report.unchecked, 'signature')} not checkable" if report.unchecked else ""
+    old = f"; {output.count(report.at_sealing_1, 'record')} still at sealing 1" if report.at_sealing_1 else ""
     verdict = "all good" if good else "not all good"
-    return f"checked {counted}{', the anchor' if anchored else ''}{unchecked}: {verdict}"
+    return f"checked {counted}{', the anchor' if anchored else ''}{unchecked}{old}: {verdict}"

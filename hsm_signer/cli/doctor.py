@@ -23,9 +23,12 @@ def command(app: App, card: str | None, slow: bool, as_json: bool) -> None:
     """Check configuration, token, store and card; then enrol and sign with every scheme and key type.
 
     That last part uses the real token, but a temporary store and temporary simulated cards. "not possible"
-    says what this token lacks, and is no failure. Exit status 0 if nothing FAILED, else 7.
+    says what this token lacks, and is no failure; "warning" says what is weaker than it should be. Exit
+    status 0 if nothing FAILED, else 7.
     """
     from .doctor_checks import Check, Result, examine
+
+    telling = (Result.WARNING, Result.FAILED)
 
     opener = None if card is None else (card, lambda installation: app.card_opener(card, installation))
     done: list[Check] = []
@@ -33,7 +36,7 @@ def command(app: App, card: str | None, slow: bool, as_json: bool) -> None:
         done.append(check)
         if not as_json:
             output.data(output.printable(f"{check.result.value:<12}  {check.name:<22}  {check.words}"))
-            for line in (check.hint or "").splitlines() if check.result is Result.FAILED else ():
+            for line in (check.hint or "").splitlines() if check.result in telling else ():
                 output.data(output.printable(f"{'':<12}  {'':<22}  hint: {line}"))
     failed = [check.name for check in done if check.result is Result.FAILED]
     if as_json:

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hsm_signer.card.address import create_card, open_card
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import generate_pin, generate_puk
@@ -36,7 +38,7 @@ from hsm_signer.store.schema import HEAD
 from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
 from hsm_signer.token.probe import probe
-from hsm_signer.token.profile import TokenProfile
+from hsm_signer.token.profile import CONFINEMENTS, INDISPENSABLE, Confinement, TokenProfile
 from hsm_signer.token.session import TokenSession
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, Message, PinCheck, Scheme, Status
 from hsm_signer.workstation.enrolment import Enrolment, enrol
@@ -58,6 +60,8 @@ class Result(Enum):
     OK = "ok"
     IMPOSSIBLE = "not possible"
     """The token lacks something; nothing is broken."""
+    WARNING = "warning"
+    """Weaker than it should be, and known to be."""
     FAILED = "FAILED"
     SKIPPED = "skipped"
     """It needs something that failed before."""
@@ -72,14 +76,18 @@ class Check:
     result: Result
     words: str
     hint: str | None = None
+    confinement: Confinement | None = None
+    """Of checks of what confines keys: what the token makes of it."""
 
     def described(self) -> dict[str, Any]:
         """As --json prints it."""
+        confinement = {} if self.confinement is None else msgspec.to_builtins(self.confinement)
         return {
             "name": self.name,
             "result": self.result.value.lower().replace(" ", "-"),
             "words": self.words,
             "hint": self.hint,
+            **confinement,
         }
 
 
@@ -149,9 +157,10 @@ class _Token:
         except SignerError as error:
             yield _failed("token.profile", error)
             return
+        token = self._installation.config.token
         yield self._same_profile(session, profile)
         yield from _abilities(profile)
-        token = self._installation.config.token
+        yield from _confinements(profile, accepted=token.accept_weak)
         try:
             self.environment = SecureEnvironment(
                 session,
@@ -164,6 +173,7 @@ class _Token:
         else:
             words = f"master key {token.master_key}, record key {token.record_key}"
             yield Check("token.keys", Result.OK, words)
+            yield _changeable(self.environment)
 
     def _same_profile(self, session: TokenSession, profile: TokenProfile) -> Check:
         path = self._installation.home / PROFILE_FILE
@@ -190,26 +200,49 @@ def _abilities(profile: TokenProfile) -> Iterator[Check]:
         return Check(name, Result.OK, f"{words} ({shown})")
 
     yield ability("token.key-wrap", profile.key_wrap, "AES Key Wrap, RFC 3394", needed=True)
+    yield ability("token.sealing", profile.sealing, "HMAC-SHA-256 under a wrapped secret", needed=True)
     yield ability("token.private-wrap", profile.private_wrap, "wrapping of private keys", needed=True)
     yield ability("token.ecdh", profile.ecdh, "ECDH1_DERIVE", needed=True)
     yield ability("token.combine-cbc", profile.cbc_encrypt_data, "AES_CBC_ENCRYPT_DATA", needed=True)
     yield ability("token.combine-xor", profile.xor_base_and_data, "XOR_BASE_AND_DATA", needed=False)
     yield ability("token.cmac", profile.cmac, "AES-CMAC, for scheme pin", needed=False)
     yield ability("token.oaep", profile.oaep_hash, "RSA-OAEP, for scheme pin with RSA", needed=False)
-    confined = [
-        words
-        for there, words in (
-            (profile.confines("allowed-mechanisms"), "ALLOWED_MECHANISMS"),
-            (profile.confines("unwrap-template"), "UNWRAP_TEMPLATE"),
-        )
-        if there
-    ]
-    yield Check(
-        "token.confinement",
-        Result.OK if len(confined) == 2 else Result.IMPOSSIBLE,
-        f"keys are confined by {' and '.join(confined)}"
-        if len(confined) == 2
-        else f"keys are confined by their usage{''.join(f' and {each}' for each in confined)} only",
+
+
+def _confinements(profile: TokenProfile, *, accepted: bool) -> Iterator[Check]:
+    """What is wanted of the token so that keys stay in it, whether it takes it, and whether it enforces it.
+
+    ``accepted``: `init` was told to take the token although it is weak.
+    """
+    hint = "for trials only: its keys are not kept inside" if accepted else "take another token"
+    for name, wanted in CONFINEMENTS.items():
+        found = profile.confinement.get(name, Confinement(taken=False, enforced=False))
+        result = Result.OK if found.enforced else Result.IMPOSSIBLE
+        if name in INDISPENSABLE and not found.enforced:
+            result = Result.WARNING if accepted else Result.FAILED
+        taken = "taken" if found.taken else "not taken"
+        words = f"{wanted}: {taken}, {'enforced' if found.enforced else 'NOT enforced'}"
+        telling = result in (Result.WARNING, Result.FAILED)
+        yield Check(f"token.{name}", result, words, hint if telling else None, found)
+
+
+def _changeable(environment: SecureEnvironment) -> Check:
+    """Whether the installation's keys on the token are as a token that enforces it would keep them now."""
+    name = "token.key-attributes"
+    if not environment.profile.confines("modifiable"):
+        return Check(name, Result.IMPOSSIBLE, "the token lets the attributes of its keys be changed")
+    try:
+        changeable = environment.changeable_keys()
+    except SignerError as error:
+        return _failed(name, error)
+    if not changeable:
+        return Check(name, Result.OK, "master key and record key cannot be changed")
+    return Check(
+        name,
+        Result.WARNING,
+        f"{' and '.join(changeable)}: whoever has the token's PIN can give them other uses",
+        "an older version made them; a new installation has keys that cannot be changed, and key rotation of "
+        "a later version will make such keys",
     )
 
 
@@ -244,10 +277,12 @@ class _Store:
     @staticmethod
     def _contents(store: Store) -> Check:
         counts: dict[Status, int] = {}
+        at_sealing_1 = 0
         unreadable: list[object] = []
         try:
             for sealed in store.list_records(unreadable.append):
                 counts[sealed.record.status] = counts.get(sealed.record.status, 0) + 1
+                at_sealing_1 += sealed.record.opens_with_card_alone
             entries = store.last_entry()
         except StoreError as error:
             return _failed("store.contents", error)
@@ -256,11 +291,10 @@ class _Store:
             return Check("store.contents", Result.FAILED, words, "hsm-signer audit verify says which and why")
         by_status = ", ".join(f"{n} {status.value}" for status in Status if (n := counts.get(status)))
         total = output.count(sum(counts.values()), "credential")
-        return Check(
-            "store.contents",
-            Result.OK,
-            f"{total}{f' ({by_status})' if by_status else ''}, {output.count(entries, 'evidence entry')}",
-        )
+        words = f"{total}{f' ({by_status})' if by_status else ''}, {output.count(entries, 'evidence entry')}"
+        if at_sealing_1:
+            words += f"; {output.count(at_sealing_1, 'record')} at sealing 1 until the next signature of each"
+        return Check("store.contents", Result.OK, words)
 
 
 def _card(

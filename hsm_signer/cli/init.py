@@ -29,6 +29,11 @@ from .secret_input import ask_token_pin
 @click.option(
     "--store-url", type=TEXT, metavar="URL", help="Where to make the store. Default: sqlite:///store.db."
 )
+@click.option(
+    "--accept-weak-token",
+    is_flag=True,
+    help="Take a token that does not enforce what keeps keys inside it, for trials.",
+)
 @pass_app
 def command(
     app: App,
@@ -37,6 +42,7 @@ def command(
     token_pin_file: Path | None,
     softhsm_conf: Path | None,
     store_url: str | None,
+    accept_weak_token: bool,
 ) -> None:
     """Make an installation in --home: master key and record key on the token, store, config.toml.
 
@@ -66,6 +72,7 @@ def command(
             token_pin_file=token_pin_file,
             softhsm_conf=softhsm_conf,
             store_url=store_url,
+            accept_weak_token=accept_weak_token,
         ),
         ask_token_pin,
         tell=lambda words: output.say(f"{words} ..."),

@@ -33,7 +33,7 @@ HEADER = """\
 KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
-class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """``[token]``"""
 
     uri: str
@@ -44,6 +44,8 @@ class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """CKA_ID of the record MAC key, 16 hexadecimal digits."""
     softhsm_conf: str | None = None
     """SoftHSM2's settings file, for tokens of `hsm-signer init` without --module."""
+    accept_weak: bool = False
+    """Whether a token is used that does not enforce what keeps keys inside it, for trials."""
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

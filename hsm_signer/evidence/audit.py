@@ -61,6 +61,8 @@ class AuditReport:
     unchecked: int
     """Signatures not checkable here: Ed25519 signs the message itself, which evidence does not hold; or
     there is no record whose MAC holds to take PK from."""
+    at_sealing_1: int
+    """Records whose private key still opens with the card alone; each moves at its next signature."""
     findings: tuple[Finding, ...]
     """Ordered by credential id; empty if all is well."""
 
@@ -101,6 +103,7 @@ def audit(
         entries=run.entries,
         signatures=run.signatures,
         unchecked=run.unchecked,
+        at_sealing_1=run.at_sealing_1,
         findings=tuple(findings),
     )
 
@@ -143,6 +146,7 @@ class _Audit:
         self._check_mac = check_mac
         self.findings: list[Finding] = []
         self.records = self.chains = self.entries = self.signatures = self.unchecked = 0
+        self.at_sealing_1 = 0
 
     def credential(
         self, credential_id: CredentialId, sealed: SealedRecord | None, chain: Iterator[EvidenceEntry]
@@ -154,6 +158,7 @@ class _Audit:
             self.records += 1
             if self._check_mac(sealed):
                 spki = sealed.record.spki
+                self.at_sealing_1 += sealed.record.opens_with_card_alone
             else:
                 self._found(RECORD_MAC, "the record was changed: its MAC does not hold", credential_id, owner)
         check = ChainCheck(credential_id)

@@ -26,6 +26,7 @@ from hsm_signer.errors import (
     InputError,
     SignerError,
     TokenUnsuitable,
+    TokenWeak,
     os_words,
 )
 from hsm_signer.store.store import Store
@@ -57,6 +58,8 @@ class NewInstallation:
     softhsm_conf: Path | None = None
     """SoftHSM2 settings to start from."""
     store_url: str | None = None
+    accept_weak_token: bool = False
+    """Take a token that does not enforce what keeps keys inside it."""
 
 
 def initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell = lambda _: None) -> Config:
@@ -116,6 +119,7 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
         tell("probing the token")
         profile = probe(session)
         _refuse_unfit(profile)
+        _refuse_weak(profile, accepted=wanted.accept_weak_token, tell=tell)
         # The serial pins the token: another one of the same name will not be taken for it.
         uri = replace(uri, token=session.label, serial=session.serial)
         store_url = wanted.store_url or f"{SQLITE}store.db"
@@ -130,6 +134,7 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
                     master_key=session.create_master_key(profile).hex(),
                     record_key=session.create_record_key(profile).hex(),
                     softhsm_conf=conf,
+                    accept_weak=bool(profile.weaknesses),
                 ),
                 store=StoreConfig(url=store_url),
             )
@@ -197,6 +202,16 @@ def _refuse_unfit(profile: TokenProfile) -> None:
     ):
         if lacking is None:
             raise TokenUnsuitable(f"this token cannot be used: it has no {what}")
+
+
+def _refuse_weak(profile: TokenProfile, *, accepted: bool, tell: Tell) -> None:
+    """Raise TokenWeak for a token that lets keys out, unless it was accepted so."""
+    if not profile.weaknesses:
+        return
+    words = f"this token does not enforce {', '.join(profile.weaknesses)}"
+    if not accepted:
+        raise TokenWeak(words, hint="take another token; for trials only: --accept-weak-token")
+    tell(f"accepted although {words}")
 
 
 def _remove(home: Path, existed: bool) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
-from pkcs11 import Mechanism
+from pkcs11 import Attribute, Mechanism
 
 from hsm_signer.core import algorithms
 from hsm_signer.core.canonical import record_bytes
@@ -108,6 +108,18 @@ class SecureEnvironment:
     def token_serial(self) -> str:
         """Serial number of the token, as records carry it."""
         return self.session.serial
+
+    def changeable_keys(self) -> tuple[str, ...]:
+        """Name the token keys whose attributes whoever has the token's PIN can still change.
+
+        Older versions made them without CKA_MODIFIABLE false. Raises TokenError.
+        """
+        with token_call("reading CKA_MODIFIABLE of its keys"):
+            return tuple(
+                name
+                for name, key in (("master key", self._master_key), ("record key", self._record_key))
+                if key[Attribute.MODIFIABLE]
+            )
 
     # --- records ---------------------------------------------------------------------------------------
 

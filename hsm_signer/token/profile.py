@@ -14,15 +14,15 @@ from hsm_signer.types import Combine, KeySpec, Scheme
 PROFILE_FORMAT = 4
 
 CONFINEMENTS = {
-    "extractable": "CKA_EXTRACTABLE false: the key is not wrapped out",
-    "sensitive": "CKA_SENSITIVE true: the key's value is not read",
-    "usage": "CKA_WRAP, CKA_DERIVE false: the key does only what it is for",
-    "allowed-mechanisms": "CKA_ALLOWED_MECHANISMS: the key works with its own mechanism only",
-    "unwrap-template": "CKA_UNWRAP_TEMPLATE: what the master key opens stays sensitive",
-    "copyable": "CKA_COPYABLE false: no copy with other attributes",
-    "modifiable": "CKA_MODIFIABLE false on generated keys: no attribute is changed later",
-    "modifiable-derived": "CKA_MODIFIABLE false on derived keys",
-    "modifiable-unwrapped": "CKA_MODIFIABLE false on unwrapped keys",
+    "extractable": "CKA_EXTRACTABLE false (a key is not wrapped out)",
+    "sensitive": "CKA_SENSITIVE true (a key's value is not read)",
+    "usage": "CKA_WRAP and CKA_DERIVE false (a key does only what it is for)",
+    "allowed-mechanisms": "CKA_ALLOWED_MECHANISMS (a key works with its own mechanism only)",
+    "unwrap-template": "CKA_UNWRAP_TEMPLATE (what the master key opens stays sensitive)",
+    "copyable": "CKA_COPYABLE false (no copy with other attributes)",
+    "modifiable": "CKA_MODIFIABLE false of generated keys (no attribute is changed later)",
+    "modifiable-derived": "CKA_MODIFIABLE false of derived keys",
+    "modifiable-unwrapped": "CKA_MODIFIABLE false of unwrapped keys",
 }
 """What we want a token to refuse, by the name that profile and `doctor` give it, in the order of both."""
 INDISPENSABLE = ("extractable", "sensitive", "usage")

@@ -11,6 +11,7 @@ import pytest
 
 from hsm_signer.testing import PIN, Home
 from tests.support.commandline import Cli, changed, tree
+from tests.support.older import as_older_versions_made_it
 
 
 def _sql(home: Home, statement: str) -> None:
@@ -46,6 +47,17 @@ def test_list_and_head_need_no_token(run: Cli, home: Home) -> None:
     assert len(run("audit", "list").out.splitlines()) > 5
     assert run("audit", "head").json["credentials"] == "5"
     assert run("audit", "verify", status=5).code == "token.not-found"
+
+
+def test_verify_counts_records_at_sealing_1(run: Cli, home: Home, note: Path) -> None:
+    with home.server() as server:
+        as_older_versions_made_it(server, home["alice"])
+    ran = run("audit", "verify")
+    assert ran.out.endswith("5 signatures; 1 record still at sealing 1: all good\n")
+    assert run("audit", "verify", "--json").json["records_at_sealing_1"] == 1
+    run("sign", note, "--card", home["alice"].address, pin=PIN)
+    assert "sealing" not in run("audit", "verify").out
+    assert run("audit", "verify", "--json").json["records_at_sealing_1"] == 0
 
 
 def test_verify_and_anchor(run: Cli, home: Home, note: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
+from pkcs11 import Attribute
 
 from hsm_signer.cli import doctor_checks
 from hsm_signer.config.installation import CONFIG_FILE
@@ -15,8 +18,12 @@ from hsm_signer.errors import StoreReadOnly, WrongKey
 from hsm_signer.server.server import Server
 from hsm_signer.store.store import Store
 from hsm_signer.testing import PIN, Home
-from hsm_signer.types import KeySpec, Scheme
+from hsm_signer.token.profile import CONFINEMENTS, Confinement
+from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL
+from hsm_signer.types import Event, KeySpec, Scheme
 from tests.support.commandline import Cli, as_nobody, changed, tree
+from tests.support.older import as_older_versions_made_it
+from tests.support.scenes import writable
 
 CYCLE = frozenset({"ok", "not-possible"})
 
@@ -40,9 +47,10 @@ def results(run: Cli, *arguments: str | Path, status: int = 0) -> dict[str, str]
     ran = run("doctor", "--json", *arguments, status=status)
     assert set(ran.json) == {"good", "checks"}
     assert ran.json["good"] == (status == 0)
-    assert {frozenset(each) for each in ran.json["checks"]} == {
-        frozenset(("name", "result", "words", "hint"))
-    }
+    confined = {f"token.{name}" for name in CONFINEMENTS}
+    for check in ran.json["checks"]:
+        more = {"taken", "enforced"} if check["name"] in confined else set()
+        assert set(check) == {"name", "result", "words", "hint"} | more
     return {each["name"]: each["result"] for each in ran.json["checks"]}
 
 
@@ -72,7 +80,62 @@ def test_words(run: Cli, home: Home) -> None:
     assert lines[0].startswith("ok            config ")
     assert any(line.startswith("not possible  cycle.rolling.ed25519") for line in lines)
     assert any("alice, active" in line for line in lines)
-    assert "5 credentials (5 active), 10 evidence entries" in ran.out
+    assert "5 credentials (5 active), 10 evidence entries\n" in ran.out
+
+
+def test_what_is_wanted_of_a_token_and_what_it_does(run: Cli) -> None:
+    """One line for each attribute, in the order of the profile; the same in JSON."""
+    lines = run("doctor").out.splitlines()
+    shown = [line for line in lines if line.split()[1].removeprefix("token.") in CONFINEMENTS]
+    assert [line.split(maxsplit=2)[2] for line in shown] == [
+        f"{wanted}: taken, enforced" for wanted in CONFINEMENTS.values()
+    ]
+    assert all(line.startswith("ok ") for line in shown)
+    checks = {check["name"]: check for check in run("doctor", "--json").json["checks"]}
+    for name in CONFINEMENTS:
+        assert (checks[f"token.{name}"]["taken"], checks[f"token.{name}"]["enforced"]) == (True, True)
+    assert checks["token.key-attributes"]["result"] == "ok"
+
+
+@pytest.mark.parametrize("older", [("master_key",), ("record_key",), ("master_key", "record_key")])
+def test_token_keys_of_an_older_version_are_named(run: Cli, home: Home, older: tuple[str, ...]) -> None:
+    """Made without CKA_MODIFIABLE false: whoever has the token's PIN can change them, as is shown here."""
+    with writable(home) as session:
+        profile = home.installation.profile(session)
+        confinement = {
+            name: Confinement(taken=found.taken, enforced=name != "modifiable")
+            for name, found in profile.confinement.items()
+        }
+        before = msgspec.structs.replace(profile, confinement=confinement)
+        made = {"master_key": session.create_master_key, "record_key": session.create_record_key}
+        keys = {name: made[name](before) for name in older}
+        config = home.path / CONFIG_FILE
+        for name, key_id in keys.items():
+            config.write_text(re.sub(rf'{name} = "\w+"', f'{name} = "{key_id.hex()}"', config.read_text()))
+        for label, name in ((MASTER_KEY_LABEL, "master_key"), (RECORD_KEY_LABEL, "record_key")):
+            if name in older:
+                key = session.find_key(label, keys[name])
+                key[Attribute.DECRYPT] = True
+                assert key[Attribute.DECRYPT]
+    ran = run("doctor")
+    (line,) = [line for line in ran.out.splitlines() if "token.key-attributes" in line]
+    named = " and ".join(name.replace("_", " ") for name in older)
+    assert line.startswith("warning ")
+    assert f" {named}: whoever has the token's PIN can give " in line
+    assert "hint: an older version made " in ran.out
+    assert "a new installation has keys that cannot be changed" in ran.out
+
+
+def test_records_at_sealing_1_are_counted(run: Cli, home: Home) -> None:
+    """Until each has signed once."""
+    with home.server() as server:
+        for name in ("alice", "basil"):
+            as_older_versions_made_it(server, home[name])
+    assert "; 2 records at sealing 1 until the next signature of each" in run("doctor").out
+    with home.server() as server:
+        home["alice"].sign(server)
+        server.change_status(home["basil"].record(server).credential_id, Event.REVOKE)
+    assert "sealing 1" not in run("doctor").out
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from .test_help import CONTRACT
 
 
 def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
-    names = {str: "text", int: "integer", float: "number"}
+    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     for field in msgspec.structs.fields(kind):
         inner = field.type
         sections = [each for each in (inner, *get_args(inner)) if isinstance(each, type)]
@@ -36,7 +36,7 @@ def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, st
         elif field.default is None:
             default = "none"
         else:
-            default = f'"{field.default}"' if isinstance(field.default, str) else str(field.default)
+            default = f'"{field.default}"' if isinstance(field.default, str) else str(field.default).lower()
         yield prefix + field.name, names[bare], default
 
 

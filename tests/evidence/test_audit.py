@@ -23,8 +23,9 @@ from hsm_signer.evidence.chain import START, Head, draft_entry, next_entry
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.evidence.merkle import merkle_root
 from hsm_signer.store.store import Store
-from hsm_signer.types import Algorithm, Digest, Event, EvidenceEntry, Mode, SealedRecord, Status
+from hsm_signer.types import Algorithm, Digest, Event, EvidenceEntry, Mode, SealedRecord, Sealing, Status
 from tests.support.factories import (
+    FORMAT_1,
     TIME,
     Person,
     check_mac,
@@ -104,7 +105,7 @@ def rehash(store: Store, path: Path) -> None:
 def test_a_good_store(store: Store, alice: Person, bob: Person) -> None:
     report = examine(store)
     assert report.good
-    assert report == AuditReport(2, 2, 12, signatures=10, unchecked=0, findings=())
+    assert report == AuditReport(2, 2, 12, signatures=10, unchecked=0, at_sealing_1=0, findings=())
 
 
 def test_every_status_is_good(store: Store, alice: Person) -> None:
@@ -120,7 +121,23 @@ def test_every_status_is_good(store: Store, alice: Person) -> None:
 
 
 def test_an_empty_store_is_good(store: Store) -> None:
-    assert examine(store) == AuditReport(0, 0, 0, 0, 0, ())
+    assert examine(store) == AuditReport(0, 0, 0, 0, 0, 0, ())
+
+
+def test_records_at_sealing_1_are_counted(store: Store, path: Path) -> None:
+    """Not those without a wrapped key, nor those whose MAC does not hold: what they say is nobody's word."""
+    for number in (1, 2, 3):
+        Person(number, **FORMAT_1).enrol(store)
+    Person(4, sealing=Sealing.CARD, wrapped_seal=None).enrol(store)
+    Person(5).enrol(store)
+    assert examine(store).at_sealing_1 == 4
+    revoked = Person(6, **FORMAT_1).enrol(store)
+    revoked.write(store, Event.REVOKE, record={"status": Status.REVOKED, "wrapped_sk": None})
+    report = examine(store)
+    assert (report.at_sealing_1, report.good) == (4, True)
+    execute(path, "UPDATE credential SET failures = 9 WHERE owner = 'user1'")
+    report = examine(store)
+    assert (report.at_sealing_1, report.good) == (3, False)
 
 
 # --- changed evidence --------------------------------------------------------------------------------------

@@ -21,8 +21,12 @@ from hsm_signer.card.pins import CardPin
 from hsm_signer.core import algorithms
 from hsm_signer.core.content import BytesSource, measure
 from hsm_signer.errors import CardPinWrong, SignerError
+from hsm_signer.server.initialise import PIN_FILE
+from hsm_signer.server.installation import SOFTHSM_FILE
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, Home, Person
+from hsm_signer.token import softhsm
+from hsm_signer.token.session import TokenSession
 from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
@@ -262,6 +266,14 @@ def check_evidence(server: Server, acknowledged: list[tuple[DigestList, SignOutc
             verify(digest, signature)
     report = server.audit()
     assert report.good, report.findings[:10]
+
+
+def writable(home: Home) -> TokenSession:
+    """A session that may change token objects, as an administrator's tool has it."""
+    softhsm.use_configuration(home.path / SOFTHSM_FILE)
+    return TokenSession.open(
+        home.installation.token_uri, (home.path / PIN_FILE).read_text().strip(), read_write=True
+    )
 
 
 # --- what only an operator's tools, or an attacker with the token's PIN, could write -----------------------

@@ -40,7 +40,7 @@ from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSe
 from hsm_signer.token.uri import TokenUri
 from hsm_signer.types import Combine, KeySpec, Scheme
 from tests.support.enrolments import wanted
-from tests.support.scenes import objects, sql, still_signs
+from tests.support.scenes import objects, sql, still_signs, writable
 
 
 def refuses(home: Home, error: type[SignerError], match: str) -> SignerError:
@@ -73,14 +73,6 @@ def change_uri(home: Home, **changes: str | None) -> None:
     """Edit the token's URI."""
     old = home.installation.token_uri
     change_config(home, lambda text: text.replace(str(old), str(replace(old, **changes))))
-
-
-def writable(home: Home) -> TokenSession:
-    """A session that may change token objects, as an administrator's tool has it."""
-    softhsm.use_configuration(home.path / SOFTHSM_FILE)
-    return TokenSession.open(
-        home.installation.token_uri, (home.path / PIN_FILE).read_text().strip(), read_write=True
-    )
 
 
 # --- the token ---------------------------------------------------------------------------------------------
