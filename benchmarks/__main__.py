@@ -62,7 +62,7 @@ BATCH = 100
 STEPS = {
     1: "load record, check MAC",
     2: "H, D, look for a stored answer",
-    3: "KCAR, T_i, keys from Q_i",
+    3: "S, KCAR, T_i, keys from Q_i",
     4: "unwrap SK",
     5: "compare KOWF",
     6: "sign and verify",
@@ -297,7 +297,7 @@ def main() -> None:
             result["cycles"] = cycles(opened, session, server, rounds)
         show_cycles(result["cycles"])
         result["calls"] = calls_per_signature(base / "calls")
-        say("PKCS#11 calls per signature, record MAC included (the bare sequence makes 16):")
+        say("PKCS#11 calls per signature, record MAC included (the bare sequence makes 24):")
         for scheme, count in result["calls"].items():
             say(f"  {scheme:14} {count}")
         say()

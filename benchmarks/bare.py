@@ -15,11 +15,14 @@ from typing import Any
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from hsm_signer.core import algorithms
-from hsm_signer.types import Algorithm, KeySpec
+from hsm_signer.token.workspace import SEAL_PREFIX
+from hsm_signer.types import CREDENTIAL_ID_LENGTH, Algorithm, KeySpec
 
 CKF_RW_SESSION, CKF_SERIAL_SESSION = 2, 4
 KW = Mechanism.AES_KEY_WRAP
 SK_WRAP = Mechanism.AES_KEY_WRAP_PAD
+SEALED = SEAL_PREFIX + bytes(CREDENTIAL_ID_LENGTH)
+"""What S signs."""
 
 
 class CkAttribute(Structure):
@@ -72,11 +75,18 @@ def _usages(wanted: Sequence[int], every: Sequence[int]) -> dict[int, bool]:
     return {each: each in wanted for each in every}
 
 
-def secret(usage: int, mechanism: int, *, extractable: bool = False, length: bool = False) -> Template:
+def secret(
+    usage: int,
+    mechanism: int,
+    *,
+    extractable: bool = False,
+    length: bool = False,
+    key_type: KeyType = KeyType.AES,
+) -> Template:
     """As hsm_signer.token.templates.secret_key writes it."""
     attributes: dict[int, bool | int | bytes | tuple[int, ...]] = {
         Attribute.CLASS: int(ObjectClass.SECRET_KEY),
-        Attribute.KEY_TYPE: int(KeyType.AES),
+        Attribute.KEY_TYPE: int(key_type),
         Attribute.TOKEN: False,
         Attribute.PRIVATE: True,
         Attribute.SENSITIVE: True,
@@ -98,6 +108,7 @@ def secret(usage: int, mechanism: int, *, extractable: bool = False, length: boo
     }
     if length:
         attributes[Attribute.VALUE_LEN] = 32
+    attributes[Attribute.MODIFIABLE] = False
     return template(attributes)
 
 
@@ -135,17 +146,22 @@ class BareToken:
         return self._sign(self._resident, digest)
 
     def cycle(self, digest: bytes) -> bytes:
-        """(b) Unwrap KCAR, derive T_1 and T_2, unwrap V_x, V_x+1 and SK, sign, wrap, draw RN, destroy six."""
-        kcar = self._unwrap(self._mk, KW, self._wrapped_kcar, self._kcar_template)
+        """(b) Unwrap S, Y by HMAC; unwrap KCAR, derive T_1 and T_2; unwrap V_x and V_x+1, derive W of each;
+        unwrap SK, sign, wrap, draw RN, destroy nine."""
+        s = self._unwrap(self._mk, KW, self._wrapped_s, self._s_template)
+        y = ctypes.create_string_buffer(self._sign_by(Mechanism.SHA256_HMAC, s, SEALED), 32)
+        kcar = self._unwrap(self._mk, KW, self._wrapped_kcar, self._derives_template)
         t_1 = self._derive(kcar, self._d_1, self._t_template)
         t_2 = self._derive(kcar, self._d_2, self._t_template)
-        v = self._unwrap(t_1, KW, self._q_1, self._v_template)
-        v_next = self._unwrap(t_2, KW, self._q_2, self._v_next_template)
-        sk = self._unwrap(v, SK_WRAP, self._wrapped_sk, self._sk_template)
+        v = self._unwrap(t_1, KW, self._q_1, self._derives_template)
+        w = self._derive(v, y, self._w_template)
+        v_next = self._unwrap(t_2, KW, self._q_2, self._derives_template)
+        w_next = self._derive(v_next, y, self._w_next_template)
+        sk = self._unwrap(w, SK_WRAP, self._wrapped_sk, self._sk_template)
         signature = self._sign(sk, digest)
-        self._wrap(v_next, SK_WRAP, sk)
+        self._wrap(w_next, SK_WRAP, sk)
         self._check(self._c.C_GenerateRandom(self._session, self._output, c_ulong(32)))
-        for each in (sk, v_next, v, t_2, t_1, kcar):
+        for each in (sk, w_next, v_next, w, v, t_2, t_1, kcar, s):
             self._check(self._c.C_DestroyObject(self._session, each))
         return signature
 
@@ -153,12 +169,12 @@ class BareToken:
 
     def _sign(self, key: c_ulong, digest: bytes) -> bytes:
         if self._algorithm.is_ecdsa:
-            mechanism, data = CkMechanism(Mechanism.ECDSA, None, 0), digest
-        else:
-            assert self._algorithm.hash is not None
-            mechanism = CkMechanism(Mechanism.RSA_PKCS, None, 0)
-            data = algorithms.digest_info(self._algorithm.hash, digest)
-        self._check(self._c.C_SignInit(self._session, byref(mechanism), key))
+            return self._sign_by(Mechanism.ECDSA, key, digest)
+        assert self._algorithm.hash is not None
+        return self._sign_by(Mechanism.RSA_PKCS, key, algorithms.digest_info(self._algorithm.hash, digest))
+
+    def _sign_by(self, mechanism: int, key: c_ulong, data: bytes) -> bytes:
+        self._check(self._c.C_SignInit(self._session, byref(CkMechanism(mechanism, None, 0)), key))
         length = c_ulong(len(self._output))
         self._check(self._c.C_Sign(self._session, data, c_ulong(len(data)), self._output, byref(length)))
         return bytes(self._output[: length.value])
@@ -206,12 +222,12 @@ class BareToken:
         )
         return handle
 
-    def _generate(self, into: Template) -> c_ulong:
+    def _generate(self, into: Template, mechanism: int = Mechanism.AES_KEY_GEN) -> c_ulong:
         handle = c_ulong()
         self._check(
             self._c.C_GenerateKey(
                 self._session,
-                byref(CkMechanism(Mechanism.AES_KEY_GEN, None, 0)),
+                byref(CkMechanism(mechanism, None, 0)),
                 into.array,
                 c_ulong(into.count),
                 byref(handle),
@@ -222,11 +238,12 @@ class BareToken:
     # --- setting the stage -----------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        cbc = int(Mechanism.AES_CBC_ENCRYPT_DATA)
-        self._kcar_template = secret(Attribute.DERIVE, cbc)
+        cbc, mac = int(Mechanism.AES_CBC_ENCRYPT_DATA), int(Mechanism.SHA256_HMAC)
+        self._s_template = secret(Attribute.SIGN, mac, key_type=KeyType.GENERIC_SECRET)
+        self._derives_template = secret(Attribute.DERIVE, cbc)
         self._t_template = secret(Attribute.UNWRAP, KW, length=True)
-        self._v_template = secret(Attribute.UNWRAP, SK_WRAP)
-        self._v_next_template = secret(Attribute.WRAP, SK_WRAP)
+        self._w_template = secret(Attribute.UNWRAP, SK_WRAP, length=True)
+        self._w_next_template = secret(Attribute.WRAP, SK_WRAP, length=True)
         self._d_1 = ctypes.create_string_buffer(bytes(range(32)), 32)
         self._d_2 = ctypes.create_string_buffer(bytes(range(32, 64)), 32)
         both = template(
@@ -240,15 +257,18 @@ class BareToken:
             }
         )
         self._mk = self._generate(both)
-        kcar = self._generate(secret(Attribute.DERIVE, cbc, extractable=True, length=True))
+        new_s = secret(Attribute.SIGN, mac, extractable=True, length=True, key_type=KeyType.GENERIC_SECRET)
+        s = self._generate(new_s, Mechanism.GENERIC_SECRET_KEY_GEN)
+        self._wrapped_s = self._wrap(self._mk, KW, s)
+        y = ctypes.create_string_buffer(self._sign_by(Mechanism.SHA256_HMAC, s, SEALED), 32)
+        new = secret(Attribute.DERIVE, cbc, extractable=True, length=True)
+        kcar, v, v_next = (self._generate(new) for _ in range(3))
         self._wrapped_kcar = self._wrap(self._mk, KW, kcar)
         wraps = secret(Attribute.WRAP, KW, length=True)
-        v = self._generate(secret(Attribute.WRAP, SK_WRAP, extractable=True, length=True))
         self._q_1 = self._wrap(self._derive(kcar, self._d_1, wraps), KW, v)
-        v_next = self._generate(secret(Attribute.WRAP, SK_WRAP, extractable=True, length=True))
         self._q_2 = self._wrap(self._derive(kcar, self._d_2, wraps), KW, v_next)
         self._resident = self._generate_pair()
-        self._wrapped_sk = self._wrap(v, SK_WRAP, self._resident)
+        self._wrapped_sk = self._wrap(self._derive(v, y, self._w_next_template), SK_WRAP, self._resident)
 
     def _generate_pair(self) -> c_ulong:
         rsa = self._spec.rsa_bits
@@ -267,6 +287,7 @@ class BareToken:
                 (Attribute.DECRYPT, Attribute.SIGN, Attribute.UNWRAP, Attribute.DERIVE),
             ),
             Attribute.ALLOWED_MECHANISMS: (signs,),
+            Attribute.MODIFIABLE: False,
         }
         self._sk_template = template(private)
         public: dict[int, bool | int | bytes | tuple[int, ...]] = {

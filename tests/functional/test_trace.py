@@ -924,6 +924,7 @@ def test_calls_per_signature(
     """Printed, and held below what one signature may cost: on a network HSM each call is a round trip."""
     single = [len(phase.calls) for phase in trace.of(f"sign {name}")]
     (batch,) = (len(phase.calls) for phase in trace.of(f"batch {name}"))
+    (moving,) = (len(phase.calls) for phase in trace.of(f"move {name}"))
     (challenge,) = {len(phase.calls) for phase in trace.of(f"challenge {name}")}
     record_property("C calls per signature", max(single))
     record_property("C calls per batch of 10", batch)
@@ -933,7 +934,7 @@ def test_calls_per_signature(
     )
     tell(
         f"PKCS#11 calls, {name}: {max(single)} per signature ({counted}); {challenge} per challenge, "
-        f"{batch} per batch of 10"
+        f"{batch} per batch of 10; {moving} to seal an old record"
     )
     assert len(set(single)) == 1, "every signature costs the same"
     # One C_SignInit and two C_Sign (python-pkcs11 asks for the length first) for each further digest.
