@@ -9,6 +9,7 @@ child whose pipe is closed ends by itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import select
@@ -27,9 +28,11 @@ from hsm_signer.core.backoff import Backoff
 from hsm_signer.errors import ConfigError, os_words
 
 from . import logs
-from .logs import log
+from .logs import Log
 from .wire.frames import socket_path
 from .worker.sockets import claimed, make_folder, socket_group, user_id
+
+_log = Log(__name__)
 
 PARTS = ("all", "front", "workers")
 RESTARTS = Backoff(first=0.2, longest=5.0, jitter=0.0)
@@ -78,12 +81,12 @@ class Child:
                 command, stdin=subprocess.PIPE, process_group=0, umask=0o077, **self.settings
             )
         except OSError as error:
-            log("not-started", level="error", child=self.name, reason=f"{sys.executable}: {os_words(error)}")
+            _log.error("not-started", child=self.name, reason=f"{sys.executable}: {os_words(error)}")
             self.plan(ConfigError.exit_status)
             if self.generation == 1:
                 raise Stop(ConfigError.exit_status) from error
             return
-        log("started", child=self.name, pid=self.process.pid, generation=self.generation)
+        _log.info("started", child=self.name, pid=self.process.pid, generation=self.generation)
 
     def ended(self) -> int | None:
         """The exit status of a process that has ended since it was asked last; None otherwise."""
@@ -104,8 +107,14 @@ class Child:
             self.failures += 1
         pause = 0.0 if self.failures < 2 else RESTARTS.pause(self.failures - 2)
         self.due = now + pause
-        level = "info" if status == 0 else "warning"
-        log("ended", level=level, child=self.name, status=status, generation=self.generation, pause=pause)
+        _log.log(
+            logging.INFO if status == 0 else logging.WARNING,
+            "ended",
+            child=self.name,
+            status=status,
+            generation=self.generation,
+            pause=pause,
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """To the process, if it is there."""
@@ -168,7 +177,7 @@ class Supervisor:
             return
         for number in os.read(self.signals, 4096):
             if number in (signal.SIGTERM, signal.SIGINT):
-                log("stopping", signal=signal.Signals(number).name)
+                _log.info("stopping", signal=signal.Signals(number).name)
                 raise Stop(0)
             if number == signal.SIGHUP and self.front is not None:
                 self.front.signal(signal.SIGHUP)
@@ -179,7 +188,7 @@ class Supervisor:
         if self.front is not None:
             self._end([self.front], limits.stop_timeout + GRACE)
         self._end(self.workers, limits.stop_timeout + GRACE)
-        log("stopped")
+        _log.info("stopped")
 
     def _end(self, children: list[Child], patience: float) -> None:
         until = time.monotonic() + patience
@@ -195,7 +204,7 @@ class Supervisor:
                     child.signal(signal.SIGKILL)
             for child in self.children:
                 if (status := child.ended()) is not None:
-                    log("ended", child=child.name, status=status, generation=child.generation)
+                    _log.info("ended", child=child.name, status=status, generation=child.generation)
 
 
 def run(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 import signal
 import socket
 import ssl
 import stat
-import sys
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -21,12 +19,14 @@ from uvicorn.server import ServerState
 
 from hsm_signer.config.service import Settings
 from hsm_signer.errors import ConfigError, SignerError, os_words
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
 
 from .app import App
 from .http.slow_clients import Connection
 from .http.tls import load_certificate, make_certificate_for_trying, make_context
 from .pool import Pool
+
+_log = Log(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for TLS."""
@@ -41,7 +41,6 @@ def run(settings: Settings, folder: Path, sockets: Path) -> None:
     ``folder``: relative paths of the settings are relative to it. Raises ConfigError before anything
     listens.
     """
-    _quiet_uvicorn()
     _many_descriptors()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Front(settings, folder, sockets).serve())
@@ -91,14 +90,14 @@ class _Front:
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
             ssl_shutdown_timeout=CLOSING_TIMEOUT,
         )
-        log("listening", url=_url(listening))
+        _log.info("listening", url=_url(listening))
         await self._stop.wait()
-        log("stopping")
+        _log.info("stopping")
         server.close()
         await self._finish(state)
         clock.cancel()
         await self._pool.stop()
-        log("stopped")
+        _log.info("stopped")
 
     async def _finish(self, state: ServerState) -> None:
         """Requests in flight get their answers, as long as there is time."""
@@ -125,9 +124,9 @@ class _Front:
             try:
                 load_certificate(context, self._settings.tls, self._folder)
             except SignerError as error:
-                log("certificate-unusable", level="error", code=error.code, detail=error.message)
+                _log.error("certificate-unusable", code=error.code, detail=error.message)
             else:
-                log("certificate-reloaded")
+                _log.info("certificate-reloaded")
 
         loop.add_signal_handler(signal.SIGHUP, reload)
 
@@ -193,30 +192,10 @@ def _watch_input(ended: Callable[[], None]) -> None:
     loop.add_reader(0, readable)
 
 
-class _IntoOurLog(logging.Handler):
-    """What uvicorn and asyncio have to say, as a line like all others."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        log(
-            "library",
-            level=record.levelname.lower(),
-            source=record.name,
-            text=record.getMessage(),
-            error=error,
-        )
-
-
-def _quiet_uvicorn() -> None:
-    root = logging.getLogger()
-    root.handlers = [_IntoOurLog(logging.WARNING)]
-    root.setLevel(logging.WARNING)
-
-
 def _many_descriptors() -> None:
     """As many as the system lets us have: connections, messages on disk."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     except (OSError, ValueError) as error:
-        print(f"warning: limit of open files: {error}", file=sys.stderr)
+        _log.warning("open-files-not-raised", reason=str(error))

@@ -28,7 +28,7 @@ from hsm_signer.errors import (
     WorkerLost,
     WorkerUnavailable,
 )
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
 from hsm_signer.service.wire.frames import (
     MAX_CHUNK,
     MAX_PAYLOAD,
@@ -52,6 +52,8 @@ from hsm_signer.service.wire.operations import (
     decode,
     encode,
 )
+
+_log = Log(__name__)
 
 DEPTH = 2
 """Calls at one worker at once: the second is there when the first is done, so the token never waits."""
@@ -364,7 +366,7 @@ class Pool:
         self.restarts += max(0, state.generation - self._generations.get(slot, 1))
         self._generations[slot] = state.generation
         self._refused.pop(slot, None)
-        log("worker-connected", slot=slot, generation=state.generation, state=state.state)
+        _log.info("worker-connected", slot=slot, generation=state.generation, state=state.state)
         link = self._links[slot] = _Link(writer, state)
         return link
 
@@ -398,7 +400,7 @@ class Pool:
         del self._links[slot]
         if link.state.state != "draining" and not link.closing and not self._stopping:
             self.lost += 1
-            log("worker-lost", level="warning", slot=slot, calls=len(link.calls))
+            _log.warning("worker-lost", slot=slot, calls=len(link.calls))
         for pending in link.calls.values():
             pending.close()
             if not pending.answer.done():
@@ -414,7 +416,7 @@ class Pool:
         """Say it once, not five times a second."""
         if self._refused.get(slot) != why:
             self._refused[slot] = why
-            log("worker-refused", level="error", slot=slot, reason=why)
+            _log.error("worker-refused", slot=slot, reason=why)
 
 
 def _encoded(call: Call) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ import msgspec
 from hsm_signer.config.service import LimitSettings
 from hsm_signer.errors import FrameMalformed, ServiceError, SignerError, TokenSessionLost, WorkerUnavailable
 from hsm_signer.server.server import Server
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_PAYLOAD, Frame, Kind, frame_bytes, frame_of, read_parts
 from hsm_signer.types import SignOutcome
@@ -22,6 +23,8 @@ from . import handlers
 from .access import Identities
 from .threads import ReaderThread, TokenThread
 from .uploads import Upload
+
+_log = Log(__name__)
 
 SEND_TIMEOUT = 10.0
 """Seconds for a front to take an answer; one that does not is given up."""
@@ -119,10 +122,10 @@ class Connection:
                 number = parts[0]
                 await self._take(frame_of(*parts))
         except FrameMalformed as error:
-            log("frame-malformed", level="error", reason=error.message)
+            _log.error("frame-malformed", reason=error.message)
             await self._fail(number, error)
         except (OSError, TimeoutError) as error:
-            log("connection-lost", kind=type(error).__name__)
+            _log.info("connection-lost", kind=type(error).__name__)
         finally:
             self._end()
 
@@ -160,7 +163,7 @@ class Connection:
             call = wire.decode(frame.payload, wire.Call)
         except FrameMalformed as error:
             # The frame itself is whole, so the other calls of this front need not end with it.
-            log("frame-malformed", level="error", reason=error.message)
+            _log.error("frame-malformed", reason=error.message)
             await self._fail(frame.id, error)
             return
         operation = call.operation
@@ -293,9 +296,9 @@ def _microseconds(seconds: float) -> int:
 
 
 def _log_call(it: InHand, error: SignerError | None, queued: int, took: int) -> None:
-    log(
+    _log.log(
+        logging.INFO if error is None or error.http_status < 500 else logging.WARNING,
         "call",
-        level="info" if error is None or error.http_status < 500 else "warning",
         request_id=it.call.request_id,
         operation=str(type(it.call.operation).__struct_config__.tag),
         client=it.client,

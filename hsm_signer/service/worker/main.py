@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from hsm_signer.config import service as settings
 from hsm_signer.config.service import Settings
 from hsm_signer.errors import ServiceBusy, ServiceStopping, SignerError
 from hsm_signer.service import logs
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import peer_of, socket_path
 
@@ -31,6 +32,8 @@ from . import sockets
 from .access import Identities
 from .front_connection import Connection
 from .threads import ReaderThread, TokenThread, unavailable
+
+_log = Log(__name__)
 
 HUNG = 70
 """Exit status when the watchdog ends the process: EX_SOFTWARE of sysexits.h."""
@@ -112,7 +115,8 @@ class Worker:
         self._state, self._reason = state, reason
         if state == "ready":
             gc.freeze()
-        log("state", level="warning" if state == "recovering" else "info", state=state, reason=reason)
+        level = logging.WARNING if state == "recovering" else logging.INFO
+        _log.log(level, "state", state=state, reason=reason)
         for each in self._connections:
             self._start(each.send_state())
 
@@ -153,7 +157,7 @@ class Worker:
             await self._serve(reader, writer, allowed)
 
         server = await asyncio.start_unix_server(connected, sock=sock)
-        log("listening", path=str(socket_path(self._folder, self._slot)), pid=os.getpid())
+        _log.info("listening", path=str(socket_path(self._folder, self._slot)), pid=os.getpid())
         await self._drain.wait()
         server.close()
         for each in list(self._connections):
@@ -170,7 +174,7 @@ class Worker:
         self.reader.stop()
         while self.token.is_alive() or self.reader.is_alive():
             await asyncio.sleep(0.01)
-        log("ended", signatures=self._signatures)
+        _log.info("ended", signatures=self._signatures)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowed: frozenset[int]
@@ -179,7 +183,7 @@ class Worker:
         if peer.uid not in allowed or len(self._connections) >= MAX_CONNECTIONS:
             # Without a word: who may not ask learns nothing.
             reason = "too many connections" if peer.uid in allowed else "user not allowed"
-            log("peer-refused", level="warning", reason=reason, uid=peer.uid, pid=peer.pid)
+            _log.warning("peer-refused", reason=reason, uid=peer.uid, pid=peer.pid)
             writer.transport.abort()
             return
         connection = Connection(self, reader, writer)
@@ -201,7 +205,7 @@ class Worker:
             now = time.monotonic()
             due = min((each.due for each in (self.token, self.reader) if each.due is not None), default=None)
             if due is not None and now > due:
-                log("hung", level="error", reason="token or database did not return in time")
+                _log.error("hung", reason="token or database did not return in time")
                 os._exit(HUNG)
             left = self._settings.operation_timeout if due is None else due - now
             # It needs no Python to run; nothing here can be sure of that.
@@ -228,5 +232,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sockets.make_folder(folder, sockets.socket_group(chosen.worker))
         return Worker(given.home, chosen, folder, given.slot, given.generation).run()
     except SignerError as error:
-        log("failed", level="error", code=error.code, reason=error.message, hint=error.hint)
+        _log.error("failed", code=error.code, reason=error.message, hint=error.hint)
         return error.exit_status

@@ -33,8 +33,10 @@ from hsm_signer.errors import (
 )
 from hsm_signer.server.installation import Installation, no_prompt, token_pin
 from hsm_signer.server.server import Server
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
 from hsm_signer.token.session import PASSING
+
+_log = Log(__name__)
 
 REOPENING = Backoff(first=0.1, longest=5.0)
 """Pauses between attempts to open token and store."""
@@ -51,7 +53,7 @@ def log_internal(error: BaseException) -> None:
     """An error of the program: its kind and place. Its words are left out, they may quote anything."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
-    log("internal-error", level="error", kind=type(error).__name__, at=" < ".join(places))
+    _log.error("internal-error", kind=type(error).__name__, at=" < ".join(places))
 
 
 class TimedThread(JobThread):
@@ -110,7 +112,7 @@ class TokenThread(TimedThread):
                 self._open_and_serve()
             except SignerError as error:
                 # In full for the log; /readyz tells it to anybody.
-                log("lost", level="warning", code=error.code, reason=error.message, hint=error.hint)
+                _log.warning("lost", code=error.code, reason=error.message, hint=error.hint)
                 reason = f"{in_general(error)} [{error.code}]"
             except Exception as error:  # noqa: BLE001  whatever it is, the next attempt may do
                 log_internal(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -33,6 +35,8 @@ FORBIDDEN = (
     "hsm_signer.config.installation",
     "hsm_signer.cli",
 )
+
+LOG = logs.Log("hsm_signer.service.test")
 
 
 def test_front_has_no_way_to_token_or_store() -> None:
@@ -207,14 +211,20 @@ def test_bind_that_is_none(bind: str) -> None:
 # --- the log -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("hsm_signer.service")
+    before = root.handlers, root.level, own.level
+    yield
+    root.handlers, root.level = before[:2]
+    own.setLevel(before[2])
+
+
 @pytest.fixture
-def logged() -> Iterator[io.StringIO]:
+def logged() -> io.StringIO:
     stream = io.StringIO()
     logs.configure(stream, part="test", slot=3)
-    try:
-        yield stream
-    finally:
-        logs._Log.stream = None
+    return stream
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -222,7 +232,7 @@ def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_line_of_the_log(logged: io.StringIO) -> None:
-    logs.log("something", level="warning", number=7, share=0.5, yes=True, none=None, path=Path("/x"))
+    LOG.warning("something", number=7, share=0.5, yes=True, none=None, path=Path("/x"))
     (line,) = lines_of(logged)
     time = line.pop("time")
     assert len(time) == len("2026-01-01T00:00:00.000000Z")
@@ -244,7 +254,7 @@ def test_no_value_breaks_a_line(logged: io.StringIO) -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    logs.log(
+    LOG.info(
         "a\nb",
         text="x" * 1000,
         lines="1\n2\r\u2028",
@@ -267,11 +277,48 @@ def test_log_never_raises() -> None:
         def write(self, text: str) -> int:
             raise OSError(28, os.strerror(28))
 
+    for stream in (Full(), io.StringIO()):
+        logs.configure(stream)
+        stream.close()
+        LOG.info("lost")
+    logging.getLogger().handlers = []
+    LOG.info("nowhere")
+
+
+def test_what_libraries_say_is_a_line_of_the_log(logged: io.StringIO) -> None:
+    """Warnings and worse; of an exception its kind alone, for its words and places may quote anything."""
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.info("not shown")
+    logging.getLogger("hsm_signer.token.session").info("not shown either")
     try:
-        for stream in (Full(), io.StringIO()):
-            logs.configure(stream)
-            stream.close()
-            logs.log("lost")
-    finally:
-        logs._Log.stream = None
-    logs.log("nowhere")
+        raise ValueError("secret")
+    except ValueError:
+        uvicorn.exception("went %s\n", "wrong")
+    (line,) = lines_of(logged)
+    del line["time"]
+    assert line == {
+        "level": "error",
+        "event": "library",
+        "part": "test",
+        "slot": 3,
+        "source": "uvicorn.error",
+        "text": "went wrong\n",
+        "error": "ValueError",
+    }
+
+
+def test_line_at_a_terminal() -> None:
+    """Words, one line a record, and nothing that moves a terminal's cursor or looks like another field."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    logs.configure(stream, part="test")
+    LOG.warning("lost", slot=3, none=None, words="two words", forged="x\n level=info\x1b[2J\u202e", empty="")
+    time, rest = stream.getvalue().split(" ", 1)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time)
+    assert rest == (
+        'warning lost part=test slot=3 words="two words" forged="x\\n level=info\\u001b[2J\\u202e" empty=""\n'
+    )

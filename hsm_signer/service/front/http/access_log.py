@@ -7,7 +7,9 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hsm_signer.service.front.problems import CLIENT_GONE
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
+
+_log = Log(__name__)
 
 UNMATCHED = "unmatched"
 """Endpoint of what no route took: raw paths would be names that strangers choose."""
@@ -40,7 +42,7 @@ class AccessLog:
         finally:
             state = scope["state"]
             peer = scope.get("client")
-            log(
+            _log.info(
                 "request",
                 request_id=state.get("request_id"),
                 method=scope["method"],

@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hsm_signer.errors import SignerError
 from hsm_signer.service.front.problems import status_of
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
+
+_log = Log(__name__)
 
 ErrorResponse = Callable[[Request, Exception], Response]
 EXPECTED = (SignerError, HTTPException, ClientDisconnect)
@@ -52,9 +54,8 @@ class ErrorAnswers:
 
 def _log_unexpected(scope: Scope, error: Exception) -> None:
     frames = traceback.extract_tb(error.__traceback__)
-    log(
+    _log.error(
         "unexpected",
-        level="error",
         request_id=scope["state"].get("request_id"),
         error=type(error).__name__,
         where=" < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames[-FRAMES:])),

@@ -11,7 +11,9 @@ from hsm_signer.config.files import write_whole
 from hsm_signer.config.service import TlsSettings
 from hsm_signer.core import tls
 from hsm_signer.errors import ConfigError
-from hsm_signer.service.logs import log
+from hsm_signer.service.logs import Log
+
+_log = Log(__name__)
 
 TRIAL_DAYS = 397
 """What browsers take at most (CA/Browser Forum Baseline Requirements, 6.3.2)."""
@@ -79,9 +81,8 @@ def make_certificate_for_trying(settings: TlsSettings, folder: Path, host: str) 
             f"tls.certificate, tls.key: cannot be made in {certificate.parent}: {tls.words(error)}",
             hint="put a certificate and its key there",
         ) from error
-    log(
+    _log.warning(
         "certificate-made",
-        level="warning",
         file=certificate,
         notice="self-signed and good for trying only: put a certificate that clients trust in its place",
     )
