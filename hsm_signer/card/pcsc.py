@@ -379,6 +379,7 @@ class PcscConnection:
         except BaseException:
             self.close()
             raise
+        _log.info("card connected in %s, protocol T=%d", reader, 0 if self._is_t0 else 1)
 
     def _hold(self, timeout: float) -> tuple[int, bool]:
         """Protocol, and whether other programs have the card open, too."""
@@ -587,6 +588,7 @@ def open_reader(
 
 def _find(name: str, wait: float, answer_timeout: float) -> str:
     deadline = time.monotonic() + wait
+    waiting = False
     with _service(answer_timeout) as service:
         scard = service.scard
         while True:
@@ -596,6 +598,11 @@ def _find(name: str, wait: float, answer_timeout: float) -> str:
             remaining = deadline - time.monotonic()
             if filled or remaining <= 0:
                 break
+            if not waiting:
+                waiting = True
+                _log.info(
+                    "waiting for a card: %s", ", ".join(state.name for state in meant) or "no such reader"
+                )
             service.wait(known, min(remaining, _POLL))
     if len(filled) > 1:
         filled = _ours(filled, scard, answer_timeout)

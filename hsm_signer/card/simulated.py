@@ -5,6 +5,7 @@ Everything it raises becomes an error of ours here, so that no layer above knows
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import card_applet_sim
 from hsm_signer.errors import CardInUse, CardMemoryDamaged, CardNotFound, CardRemoved, FileError, os_words
+
+_log = logging.getLogger(__name__)
 
 
 class SimulatedConnection:
@@ -26,6 +29,7 @@ class SimulatedConnection:
         self._closed = False
         with _our_errors(path):
             self._card = card_applet_sim.SimulatedCard(path, lock_timeout=timeout)
+        _log.info("simulated card opened: %s", path)
 
     def transmit(self, apdu: bytes) -> bytes:
         """One APDU; CardRemoved after :meth:`close`."""

@@ -6,6 +6,7 @@ nobody waits for it who asks for help, or signs through a service.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hsm_signer.server.installation import Installation
     from hsm_signer.server.server import Server
 
+_log = logging.getLogger(__name__)
 OpenCard = Callable[[], AbstractContextManager[CardSession]]
 
 CARD_WAIT = 10.0
@@ -209,12 +211,15 @@ class App:
             key=service.key,
             timeout=service.timeout,
         ) as remote:
+            _log.info("server: the service at %s", service.url)
             yield remote
 
     @contextmanager
     def local_server(self, installation: Installation | None = None) -> Iterator[Server]:
         """Token and store opened; whoever runs the command is asked for the token's PIN if need be."""
-        with (installation or self.installation()).server(ask_token_pin) as server:
+        installation = installation or self.installation()
+        _log.info("server: the installation in %s", installation.home)
+        with installation.server(ask_token_pin) as server:
             yield server
 
     def card_settings(self, installation: Installation | None = None) -> CardConfig:

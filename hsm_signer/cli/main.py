@@ -25,6 +25,8 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
 USAGE = 2
+PLACED_FIRST = ("--home", "--verbose", "--debug")
+"""Options that go before the command."""
 
 COMMANDS = {
     "init": Entry("init", "Make an installation: token, keys, store, configuration."),
@@ -68,14 +70,17 @@ class Switches:
     metavar="FOLDER",
     help="The installation. Default: $HSM_SIGNER_HOME, else ~/.hsm-signer.",
 )
+@click.option("--verbose", is_flag=True, help="Say what is done meanwhile: card, server, token, repetitions.")
 @click.option("--debug", is_flag=True, help="Show a traceback with every error.")
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.pass_context
-def main(context: click.Context, home: Path | None, debug: bool) -> None:
+def main(context: click.Context, home: Path | None, verbose: bool, debug: bool) -> None:
     """Sign with keys that a card controls and never holds, and that the server keeps only encrypted."""
     # Here and not above: `--help` and `--version` do without what it imports.
+    from . import logs
     from .context import App
 
+    context.with_resource(logs.shown(verbose=verbose))
     context.ensure_object(Switches).debug = debug
     context.obj = App(home)
 
@@ -105,7 +110,7 @@ def entry() -> NoReturn:
     except click.ClickException as error:
         _traceback(switches)
         output.say(f"error: {output.printable(error.format_message()).rstrip('.')} [usage]")
-        if isinstance(error, click.NoSuchOption) and error.option_name in ("--home", "--debug"):
+        if isinstance(error, click.NoSuchOption) and error.option_name in PLACED_FIRST:
             output.say(f"hint: it goes before the command: {PROGRAM} {error.option_name} ...")
         context = getattr(error, "ctx", None)
         output.say(f"hint: {PROGRAM if context is None else context.command_path} --help")

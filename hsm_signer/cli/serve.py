@@ -40,8 +40,8 @@ MAX_PORT = 65535
 def command(app: App, bind: str | None, workers: int | None, part: str, settings_file: Path | None) -> None:
     """Run the signing service until SIGTERM or Control-C; logs go to standard error, one JSON object a line.
 
-    SIGHUP has it read its certificate and key again. Where front and workers are different system users they
-    are started by root, or each part by its own user.
+    At a terminal the lines are words. SIGHUP has it read its certificate and key again. Where front and
+    workers are different system users they are started by root, or each part by its own user.
     """
     home = None
     if part != "front" or settings_file is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from hsm_signer.errors import SignerError
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -59,5 +61,14 @@ class Backoff:
             except SignerError as error:
                 if not may_pass(error) or time.monotonic() - begun > patience:
                     raise
-                self.sleep(self.pause(failures, error.retry_after))
+                pause = self.pause(failures, error.retry_after)
+                _log.info(
+                    "attempt %d of %d failed, the next one in %.2f s: %s [%s]",
+                    failures + 1,
+                    attempts,
+                    pause,
+                    error.message,
+                    error.code,
+                )
+                self.sleep(pause)
         return action()

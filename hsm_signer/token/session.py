@@ -7,6 +7,7 @@ and refuses any other. Throughput comes from several processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -47,6 +48,7 @@ OPENING = Backoff(first=0.02, longest=1.0, jitter=0.0)
 """Pauses between them, 0.6 s in all."""
 PASSING = (p11.GeneralError, p11.UserPinNotInitialized)
 
+_log = logging.getLogger(__name__)
 _in_use = False
 
 
@@ -82,9 +84,11 @@ class TokenSession:
                 passing = isinstance(error, TokenNotFound) or isinstance(error.__cause__, PASSING)
                 if not passing or attempt == OPENING_ATTEMPTS - 1:
                     raise
+                _log.info("the token could not be opened, trying again: %s [%s]", error.message, error.code)
                 time.sleep(OPENING.pause(attempt))
             else:
                 _in_use = True
+                _log.info("token %r opened in slot %d", session.label, session.slot_id)
                 return session
         raise AssertionError("unreachable")
 

@@ -6,6 +6,7 @@ else from the environment, no redirects.
 
 from __future__ import annotations
 
+import logging
 import math
 import ssl
 import time
@@ -41,6 +42,7 @@ HOST_MISMATCH = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 
 _CODES = {kind.code: kind for kind in all_errors() if kind.code != SignerError.code}
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
@@ -116,10 +118,12 @@ class Channel:
                 with self._client.stream(
                     method, self._url + path, params=query, content=content, files=files, headers=headers
                 ) as answer:
+                    _log.debug("%s %s%s: %d", method, self._url, path, answer.status_code)
                     return self._answered(answer, self._bounded(answer, limit))
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
                 if last or _reason(error, ssl.SSLError) is not None:
                     self._unreachable(error)
+                _log.info("the connection to %s broke, sending again: %s", self._url, type(error).__name__)
             except httpx.TransportError as error:
                 self._unreachable(error)
         raise AssertionError("unreachable")

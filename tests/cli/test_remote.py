@@ -101,6 +101,17 @@ def test_a_whole_session(desk: Workstation, tmp_path: Path) -> None:
     assert again.code == "credential.revoked"
 
 
+def test_verbose_names_the_service_and_each_request(desk: Workstation) -> None:
+    """And no token: the desk looks for that in every line."""
+    url = desk.far.service.url
+    ran = desk("--verbose", "credential", "list", *desk.there)
+    assert f"info: server: the service at {url}" in ran.err.splitlines()
+    assert f"debug: GET {url}/v1/credentials: 200" in ran.err.splitlines()
+    with_password = url.replace("https://", "https://user:unspeakable@")
+    ran = desk("--verbose", "credential", "list", "--server", with_password, status=2)
+    assert "unspeakable" not in ran.err
+
+
 def test_certificates_of_a_credential(desk: Workstation, tmp_path: Path) -> None:
     desk("card", "new", "sim:cleo.card")
     desk("enrol", "cleo", "--card", "sim:cleo.card", "--no-puk", *desk.there, pin=PIN)

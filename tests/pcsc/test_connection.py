@@ -21,6 +21,7 @@ from hsm_signer.card.pcsc import PcscConnection, list_cards, open_reader
 from hsm_signer.card.pins import CardPin
 from hsm_signer.errors import CardInUse, CardNotFound, CardRemoved, InputError, SignerError
 from tests.support.card.host import OK, Host, Profile
+from tests.support.commandline import Process
 from tests.support.pcscd import SLOTS, Pcscd, states, until
 from tests.support.readers import Foreign, MakeCard, Reader, Wrapped, other_program
 
@@ -107,7 +108,7 @@ with open_card({reader.address!r}) as session:
 
 
 def test_the_card_another_program_has_open(
-    reader: Reader, card: SimulatedCard, caplog: pytest.LogCaptureFixture
+    reader: Reader, card: SimulatedCard, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Shared, in a transaction; a word about it; and the other program cannot come between."""
     with reader.holding(card), other_program(reader.name):
@@ -117,9 +118,14 @@ def test_the_card_another_program_has_open(
             assert CardSession(connection).select().state is CardState.BLANK
             with pytest.raises(CardInUse):
                 PcscConnection(reader.name, timeout=0.3)
-        assert [record.getMessage() for record in caplog.records] == [
+        words = (
             f"another program has the card in {reader.name} open, too; it waits until this command is done"
-        ]
+        )
+        assert [record.getMessage() for record in caplog.records] == [words]
+        ran = Process(tmp_path, tmp_path)("card", "info", reader.address)
+        assert f"warning: {words}" in ran.err.splitlines()
+        ran = Process(tmp_path, tmp_path)("--verbose", "card", "info", reader.address)
+        assert f"info: card connected in {reader.name}, protocol T=1" in ran.err.splitlines()
 
 
 def test_a_transaction_of_another_program_is_waited_for(reader: Reader, card: SimulatedCard) -> None:
