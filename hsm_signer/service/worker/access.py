@@ -1,4 +1,4 @@
-"""Who asks, and what that client may see and use: authority, decided behind the socket."""
+"""Authentication and authorisation of clients: who makes a call, and what that client may see and use."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ MAX_IDENTITIES = 1000
 
 
 class Identities:
-    """Who presented what, for a moment: the token need not be asked for every call of a busy client."""
+    """A cache of identified clients, so that the token is not asked for every call of a busy one."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[float, clients.Identity]] = {}
 
     def find(self, server: Server, caller: wire.Caller) -> clients.Identity:
-        """Who it is. Raises NotAuthenticated."""
+        """Identify the client that makes a call. Raises NotAuthenticated."""
         key, now = _presented(caller), time.monotonic()
         known = self._known.get(key)
         if known is not None and now < known[0]:
@@ -53,20 +53,20 @@ class Identities:
         return identity
 
     def clear(self) -> None:
-        """Remember nobody: somebody's rights may just have ended."""
+        """Forget all clients, as when an access token has ended."""
         self._known.clear()
 
 
 def _presented(caller: wire.Caller) -> bytes:
-    """32 bytes that name what was presented and do not give it away."""
+    """Hash the presented credentials: 32 bytes that identify them and do not reveal them."""
     digest = hashlib.sha256(caller.certificate or bytes(32))
     digest.update(b"\0" if caller.bearer is None else b"\1" + caller.bearer.encode("utf-8", "surrogatepass"))
     return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One call, with who asks."""
+class ClientCall:
+    """One call of an identified client, with what it needs to be carried out."""
 
     server: Server
     """Its actor is the client."""
@@ -76,22 +76,22 @@ class Asked:
     """What came in CHUNK frames."""
 
     def record(self, credential_id: CredentialId) -> CredentialRecord:
-        """A record that this client may know of. Raises CredentialUnknown for any other."""
+        """Return a record that this client may see. Raises CredentialUnknown for any other."""
         record = self.server.credential_by_id(credential_id)
         self.refuse_foreign(record)
         return record
 
     def is_foreign(self, owner: str) -> bool:
-        """Whether this client is bound to one user, and the name, however it was typed, is another's."""
+        """Tell whether this client is bound to a user other than ``owner``, however that was typed."""
         return self.client.owner not in (None, canonical_owner(owner))
 
     def refuse_foreign(self, record: CredentialRecord) -> None:
-        """A client bound to a user: nobody else's credential is there. Raises CredentialUnknown."""
+        """Raise CredentialUnknown for another user's record where this client is bound to one user."""
         if self.is_foreign(record.owner):
             raise CredentialUnknown(f"there is no {who(record.credential_id)} here")
 
     def admit(self, request: SigningRequest | None = None) -> Admit:
-        """Who may use a credential, for step 1; ``request`` is what it is to be used for."""
+        """Make the check of step 1: whether this client may use a credential, for ``request`` if given."""
 
         def check(record: CredentialRecord) -> None:
             self.refuse_foreign(record)
@@ -110,12 +110,12 @@ class Asked:
         return check
 
     def _has_activated(self, record: CredentialRecord, request: SigningRequest) -> bool:
-        """Whether this very request finished the enrolment: its answer was lost and is asked for again."""
+        """Tell whether this very request finished the enrolment: its answer was lost, and it is repeated."""
         entry = self.server.carried_out(record, request)
         return entry is not None and entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED
 
     def require_certificate(self) -> None:
-        """Scheme basic: Q alone would open it for whoever reads it. Raises ChannelUnsuitable."""
+        """Raise ChannelUnsuitable without a client certificate: in scheme basic Q alone opens the key."""
         if not self.client.certificate:
             raise ChannelUnsuitable(
                 "scheme basic is accepted from clients with a TLS client certificate only",
@@ -124,7 +124,7 @@ class Asked:
 
 
 def require_role(identity: clients.Identity, operation: wire.Operation) -> None:
-    """Raises NotPermitted for a client with none of the roles for it; InputError for no change of status."""
+    """Raise NotPermitted for a client without a role for the operation, InputError for an unknown event."""
     name = str(type(operation).__struct_config__.tag)
     if isinstance(operation, wire.ChangeStatus):
         name = operation.event.value

@@ -1,4 +1,4 @@
-"""One connection of a front: frames in, frames out; a frame against the rules ends it."""
+"""One connection from a front to this worker: frames in, frames out; a malformed frame ends it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SEND_TIMEOUT = 10.0
 INTERNAL = SignerError("internal error in the worker")
 
 
-class Desk(Protocol):
-    """What a connection needs of its worker."""
+class WorkerPort(Protocol):
+    """The part of a worker that its connections use."""
 
     token: TokenThread
     reader: ReaderThread
@@ -40,20 +40,20 @@ class Desk(Protocol):
     identities: Identities
 
     def state(self) -> wire.WorkerState:
-        """As it is now."""
+        """Return the worker's present state."""
         ...
 
     def refusal(self) -> SignerError | None:
-        """Why no call can be taken now; None if one can."""
+        """Return the error that refuses a new call now; None if the worker takes calls."""
         ...
 
     def signed(self, count: int) -> None:
-        """So many signatures were made."""
+        """Count signatures that were made."""
         ...
 
 
-class Steps:
-    """How long each step of docs/understand/protocol.md, section 5, took."""
+class StepTimer:
+    """A timer of the steps of one call (docs/understand/protocol.md, section 5)."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -61,43 +61,45 @@ class Steps:
         self._last = self.started
 
     def observe(self, step: int) -> None:
-        """This step is done."""
+        """Note that a step is done: the microseconds since the one before."""
         now = time.monotonic()
         self.durations.append((step, _microseconds(now - self._last)))
         self._last = now
 
 
-class InHand:
-    """One call being carried out: what is known of it by and by."""
+class PendingCall:
+    """A call that is not answered yet: its client, once known, and its times, for answer and log."""
 
     def __init__(self, number: int, call: wire.Call) -> None:
         self.number = number
         self.call = call
         self.client: str | None = None
-        self.steps: Steps | None = None
+        self.steps: StepTimer | None = None
         self._came = time.monotonic()
 
-    def start(self) -> Steps:
-        """Its turn has come."""
-        self.steps = Steps()
+    def start(self) -> StepTimer:
+        """Start the timer: the call's turn has come."""
+        self.steps = StepTimer()
         return self.steps
 
     def is_client(self, name: str) -> None:
-        """Who asks."""
+        """Note the client's name."""
         self.client = name
 
     def times(self) -> tuple[int, int]:
-        """Microseconds that it waited, and since then."""
+        """Return the microseconds that the call waited, and those since."""
         now = time.monotonic()
         started = now if self.steps is None else self.steps.started
         return _microseconds(started - self._came), _microseconds(now - started)
 
 
 class Connection:
-    """Serves one front until it goes, breaks the rules, or the worker ends."""
+    """A connection with one front, served until either ends or a frame is malformed."""
 
-    def __init__(self, desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._desk = desk
+    def __init__(
+        self, worker: WorkerPort, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._worker = worker
         self._reader = reader
         self._writer = writer
         self._sending = asyncio.Lock()
@@ -106,15 +108,15 @@ class Connection:
         self._last_id = 0
 
     @property
-    def in_hand(self) -> int:
-        """Calls not answered yet."""
-        return len(self._calls) + sum(not each.refused for each in self._uploads.values())
+    def unanswered(self) -> int:
+        """Number of calls that are not answered yet."""
+        return len(self._calls) + sum(not upload.refused for upload in self._uploads.values())
 
     async def serve(self) -> None:
-        """HELLO, then whatever comes."""
+        """Send HELLO, then take frames until the connection ends."""
         number = 0
         try:
-            await self._send(0, Kind.HELLO, wire.encode(self._desk.state()))
+            await self._send(0, Kind.HELLO, wire.encode(self._worker.state()))
             while True:
                 number = 0
                 if (parts := await read_parts(self._reader)) is None:
@@ -130,7 +132,7 @@ class Connection:
             self._end()
 
     def _end(self) -> None:
-        """What has not begun never will: nobody would get the answer."""
+        """Cancel the calls that have not begun: nobody would get the answer."""
         for task in self._calls:
             task.cancel()
         for upload in self._uploads.values():
@@ -139,7 +141,7 @@ class Connection:
         self._writer.close()
 
     async def close(self) -> None:
-        """Close it once everything that was sent has gone, or nobody takes it."""
+        """Close the connection, once the front has taken everything or SEND_TIMEOUT has passed."""
         self._writer.close()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(SEND_TIMEOUT):
@@ -174,14 +176,14 @@ class Connection:
         if upload is not None:
             self._uploads[frame.id] = upload
         try:
-            if (refusal := self._desk.refusal()) is not None:
+            if (refusal := self._worker.refusal()) is not None:
                 raise refusal
             if isinstance(operation, wire.Sign):
-                handlers.check_sign(operation, self._desk.limits)
+                handlers.check_sign(operation, self._worker.limits)
         except SignerError as error:
             if upload is not None:
                 upload.close()
-            await self._fail(frame.id, error, InHand(frame.id, call))
+            await self._fail(frame.id, error, PendingCall(frame.id, call))
             return
         if upload is None:
             self._begin(frame.id, call, Upload(call, 0))
@@ -202,80 +204,82 @@ class Connection:
                 self._begin(frame.id, upload.call, upload)
 
     async def refuse_uploads(self, error: SignerError) -> None:
-        """Answer the calls whose message is still coming."""
+        """Refuse the calls whose message has not arrived in full."""
         for number, upload in list(self._uploads.items()):
             if not upload.refused:
                 await self._refuse(number, upload, error)
 
     async def _refuse(self, number: int, upload: Upload, error: SignerError) -> None:
         upload.close()
-        await self._fail(number, error, InHand(number, upload.call))
+        await self._fail(number, error, PendingCall(number, upload.call))
 
     # --- carrying out ----------------------------------------------------------------------------------
 
     def _begin(self, number: int, call: wire.Call, upload: Upload) -> None:
-        task = asyncio.get_running_loop().create_task(self._carry_out(InHand(number, call), upload))
+        task = asyncio.get_running_loop().create_task(self._carry_out(PendingCall(number, call), upload))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _carry_out(self, it: InHand, upload: Upload) -> None:
-        desk = self._desk
-        operation = it.call.operation
+    async def _carry_out(self, pending: PendingCall, upload: Upload) -> None:
+        worker = self._worker
+        operation = pending.call.operation
         message = upload if isinstance(operation, wire.Sign) and operation.digests is None else None
 
         def work(server: Server) -> Any:
-            server = replace(server, observe=it.start().observe)
-            result = handlers.carry_out(server, desk.identities, desk.limits, it.call, message, it.is_client)
+            server = replace(server, observe=pending.start().observe)
+            result = handlers.carry_out(
+                server, worker.identities, worker.limits, pending.call, message, pending.is_client
+            )
             if isinstance(result, SignOutcome) and not result.repeated:
-                desk.signed(len(result.signatures))  # here: the front may have gone by then
+                worker.signed(len(result.signatures))  # here: the front may have gone by then
             return result
 
         try:
-            result = await asyncio.wrap_future(desk.token.ask(work))
-            if isinstance(result, handlers.InReader):
+            result = await asyncio.wrap_future(worker.token.ask(work))
+            if isinstance(result, handlers.ReaderWork):
                 finish = result.finish
-                result = await asyncio.wrap_future(desk.reader.ask(lambda _: finish()))
+                result = await asyncio.wrap_future(worker.reader.ask(lambda _: finish()))
         except TokenSessionLost:
             # To others it is no reason to give up: the worker opens a new session.
             lost = WorkerUnavailable("the worker has lost its token")
-            await self._fail(it.number, lost, it)
+            await self._fail(pending.number, lost, pending)
         except SignerError as error:
-            await self._fail(it.number, error, it)
+            await self._fail(pending.number, error, pending)
         except Exception:  # noqa: BLE001  logged where it was raised
-            await self._fail(it.number, INTERNAL, it)
+            await self._fail(pending.number, INTERNAL, pending)
         else:
-            await self._reply(it, result)
+            await self._reply(pending, result)
         finally:
             upload.close()
 
     # --- frames out ------------------------------------------------------------------------------------
 
     async def send_state(self) -> None:
-        """Tell the front what the worker is now."""
-        await self._try_to_send(0, Kind.STATE, wire.encode(self._desk.state()))
+        """Send the worker's present state to the front."""
+        await self._try_to_send(0, Kind.STATE, wire.encode(self._worker.state()))
 
-    async def _reply(self, it: InHand, result: Any) -> None:
-        queued, took = it.times()
+    async def _reply(self, pending: PendingCall, result: Any) -> None:
+        queued, took = pending.times()
         reply = wire.Reply(
             result=msgspec.Raw(wire.encode(result)),
-            client=it.client,
-            steps=() if it.steps is None else tuple(it.steps.durations),
+            client=pending.client,
+            steps=() if pending.steps is None else tuple(pending.steps.durations),
             queued=queued,
             took=took,
         )
         payload = wire.encode(reply)
         if len(payload) > MAX_PAYLOAD:
-            await self._fail(it.number, ServiceError("the answer is too long for the service"), it)
+            await self._fail(pending.number, ServiceError("the answer is too long for the service"), pending)
             return
-        _log_call(it, None, queued, took)
-        await self._try_to_send(it.number, Kind.REPLY, payload)
+        _log_call(pending, None, queued, took)
+        await self._try_to_send(pending.number, Kind.REPLY, payload)
 
-    async def _fail(self, number: int, error: SignerError, it: InHand | None = None) -> None:
+    async def _fail(self, number: int, error: SignerError, pending: PendingCall | None = None) -> None:
         failure = wire.failure_of(error)
-        if it is not None:
-            queued, took = it.times()
-            failure = msgspec.structs.replace(failure, client=it.client, queued=queued, took=took)
-            _log_call(it, error, queued, took)
+        if pending is not None:
+            queued, took = pending.times()
+            failure = msgspec.structs.replace(failure, client=pending.client, queued=queued, took=took)
+            _log_call(pending, error, queued, took)
         await self._try_to_send(number, Kind.FAILURE, wire.encode(failure))
 
     async def _try_to_send(self, number: int, kind: Kind, payload: bytes) -> None:
@@ -295,13 +299,13 @@ def _microseconds(seconds: float) -> int:
     return max(0, round(seconds * 1_000_000))
 
 
-def _log_call(it: InHand, error: SignerError | None, queued: int, took: int) -> None:
+def _log_call(pending: PendingCall, error: SignerError | None, queued: int, took: int) -> None:
     _log.log(
         logging.INFO if error is None or error.http_status < 500 else logging.WARNING,
         "call",
-        request_id=it.call.request_id,
-        operation=str(type(it.call.operation).__struct_config__.tag),
-        client=it.client,
+        request_id=pending.call.request_id,
+        operation=str(type(pending.call.operation).__struct_config__.tag),
+        client=pending.client,
         code=None if error is None else error.code,
         reason=None if error is None else error.message,
         queued=queued,

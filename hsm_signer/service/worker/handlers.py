@@ -1,4 +1,4 @@
-"""What each operation of the workers' socket does, and what comes back.
+"""The operations of the workers' socket: one function carries out each and returns its result.
 
 One function per operation, called in the token's thread; those about evidence look into the store alone and
 are finished in the reader's. Everything from outside is checked here or further in, nothing in the
@@ -49,7 +49,7 @@ from hsm_signer.types import (
     SuspendedBy,
 )
 
-from .access import Asked, Identities, require_role
+from .access import ClientCall, Identities, require_role
 
 MAX_ENTRY = MAX_FRAME - 1024
 """Bytes of an entry, encoded: one made at the server itself may be longer."""
@@ -58,8 +58,8 @@ PAGE_BYTES = MAX_FRAME // 2
 
 
 @dataclass(frozen=True, slots=True)
-class InReader:
-    """The rest of a call needs no token: the reader's thread carries it out."""
+class ReaderWork:
+    """The rest of a call that needs no token; the reader's thread carries it out."""
 
     finish: Callable[[], Any]
 
@@ -72,7 +72,7 @@ def carry_out(
     message: ByteSource | None,
     is_client: Callable[[str], None],
 ) -> Any:
-    """Find out who asks, whether that client may, and do it: the operation's result, or an InReader.
+    """Identify the client, check its roles, carry the operation out; return its result, or a ReaderWork.
 
     ``is_client`` is told the client's name as soon as it is known. Raises SignerError.
     """
@@ -86,24 +86,24 @@ def carry_out(
     identity = identities.find(server, caller)
     is_client(identity.name)
     require_role(identity, operation)
-    asked = Asked(replace(server, actor=f"client {identity.name}"), identity, limits, message)
-    found = _HANDLERS[type(operation)](asked, operation)
+    client_call = ClientCall(replace(server, actor=f"client {identity.name}"), identity, limits, message)
+    result = _HANDLERS[type(operation)](client_call, operation)
     if isinstance(operation, wire.Logout):
         identities.clear()
-    return InReader(found) if isinstance(operation, _IN_READER) else found
+    return ReaderWork(result) if isinstance(operation, _READER_OPERATIONS) else result
 
 
 # --- the service itself ------------------------------------------------------------------------------------
 
 
 def self_test(server: Server) -> None:
-    """Token and store, without a client."""
+    """Test that the token signs and the store can be written; needs no client."""
     server.environment.self_test()
     server.store.probe_write()
 
 
 def login(server: Server, caller: wire.Caller, operation: wire.Login) -> wire.Access:
-    """Name and secret -> an access token."""
+    """Give a client an access token for its name and secret. Raises NotAuthenticated."""
     if caller.name is None or caller.secret is None:
         raise NotAuthenticated("expected a client's name and its token, by HTTP Basic")
     token = clients.login(
@@ -112,15 +112,15 @@ def login(server: Server, caller: wire.Caller, operation: wire.Login) -> wire.Ac
     return wire.Access(token, operation.lifetime)
 
 
-def logout(asked: Asked, operation: wire.Logout) -> None:
-    """End an access token; one that is none is no error (RFC 7009, 2.2)."""
+def logout(call: ClientCall, operation: wire.Logout) -> None:
+    """End an access token; an unknown one is no error (RFC 7009, 2.2)."""
     with suppress(NotAuthenticated):
-        clients.logout(asked.server.environment, asked.server.store, operation.token, asked.server.clock)
+        clients.logout(call.server.environment, call.server.store, operation.token, call.server.clock)
 
 
-def capabilities(asked: Asked, _: wire.GetCapabilities) -> Capabilities:
-    """What the token can hold, and how much one request may carry."""
-    server, limits = asked.server, asked.limits
+def capabilities(call: ClientCall, _: wire.GetCapabilities) -> Capabilities:
+    """Return what the token can hold and how much one request may carry."""
+    server, limits = call.server, call.limits
     return Capabilities(
         combines=server.combines,
         obstacles={
@@ -132,9 +132,9 @@ def capabilities(asked: Asked, _: wire.GetCapabilities) -> Capabilities:
     )
 
 
-def who_am_i(asked: Asked, _: wire.WhoAmI) -> wire.ClientView:
-    """The client as the worker knows it."""
-    client = asked.client
+def who_am_i(call: ClientCall, _: wire.WhoAmI) -> wire.ClientView:
+    """Return the client that makes the call: name, roles, user."""
+    client = call.client
     roles = tuple(role for role in Role if role in client.roles)
     return wire.ClientView(client.name, roles, client.owner, client.certificate)
 
@@ -142,85 +142,85 @@ def who_am_i(asked: Asked, _: wire.WhoAmI) -> wire.ClientView:
 # --- credentials -------------------------------------------------------------------------------------------
 
 
-def list_credentials(asked: Asked, operation: wire.ListCredentials) -> CredentialPage:
-    """One page."""
-    if operation.owner is not None and asked.is_foreign(operation.owner):
+def list_credentials(call: ClientCall, operation: wire.ListCredentials) -> CredentialPage:
+    """Return one page of the credentials that the client may see, their MACs checked."""
+    if operation.owner is not None and call.is_foreign(operation.owner):
         return CredentialPage((), more=False)
-    owner = operation.owner or asked.client.owner
-    found = asked.server.store.record_page(operation.after, operation.limit + 1, owner)
-    for sealed in found[: operation.limit]:
-        asked.server.environment.check(sealed)
-    views = tuple(CredentialView.of(sealed.record) for sealed in found[: operation.limit])
-    return CredentialPage(views, more=len(found) > operation.limit)
+    owner = operation.owner or call.client.owner
+    records = call.server.store.record_page(operation.after, operation.limit + 1, owner)
+    for sealed in records[: operation.limit]:
+        call.server.environment.check(sealed)
+    views = tuple(CredentialView.of(sealed.record) for sealed in records[: operation.limit])
+    return CredentialPage(views, more=len(records) > operation.limit)
 
 
-def get_credential(asked: Asked, operation: wire.GetCredential) -> CredentialView:
-    """By id, or a user's."""
+def get_credential(call: ClientCall, operation: wire.GetCredential) -> CredentialView:
+    """Return one credential, by its id or by its user."""
     if (operation.credential_id is None) == (operation.owner is None):
         raise InputError("credential: expected exactly one of credential_id and owner")
     if operation.credential_id is not None:
-        return CredentialView.of(asked.record(operation.credential_id))
-    record = asked.server.credential(_own(asked, operation.owner or ""))
+        return CredentialView.of(call.record(operation.credential_id))
+    record = call.server.credential(_own(call, operation.owner or ""))
     return CredentialView.of(record)
 
 
-def _own(asked: Asked, owner: str) -> str:
-    """A bound client asks for its own user, or for one that nobody can be: it learns of no other."""
-    if asked.is_foreign(owner):
+def _own(call: ClientCall, owner: str) -> str:
+    """Return ``owner``, unless the client is bound to another user. Raises CredentialUnknown."""
+    if call.is_foreign(owner):
         raise CredentialUnknown(
             f"no credential of user {owner!r} here", hint="hsm-signer credential list shows the users"
         )
     return owner
 
 
-def get_certificates(asked: Asked, operation: wire.GetCertificates) -> tuple[bytes, ...]:
-    """The chain; the database is not believed that it is this key's."""
-    return asked.server.certificates(asked.record(operation.credential_id).credential_id)
+def get_certificates(call: ClientCall, operation: wire.GetCertificates) -> tuple[bytes, ...]:
+    """Return a credential's certificate chain, once it is checked to be of the credential's key."""
+    return call.server.certificates(call.record(operation.credential_id).credential_id)
 
 
-def set_certificates(asked: Asked, operation: wire.SetCertificates) -> None:
-    """Keep a chain."""
-    record = asked.record(operation.credential_id)
-    asked.server.set_certificates(record.credential_id, operation.certificates)
+def set_certificates(call: ClientCall, operation: wire.SetCertificates) -> None:
+    """Store a credential's certificate chain; an empty one removes it."""
+    record = call.record(operation.credential_id)
+    call.server.set_certificates(record.credential_id, operation.certificates)
 
 
-def get_certification_request(asked: Asked, operation: wire.GetCertificationRequest) -> str:
-    """PEM."""
-    return asked.server.certification_request(asked.record(operation.credential_id).credential_id)
+def get_certification_request(call: ClientCall, operation: wire.GetCertificationRequest) -> str:
+    """Return a credential's certificate request (PKCS#10), PEM."""
+    return call.server.certification_request(call.record(operation.credential_id).credential_id)
 
 
-def change_status(asked: Asked, operation: wire.ChangeStatus) -> CredentialView:
-    """Suspend, resume, unlock, revoke."""
-    record = asked.record(operation.credential_id)
-    by = SuspendedBy.ADMIN if Role.ADMIN in asked.client.roles else SuspendedBy.REGISTRAR
-    return CredentialView.of(asked.server.change_status(record.credential_id, operation.event, by))
+def change_status(call: ClientCall, operation: wire.ChangeStatus) -> CredentialView:
+    """Suspend, resume, unlock or revoke a credential; return it as it then is."""
+    record = call.record(operation.credential_id)
+    by = SuspendedBy.ADMIN if Role.ADMIN in call.client.roles else SuspendedBy.REGISTRAR
+    return CredentialView.of(call.server.change_status(record.credential_id, operation.event, by))
 
 
 # --- signing -----------------------------------------------------------------------------------------------
 
 
-def get_challenge(asked: Asked, operation: wire.GetChallenge) -> Challenge:
-    """Step 880."""
-    return asked.server.challenge(operation.credential_id, admit=asked.admit())
+def get_challenge(call: ClientCall, operation: wire.GetChallenge) -> Challenge:
+    """Return what the card needs for the next authorisation (step 880)."""
+    return call.server.challenge(operation.credential_id, admit=call.admit())
 
 
-def sign(asked: Asked, operation: wire.Sign) -> SignOutcome:
-    """Steps 1 to 10."""
-    digests, message = operation.digests, asked.message
+def sign(call: ClientCall, operation: wire.Sign) -> SignOutcome:
+    """Carry out what a card authorised (steps 1 to 10) and return the signatures."""
+    digests, message = operation.digests, call.message
     content: Content = DigestList(digests or ()) if message is None else Message(message)
     request = SigningRequest(operation.authorisation, content)
-    return asked.server.sign(request, admit=asked.admit(request))
+    return call.server.sign(request, admit=call.admit(request))
 
 
-def examine(asked: Asked, operation: wire.Examine) -> None:
-    """Steps 1 and 2."""
-    _check_digests(operation.digests, asked.limits)
+def examine(call: ClientCall, operation: wire.Examine) -> None:
+    """Check an authorisation without signing (steps 1 and 2)."""
+    _check_digests(operation.digests, call.limits)
     request = SigningRequest(operation.authorisation, DigestList(operation.digests))
-    asked.server.examine(request, admit=asked.admit())
+    call.server.examine(request, admit=call.admit())
 
 
 def check_sign(operation: wire.Sign, limits: LimitSettings) -> None:
-    """What can be said as soon as a Sign call is there. Raises InputError, RequestTooLarge."""
+    """Check a Sign call before its message has arrived. Raises InputError, RequestTooLarge."""
     if (operation.digests is None) == (operation.message is None):
         raise InputError("sign: expected exactly one of digests and message")
     if operation.digests is not None:
@@ -238,68 +238,68 @@ def _check_digests(digests: tuple[Any, ...], limits: LimitSettings) -> None:
 # --- enrolment ---------------------------------------------------------------------------------------------
 
 
-def begin_enrolment(asked: Asked, operation: wire.BeginEnrolment) -> EnrolmentStarted:
-    """Keys and a pending record."""
-    wanted = operation.wanted
-    check_wanted(wanted, asked.server.combines)
-    if asked.client.owner not in (None, wanted.owner):
-        raise NotPermitted(f"client {asked.client.name!r} is for one user only, and that is another")
-    if wanted.scheme is Scheme.BASIC:
-        asked.require_certificate()
-    if obstacle := asked.server.obstacle(wanted.scheme, wanted.key):
+def begin_enrolment(call: ClientCall, operation: wire.BeginEnrolment) -> EnrolmentStarted:
+    """Make keys in the token and a pending record; return both for the card."""
+    credential = operation.wanted
+    check_wanted(credential, call.server.combines)
+    if call.client.owner not in (None, credential.owner):
+        raise NotPermitted(f"client {call.client.name!r} is for one user only, and that is another")
+    if credential.scheme is Scheme.BASIC:
+        call.require_certificate()
+    if obstacle := call.server.obstacle(credential.scheme, credential.key):
         raise TokenUnsuitable(
-            f"{obstacle}: no credential with key {wanted.key.value}, scheme {wanted.scheme.value}"
+            f"{obstacle}: no credential with key {credential.key.value}, scheme {credential.scheme.value}"
         )
-    return asked.server.begin_enrolment(wanted, wanted.subject)
+    return call.server.begin_enrolment(credential, credential.subject)
 
 
-def check_wanted(wanted: NewCredential, combines: tuple[Combine, ...]) -> None:
-    """Every field but owner and key against the scheme. Raises InputError naming the field."""
-    basic = wanted.scheme is Scheme.BASIC
+def check_wanted(credential: NewCredential, combines: tuple[Combine, ...]) -> None:
+    """Check every field but owner and key against the scheme. Raises InputError naming the field."""
+    basic = credential.scheme is Scheme.BASIC
     tries = (0,) if basic else range(1, MAX_TRIES + 1)
     for field, value, allowed in (
-        ("combine", wanted.combine, (Combine.NONE,) if basic else combines),
-        ("pin_policy", wanted.pin_policy, _none_or_others(PinPolicy, basic)),
-        ("pin_check", wanted.pin_check, _none_or_others(PinCheck, basic)),
+        ("combine", credential.combine, (Combine.NONE,) if basic else combines),
+        ("pin_policy", credential.pin_policy, _none_or_others(PinPolicy, basic)),
+        ("pin_check", credential.pin_check, _none_or_others(PinCheck, basic)),
     ):
         if value not in allowed:
             names = " or ".join(choice.value for choice in allowed)
             raise InputError(f"{field}: expected {names}, got {value.value}")
-    for field, number in (("pin_tries", wanted.pin_tries), ("puk_tries", wanted.puk_tries)):
+    for field, number in (("pin_tries", credential.pin_tries), ("puk_tries", credential.puk_tries)):
         if number not in tries:
             raise InputError(f"{field}: expected {tries[0]} to {tries[-1]}, got {number}")
 
 
 def _none_or_others(kind: Any, basic: bool) -> tuple[Any, ...]:
-    return tuple(each for each in kind if (each is kind.NONE) == basic)
+    return tuple(member for member in kind if (member is kind.NONE) == basic)
 
 
-def get_request_info(asked: Asked, operation: wire.GetRequestInfo) -> bytes:
-    """The message of the first authorisation."""
-    return asked.server.request_info(asked.record(operation.credential_id).credential_id)
+def get_request_info(call: ClientCall, operation: wire.GetRequestInfo) -> bytes:
+    """Return the CertificationRequestInfo that a credential's first authorisation signs, DER."""
+    return call.server.request_info(call.record(operation.credential_id).credential_id)
 
 
-def give_up_enrolment(asked: Asked, operation: wire.GiveUpEnrolment) -> None:
-    """Delete a pending record."""
-    asked.server.give_up_enrolment(asked.record(operation.credential_id).credential_id)
+def give_up_enrolment(call: ClientCall, operation: wire.GiveUpEnrolment) -> None:
+    """Delete a pending record whose card never got its keys."""
+    call.server.give_up_enrolment(call.record(operation.credential_id).credential_id)
 
 
 # --- evidence: what is returned is carried out by the reader's thread --------------------------------------
 
 
-def get_evidence(asked: Asked, operation: wire.GetEvidence) -> Callable[[], EvidencePage]:
-    """One page, or less of it where its entries are long."""
-    if asked.client.owner is not None:
+def get_evidence(call: ClientCall, operation: wire.GetEvidence) -> Callable[[], EvidencePage]:
+    """Read one page of the evidence; it ends early where entries are long."""
+    if call.client.owner is not None:
         if operation.credential_id is None:
-            raise NotPermitted(f"client {asked.client.name!r} is for one user only: name a credential")
-        asked.record(operation.credential_id)
-    store = asked.server.store
+            raise NotPermitted(f"client {call.client.name!r} is for one user only: name a credential")
+        call.record(operation.credential_id)
+    store = call.server.store
 
     def read() -> EvidencePage:
-        found = store.page(operation.after, operation.limit + 1, operation.credential_id)
+        entries = store.page(operation.after, operation.limit + 1, operation.credential_id)
         taken: list[NumberedEntry] = []
         size = 0
-        for number, entry in found[: operation.limit]:
+        for number, entry in entries[: operation.limit]:
             item = NumberedEntry.of(number, entry)
             length = len(wire.encode(item))
             size += length
@@ -311,29 +311,29 @@ def get_evidence(asked: Asked, operation: wire.GetEvidence) -> Callable[[], Evid
                     hint="hsm-signer audit list, at the server, shows it",
                 )
             taken.append(item)
-        return EvidencePage(tuple(taken), more=len(taken) < len(found))
+        return EvidencePage(tuple(taken), more=len(taken) < len(entries))
 
     return read
 
 
-def get_anchor(asked: Asked, _: wire.GetAnchor) -> Callable[[], Any]:
-    """Over everybody's chains."""
-    _refuse_bound(asked)
-    return asked.server.anchor
+def get_anchor(call: ClientCall, _: wire.GetAnchor) -> Callable[[], Any]:
+    """Make an anchor over the chains of all credentials."""
+    _refuse_bound(call)
+    return call.server.anchor
 
 
-def check_anchor(asked: Asked, operation: wire.CheckAnchor) -> Callable[[], tuple[Finding, ...]]:
-    """What is no longer so."""
-    _refuse_bound(asked)
-    return lambda: asked.server.check_anchor(operation.anchor)
+def check_anchor(call: ClientCall, operation: wire.CheckAnchor) -> Callable[[], tuple[Finding, ...]]:
+    """Find the entries that differ from what the anchor says."""
+    _refuse_bound(call)
+    return lambda: call.server.check_anchor(operation.anchor)
 
 
-def _refuse_bound(asked: Asked) -> None:
-    if asked.client.owner is not None:
-        raise NotPermitted(f"client {asked.client.name!r} is for one user only, an anchor is about all")
+def _refuse_bound(call: ClientCall) -> None:
+    if call.client.owner is not None:
+        raise NotPermitted(f"client {call.client.name!r} is for one user only, an anchor is about all")
 
 
-_HANDLERS: dict[type[wire.Operation], Callable[[Asked, Any], Any]] = {
+_HANDLERS: dict[type[wire.Operation], Callable[[ClientCall, Any], Any]] = {
     wire.GetCapabilities: capabilities,
     wire.WhoAmI: who_am_i,
     wire.Logout: logout,
@@ -353,4 +353,4 @@ _HANDLERS: dict[type[wire.Operation], Callable[[Asked, Any], Any]] = {
     wire.GetAnchor: get_anchor,
     wire.CheckAnchor: check_anchor,
 }
-_IN_READER = (wire.GetEvidence, wire.GetAnchor, wire.CheckAnchor)
+_READER_OPERATIONS = (wire.GetEvidence, wire.GetAnchor, wire.CheckAnchor)

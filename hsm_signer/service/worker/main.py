@@ -1,4 +1,4 @@
-"""The process: arguments, signals, the socket, the watchdog, the end.
+"""The worker's process: arguments, signals, the socket, the watchdog, the end.
 
 It ends with status 0 when it was told to, when its standard input ends (who started it has gone), and when it
 has made so many signatures that it should be started anew; with 70 when token or database did not return.
@@ -38,7 +38,7 @@ _log = Log(__name__)
 HUNG = 70
 """Exit status when the watchdog ends the process: EX_SOFTWARE of sysexits.h."""
 MAX_CALLS = 1024
-"""Calls in hand; one more is refused."""
+"""Calls that are not answered yet; one more is refused."""
 MAX_CONNECTIONS = 64
 """Fronts at once, old ones that have not noticed their end included."""
 GOODBYE = 1.0
@@ -50,7 +50,7 @@ GARBAGE_THRESHOLD = 50_000
 
 
 class Worker:
-    """One worker, seen from its event loop."""
+    """One worker: its event loop, connections and two threads."""
 
     def __init__(self, home: Path, chosen: Settings, folder: Path, slot: int, generation: int) -> None:
         self.limits = chosen.limits
@@ -73,7 +73,7 @@ class Worker:
     # --- what connections ask ----------------------------------------------------------------------------
 
     def state(self) -> wire.WorkerState:
-        """As it is now."""
+        """Return the worker's present state."""
         return wire.WorkerState(
             version=wire.VERSION,
             slot=self._slot,
@@ -85,17 +85,17 @@ class Worker:
         )
 
     def refusal(self) -> SignerError | None:
-        """Why no call can be taken now; None if one can."""
+        """Return the error that refuses a new call now; None if the worker takes calls."""
         if self._state == "draining":
             return ServiceStopping("the worker is ending")
         if self._state != "ready":
             return unavailable(self._state, self._reason)
-        if sum(each.in_hand for each in self._connections) >= MAX_CALLS:
+        if sum(connection.unanswered for connection in self._connections) >= MAX_CALLS:
             return ServiceBusy(f"the worker has {MAX_CALLS} calls in hand")
         return None
 
     def signed(self, count: int) -> None:
-        """From the token's thread: so many signatures were made. Too many, and the worker ends."""
+        """Count signatures, from the token's thread; after ``recycle_after`` of them the worker ends."""
         self._loop.call_soon_threadsafe(self._count, count)
 
     def _count(self, signatures: int) -> None:
@@ -106,7 +106,7 @@ class Worker:
     # --- states ------------------------------------------------------------------------------------------
 
     def _tell(self, state: str, reason: str | None) -> None:
-        """From the token's thread."""
+        """Change the state, from the token's thread."""
         self._loop.call_soon_threadsafe(self._change, state, reason)
 
     def _change(self, state: str, reason: str | None) -> None:
@@ -117,11 +117,11 @@ class Worker:
             gc.freeze()
         level = logging.WARNING if state == "recovering" else logging.INFO
         _log.log(level, "state", state=state, reason=reason)
-        for each in self._connections:
-            self._start(each.send_state())
+        for connection in self._connections:
+            self._start(connection.send_state())
 
     def drain(self, reason: str) -> None:
-        """Take no new calls, finish those in hand, end."""
+        """Take no new calls, finish the present ones, and end."""
         self._change("draining", reason)
         self._drain.set()
 
@@ -133,7 +133,7 @@ class Worker:
     # --- the process -------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until told to end; the exit status. Raises ConfigError where there can be no socket."""
+        """Serve until told to end; return the exit status. Raises ConfigError without a socket."""
         sock = sockets.listen(self._folder, self._slot, sockets.socket_group(self._settings))
         allowed = sockets.allowed_users(self._settings)
         try:
@@ -160,16 +160,16 @@ class Worker:
         _log.info("listening", path=str(socket_path(self._folder, self._slot)), pid=os.getpid())
         await self._drain.wait()
         server.close()
-        for each in list(self._connections):
-            await each.refuse_uploads(ServiceStopping("the worker is ending"))
-        while any(each.in_hand for each in self._connections):
+        for connection in list(self._connections):
+            await connection.refuse_uploads(ServiceStopping("the worker is ending"))
+        while any(connection.unanswered for connection in self._connections):
             await asyncio.sleep(0.01)
         # A front that has not read yet that this is the end may send one more: to be refused, not lost.
         until = self._loop.time() + GOODBYE
         while self._connections and self._loop.time() < until:
             await asyncio.sleep(0.01)
-        for each in list(self._connections):
-            await each.close()
+        for connection in list(self._connections):
+            await connection.close()
         self.token.stop()
         self.reader.stop()
         while self.token.is_alive() or self.reader.is_alive():
@@ -203,7 +203,9 @@ class Worker:
     async def _watch(self) -> None:
         while True:
             now = time.monotonic()
-            due = min((each.due for each in (self.token, self.reader) if each.due is not None), default=None)
+            due = min(
+                (thread.due for thread in (self.token, self.reader) if thread.due is not None), default=None
+            )
             if due is not None and now > due:
                 _log.error("hung", reason="token or database did not return in time")
                 os._exit(HUNG)
@@ -214,7 +216,7 @@ class Worker:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one worker; the exit status."""
+    """Run one worker; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m hsm_signer.service.worker", description="One worker; `hsm-signer serve` starts them."
     )
@@ -222,15 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", type=Path, required=True)
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--generation", type=int, required=True)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     os.umask(0o077)
     gc.set_threshold(GARBAGE_THRESHOLD)
-    logs.configure(sys.stderr, part="worker", slot=given.slot, generation=given.generation)
+    logs.configure(sys.stderr, part="worker", slot=options.slot, generation=options.generation)
     try:
-        chosen = settings.load(given.settings)
-        folder = given.settings.absolute().parent / chosen.worker.sockets
+        chosen = settings.load(options.settings)
+        folder = options.settings.absolute().parent / chosen.worker.sockets
         sockets.make_folder(folder, sockets.socket_group(chosen.worker))
-        return Worker(given.home, chosen, folder, given.slot, given.generation).run()
+        return Worker(options.home, chosen, folder, options.slot, options.generation).run()
     except SignerError as error:
         _log.error("failed", code=error.code, reason=error.message, hint=error.hint)
         return error.exit_status

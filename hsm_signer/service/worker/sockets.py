@@ -20,7 +20,7 @@ BACKLOG = 64
 
 
 def user_id(name: str, what: str) -> int:
-    """The uid of a system user, by name or number. Raises ConfigError."""
+    """Return the uid of a system user, by name or number. Raises ConfigError."""
     if name.isascii() and name.isdigit():
         return int(name)
     try:
@@ -30,7 +30,7 @@ def user_id(name: str, what: str) -> int:
 
 
 def group_id(name: str, what: str) -> int:
-    """The gid of a system group, by name or number. Raises ConfigError."""
+    """Return the gid of a system group, by name or number. Raises ConfigError."""
     if name.isascii() and name.isdigit():
         return int(name)
     try:
@@ -40,14 +40,14 @@ def group_id(name: str, what: str) -> int:
 
 
 def socket_group(settings: WorkerSettings) -> int | None:
-    """The gid that may reach the sockets beside the workers' user; None for nobody."""
+    """Return the gid of the group that may use the sockets, beside the workers' user; None without one."""
     if settings.socket_group is None:
         return None
     return group_id(settings.socket_group, "worker.socket_group")
 
 
 def allowed_users(settings: WorkerSettings) -> frozenset[int]:
-    """The uids that a worker talks to: its own, root's, and the front's."""
+    """Return the uids that a worker talks to: its own, root's, and the front's."""
     allowed = {os.geteuid(), 0}
     if settings.front_user is not None:
         allowed.add(user_id(settings.front_user, "worker.front_user"))
@@ -55,7 +55,7 @@ def allowed_users(settings: WorkerSettings) -> frozenset[int]:
 
 
 def make_folder(folder: Path, group: int | None, owner: int | None = None) -> None:
-    """The sockets' folder, mode 0700, or 0750 with ``group``; ``owner`` where root makes it for another user.
+    """Make the sockets' folder: mode 0700, or 0750 with ``group``; ``owner`` where root makes it for another.
 
     Raises ConfigError where it cannot be made so. One that was there must belong to the workers' user and be
     closed to others: who may write there could put a socket of his own in a worker's place, and what is
@@ -90,9 +90,9 @@ def make_folder(folder: Path, group: int | None, owner: int | None = None) -> No
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Nobody else claims the folder meanwhile; what killed workers left in it is removed.
+    """Lock the folder against another service, and remove the sockets that killed workers left.
 
-    Raises ConfigError where somebody has: two services would take each other's places.
+    Raises ConfigError where another service has it: two would take each other's places.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -120,7 +120,7 @@ def _made(folder: Path) -> bool:
 
 
 def listen(folder: Path, slot: int, group: int | None) -> socket.socket:
-    """A listening socket at the slot's path, in place only once it listens: nobody meets one that does not.
+    """Make a listening socket at the slot's path; it appears there only once it listens.
 
     Mode 0600, or 0660 with ``group``. Raises ConfigError.
     """

@@ -1,4 +1,4 @@
-"""The threads that do a worker's work, one call after the other: the token's, and the reader's.
+"""The two threads that carry out a worker's calls, one after the other: the token's and the reader's.
 
 The token's thread owns token session and store, opens them, and opens them anew when they are lost. The
 reader's does what needs the store alone and may take long, so that nobody's signature waits for it.
@@ -50,14 +50,14 @@ TellState = Callable[[str, str | None], None]
 
 
 def log_internal(error: BaseException) -> None:
-    """An error of the program: its kind and place. Its words are left out, they may quote anything."""
+    """Log an error of the program, by kind and place; its text is left out, it may quote anything."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
     _log.error("internal-error", kind=type(error).__name__, at=" < ".join(places))
 
 
 class TimedThread(JobThread):
-    """Carries out jobs one after the other; ``due`` is when the present one must have returned."""
+    """A thread that carries out jobs in order; ``due`` is when the present one must have returned."""
 
     def __init__(self, name: str, timeout: float) -> None:
         super().__init__(name)
@@ -75,7 +75,7 @@ class TimedThread(JobThread):
 
     @staticmethod
     def _run(job: Job, server: Server | None) -> BaseException | None:
-        """Do a job, told the server; the error it ended with, in the log where the program is to blame."""
+        """Run a job with the server; return its error, which is logged where the program is to blame."""
         error = job.run(server)
         if error is not None and not isinstance(error, SignerError):
             log_internal(error)
@@ -83,7 +83,7 @@ class TimedThread(JobThread):
 
 
 class ReaderThread(TimedThread):
-    """Reads the store, without the token; its jobs are told None for the server."""
+    """The thread of jobs that read the store without the token; they get None for the server."""
 
     def __init__(self) -> None:
         super().__init__("reader", READING_TIMEOUT)
@@ -94,7 +94,7 @@ class ReaderThread(TimedThread):
 
 
 class TokenThread(TimedThread):
-    """Everything that needs the token."""
+    """The thread of all jobs that need the token; it owns token session and store."""
 
     def __init__(self, home: Path, timeout: float, tell: TellState) -> None:
         super().__init__("token", timeout)
@@ -104,7 +104,7 @@ class TokenThread(TimedThread):
         """SHA-256 of the PIN that the token refused. It is not tried again: that could lock the token."""
 
     def run(self) -> None:
-        """Open, serve, and open anew whenever token or store are lost; until stopped."""
+        """Open token and store and serve, again whenever they are lost, until stopped."""
         failures = 0
         while True:
             opened = time.monotonic()
@@ -127,7 +127,7 @@ class TokenThread(TimedThread):
             failures += 1
 
     def _open_and_serve(self) -> None:
-        """Returns when stopped; raises where everything has to be opened anew."""
+        """Serve until stopped; raises where token and store have to be opened anew."""
         with self._timed(OPENING_TIMEOUT):
             installation = Installation.open(self._home)
             pin = hashlib.sha256(
@@ -158,7 +158,7 @@ class TokenThread(TimedThread):
                     _raise_if_lost(installation, server, error)
 
     def _wait(self, seconds: float, reason: str) -> bool:
-        """Refuse everything for so long; False when stopped."""
+        """Refuse all calls for ``seconds``; return False when stopped."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             try:
@@ -172,12 +172,12 @@ class TokenThread(TimedThread):
 
 
 def unavailable(state: str, reason: str | None) -> WorkerUnavailable:
-    """How a call is refused by a worker that is not ready."""
+    """Make the error with which a worker that is not ready refuses a call."""
     return WorkerUnavailable(f"the worker is {state}", hint=reason)
 
 
 def _raise_if_lost(installation: Installation, server: Server, error: BaseException) -> None:
-    """Raises, in the token's or the store's words, where this error is not of one call alone."""
+    """Raise the token's or the store's error where ``error`` concerns more than one call."""
     if isinstance(error, TokenSessionLost):
         raise error
     if isinstance(error, TokenError) and not isinstance(error, TokenMismatch):

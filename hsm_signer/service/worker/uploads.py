@@ -1,4 +1,4 @@
-"""A message on its way into the worker: chunk by chunk, into memory and then into a file without a name."""
+"""A message that arrives in chunks, kept in memory or, if it is long, in a temporary file without a name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IN_MEMORY = 1 << 20
 
 
 class Upload:
-    """The message of one Sign call. A ByteSource once it is complete; to be closed."""
+    """The message of one Sign call, a ByteSource once it is complete; close it after use."""
 
     def __init__(self, call: wire.Call, length: int) -> None:
         self.call = call
@@ -25,16 +25,16 @@ class Upload:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte has come."""
+        """Whether all bytes have arrived."""
         return self._missing == 0
 
     @property
     def refused(self) -> bool:
-        """Whether the call has been answered: what still comes is thrown away."""
+        """Whether the call has been answered already, so that further chunks are thrown away."""
         return self._file is None
 
     def add(self, chunk: bytes) -> None:
-        """The next bytes. Raises FrameMalformed for too many or none; ServiceError where there is no room."""
+        """Add the next bytes. Raises FrameMalformed for too many or none, ServiceError without room."""
         if not 1 <= len(chunk) <= min(MAX_CHUNK, self._missing):
             raise FrameMalformed(
                 f"chunk: expected 1 to {min(MAX_CHUNK, self._missing)} bytes, got {len(chunk)}"
@@ -48,7 +48,7 @@ class Upload:
                 raise ServiceError(f"message: cannot be kept: {words}") from error
 
     def chunks(self) -> Iterator[bytes]:
-        """The message from its beginning."""
+        """Read the message from its beginning."""
         if self._file is None:
             raise ValueError("a message that was thrown away")
         self._file.seek(0)
@@ -56,7 +56,7 @@ class Upload:
             yield chunk
 
     def close(self) -> None:
-        """Forget the message."""
+        """Delete the message."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -424,12 +424,12 @@ def test_a_page_ends_before_it_gets_too_long_for_a_frame(tenants: Tenants) -> No
 def _short_pages(server: Any) -> tuple[list[list[int]], list[int], str]:
     """The numbers of the entries, page by page, where a page may have some 2000 bytes; then with less room
     in a frame than the first entry takes."""
-    asked = access.Asked(
+    call = access.ClientCall(
         server, clients.Identity("test", frozenset(Role), None, False), LimitSettings(), None
     )
 
     def read(after: int) -> EvidencePage:
-        return handlers.get_evidence(asked, wire.GetEvidence(after=after, limit=1000))()
+        return handlers.get_evidence(call, wire.GetEvidence(after=after, limit=1000))()
 
     everything = [entry.number for entry in read(0).entries]
     with pytest.MonkeyPatch.context() as patch:
