@@ -7,6 +7,39 @@ succeed if sent again, nothing was lost and nothing was signed twice.
 
 Exit statuses: 1 internal, 2 input or configuration, 3 authorisation refused, 4 card, 5 token, 6 store,
 7 a verification that found something wrong, 8 try again, 9 the signing service.
+
+The tree, where names are indented below their base class:
+
+    SignerError
+        InputError
+            FileError, PinMalformed, PinMissing, AlgorithmUnsuitable, CertificateUnsuitable,
+            RequestTooLarge, RequestTooSlow
+            ConfigError
+                NotInitialised, AlreadyInitialised
+        CardError
+            CardNotFound, CardInUse, CardRemoved, CardMemoryDamaged, CardAnswerMalformed, CardBlank,
+            CardNotBlank, CardMismatch, CardPinBlocked, CardPukBlocked, CardPinNotVerified, CardRefused
+            CardPinWrong
+                CardPukWrong
+        Refused
+            CredentialUnknown, CredentialExists, CredentialRevoked, CredentialSuspended,
+            CredentialLocked, CredentialPending, StatusUnsuitable, AlgorithmNotAllowed, ChallengeStale,
+            AuthorisationMismatch, ChannelUnsuitable
+            WrongKey
+                WrongKeyBefore
+        TokenError
+            TokenNotFound, TokenPinWrong, TokenKeyMissing, TokenMismatch, TokenUnsuitable
+            TokenUnavailable
+                TokenSessionLost
+        StoreError
+            StoreMissing, StoreReadOnly, StoreBusy, StoreUnavailable, StoreTooNew, StoreTooOld,
+            StoreDamaged, RecordDamaged, RecordOutdated, EvidenceMissing, EvidenceDamaged, RecordConflict
+        ServiceError
+            ServiceUnreachable, ServiceAnswerMalformed, ServiceBusy, ServiceStopping, ServiceTimeout,
+            WorkerLost, WorkerUnavailable, FrameMalformed, RateLimited, NotAuthenticated, NotPermitted,
+            ClientExists, ClientUnknown
+        VerificationFailed
+            SignatureInvalid, AuditFailed
 """
 
 from __future__ import annotations
@@ -23,7 +56,7 @@ class SignerError(Exception):
     http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
     waited: ClassVar[bool] = False
-    """What it is about was waited for already, as long as the configuration says: no point in more."""
+    """The program has waited already, as long as the configuration says: a retry is of no use."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -34,13 +67,13 @@ class SignerError(Exception):
 
 
 def in_general(error: SignerError) -> str:
-    """What kind of error it is, in words without names and paths: for those who are not its operators."""
+    """Describe the kind of an error without names and paths, for those who do not run the service."""
     words = " ".join((type(error).__doc__ or "").split()).rstrip(".")
     return words[:1].lower() + words[1:]
 
 
 def os_words(error: BaseException) -> str:
-    """What the operating system says, such as ``Permission denied``; the text of an error that is not its."""
+    """Return the operating system's words, such as ``Permission denied``; other errors' own text."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -607,7 +640,7 @@ class AuditFailed(VerificationFailed):
 
 
 def all_errors(root: type[SignerError] = SignerError) -> Iterator[type[SignerError]]:
-    """Every class of the tree, ``root`` first; the documentation and its test walk it."""
+    """Go through every class of the tree, ``root`` first."""
     yield root
     for child in root.__subclasses__():
         yield from all_errors(child)
