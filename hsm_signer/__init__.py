@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .card.commands import CardSession
     from .card.pins import CardPin, CardPuk, generate_pin, generate_puk
     from .types import Algorithm, KeySpec, Scheme, SignOutcome, Status
-    from .workstation.enrolment import Enrolled
+    from .workstation.enrolment import EnrolmentResult
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,7 @@ __all__ = [
     "CardPin",
     "CardPuk",
     "CardSession",
-    "Enrolled",
+    "EnrolmentResult",
     "KeySpec",
     "Scheme",
     "Server",
@@ -64,7 +64,7 @@ if not TYPE_CHECKING:
         "card.commands": ("CardSession",),
         "card.pins": ("CardPin", "CardPuk", "generate_pin", "generate_puk"),
         "types": ("Algorithm", "KeySpec", "Scheme", "SignOutcome", "Status"),
-        "workstation.enrolment": ("Enrolled",),
+        "workstation.enrolment": ("EnrolmentResult",),
     }
 
     def __getattr__(name):

@@ -1,4 +1,4 @@
-"""What a program calls: the functions of ``import hsm_signer``, over the rooms that do the work.
+"""The functions of ``import hsm_signer``: open an installation, connect, sign, verify, enrol.
 
 What is heavy (the token's and the database's libraries, HTTP) is imported by the function that needs it, so
 that a client of a service loads no token library and a program that only verifies loads neither.
@@ -183,14 +183,16 @@ def verify(
     Raises SignatureInvalid; AlgorithmUnsuitable where ``algorithm`` does not fit the key; InputError for what
     is no key; FileError. What a credential signed before it was revoked still verifies.
     """
-    fitting = {each: check for each, check in verifiers(_spki_of(key)).items() if algorithm in (None, each)}
-    if algorithm is not None and not fitting:
+    checks = verifiers(_spki_of(key))
+    if algorithm is not None:
+        checks = {fitting: check for fitting, check in checks.items() if fitting is algorithm}
+    if algorithm is not None and not checks:
         raise AlgorithmUnsuitable(f"{algorithm.value} does not fit the key")
     source, _ = _source_of(content)
-    signed = digests_of(source, {each.hash for each in fitting})
-    for each, check in fitting.items():
-        if holds(check, signed[each.hash], signature):
-            return each
+    signed = digests_of(source, {fitting.hash for fitting in checks})
+    for fitting, check in checks.items():
+        if holds(check, signed[fitting.hash], signature):
+            return fitting
     raise SignatureInvalid("the signature is not one of this message under this key")
 
 
@@ -207,7 +209,7 @@ def enrol(
     scheme: Scheme = Scheme.ROLLING,
     key: KeySpec = KeySpec.P256,
     subject: str | None = None,
-) -> enrolment.Enrolled:
+) -> enrolment.EnrolmentResult:
     """Make a key for a user and give its control to a blank card; or finish what was interrupted.
 
     ``pin``: the one that the card shall have; none in scheme basic. ``puk``: unblocks a blocked PIN; without
@@ -227,7 +229,7 @@ def enrol(
 
 
 def _source_of(content: bytes | PathLike[str]) -> tuple[ByteSource, int]:
-    """What is signed, and its bytes. Raises FileError, TypeError."""
+    """Return the source of the content and its length in bytes. Raises FileError, TypeError."""
     if isinstance(content, bytes):
         return BytesSource(content), len(content)
     if not isinstance(content, PathLike):
@@ -254,7 +256,7 @@ def _opener(card: str | CardSession) -> OpenCard:
 
 
 def _asker(pin: Pin | None) -> AskPin | None:
-    """Asks at most once, however often the card has to be asked. Raises TypeError for a PIN as plain text."""
+    """Make a function that asks for the PIN at most once. Raises TypeError for a PIN as plain text."""
     if pin is None:
         return None
     if isinstance(pin, CardPin):

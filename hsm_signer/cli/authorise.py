@@ -25,7 +25,7 @@ from .choices import algorithm_option
 from .context import App, card_option, pass_app
 from .options import PATH, check_hash_on, files_argument, force_option, hash_on_option, json_option
 from .progress import Progress
-from .protected_files import kept
+from .protected_files import protected_paths
 from .secret_input import card_pin, pin_file_option
 from .signing import ContentForCard, pin_for_card, prepare
 
@@ -75,14 +75,14 @@ def command(
         raise click.UsageError("Give either --algorithm or --public-key.")
 
     inputs = files.look_at_all(file)
-    read = kept(app, card, the_file_of_the_PIN=pin_file, the_public_key=public_key)
-    files.check_outputs([out], force=force, inputs=inputs, kept=read)
+    protected = protected_paths(app, card, the_file_of_the_PIN=pin_file, the_public_key=public_key)
+    files.check_outputs([out], force=force, inputs=inputs, protected=protected)
     chosen = _algorithm(algorithm, public_key)
     with Progress() as progress:
         up_to = app.card_settings_or_default().hash_on_card_up_to
         prepared = prepare(inputs, chosen, hash_on, up_to, progress, keep_up_to=offline.MAX_MESSAGE)
         # What cannot be kept is said before the card is asked.
-        names = tuple(each.path.name for each in inputs)
+        names = tuple(file.path.name for file in inputs)
         offline.check_names(names)
         authorisation = _authorise(app, card, prepared, chosen, pin_file, progress)
     request = offline.encode(authorisation, prepared.content, names)

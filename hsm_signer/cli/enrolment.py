@@ -18,28 +18,28 @@ from hsm_signer.config.files import PRIVATE
 from hsm_signer.core.algorithms import key_spec_of
 from hsm_signer.errors import CardError, FileError, InputError
 from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
-from hsm_signer.workstation.enrolment import Enrolled, Enrolment, enrol, examine
+from hsm_signer.workstation.enrolment import Enrolment, EnrolmentResult, enrol, examine
 
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice
 from .context import App, OpenCard, card_option, pass_app, service_options
 from .options import PATH, TEXT, force_option, json_option
-from .protected_files import kept
+from .protected_files import protected_paths
 from .secret_input import Secret, card_pin, pin_file_option
 from .user_argument import user_argument
 
 
 @dataclass(frozen=True, slots=True)
 class _Secrets:
-    """What the card is given, and which of it somebody has to be told."""
+    """PIN and PUK that the card is given, and whether they have to be shown."""
 
     pin: CardPin | None
     puk: CardPuk | None
-    tell_pin: bool
+    show_pin: bool
     puk_file: Path | None
 
     @property
-    def tell_puk(self) -> bool:
+    def show_puk(self) -> bool:
         return self.puk is not None and self.puk_file is None
 
 
@@ -103,14 +103,16 @@ def command(
     files.check_outputs(
         [path for path in (csr, puk_file) if path is not None],
         force=force,
-        kept=kept(app, card, the_file_of_the_PIN=pin_file),
+        protected=protected_paths(app, card, the_file_of_the_PIN=pin_file),
         what="both --csr and --puk-file",
     )
 
     installation = app.here()
     settings = app.card_settings(installation)
     open_card = app.card_opener(card, installation)
-    given = None if basic or generate_pin else card_pin(pin_file, prompt="PIN for the card", confirm=True)
+    chosen_pin = (
+        None if basic or generate_pin else card_pin(pin_file, prompt="PIN for the card", confirm=True)
+    )
 
     def wanted(secrets: _Secrets) -> Enrolment:
         return Enrolment(
@@ -131,18 +133,18 @@ def command(
         if pending is not None:
             _check_resumed(pending.scheme.value, scheme, generate_pin=generate_pin, puk_file=puk_file)
             output.say("An enrolment with this card was begun before; it is finished with the card's PIN.")
-            given = None if basic else card_pin(pin_file)
+            chosen_pin = None if basic else card_pin(pin_file)
         wants_puk = not (basic or no_puk or pending)
         if generate_pin or (wants_puk and puk_file is None):
             output.check_stdout(read=True)  # before the card gets what could not be shown
-        secrets = _secrets(given, generate_pin, puk_file, wants_puk=wants_puk)
-        with _not_lost(secrets, open_card, force=force) as told:
-            if given is None:
+        secrets = _secrets(chosen_pin, generate_pin, puk_file, wants_puk=wants_puk)
+        with _not_lost(secrets, open_card, force=force) as progress:
+            if chosen_pin is None:
                 enrolled = enrol(server, open_card, wanted(secrets))
             else:
-                with given.blamed():
+                with chosen_pin.blamed():
                     enrolled = enrol(server, open_card, wanted(secrets))
-            told.enrolled = True
+            progress.enrolled = True
             try:
                 if csr is not None:
                     request = enrolled.certification_request.encode("ascii")
@@ -150,7 +152,7 @@ def command(
             finally:
                 # Whatever became of the file, the card has this PIN now.
                 _show(enrolled, secrets, csr, as_json=as_json)
-                told.done = True
+                progress.done = True
     _explain(enrolled, secrets, as_json=as_json)
 
 
@@ -185,37 +187,37 @@ def _check_resumed(pending: str, scheme: str, *, generate_pin: bool, puk_file: P
 
 
 def _secrets(
-    given: Secret[CardPin] | None, generate: bool, puk_file: Path | None, *, wants_puk: bool
+    chosen_pin: Secret[CardPin] | None, generate: bool, puk_file: Path | None, *, wants_puk: bool
 ) -> _Secrets:
-    pin = generate_pin() if generate else None if given is None else given()
+    pin = generate_pin() if generate else None if chosen_pin is None else chosen_pin()
     return _Secrets(pin, generate_puk() if wants_puk else None, generate, puk_file)
 
 
 @dataclass
-class _Told:
-    """How far it came."""
+class _Progress:
+    """How far the enrolment came."""
 
     enrolled: bool = False
     done: bool = False
-    """What had to be told has been."""
+    """PIN and PUK have been shown."""
 
 
 @contextmanager
-def _not_lost(secrets: _Secrets, open_card: OpenCard, *, force: bool) -> Iterator[_Told]:
-    """PIN and PUK that were made here reach somebody, whatever happens after the card has them."""
+def _not_lost(secrets: _Secrets, open_card: OpenCard, *, force: bool) -> Iterator[_Progress]:
+    """Show PIN and PUK that were made here even if the enrolment fails after the card has them."""
     if secrets.puk is not None and secrets.puk_file is not None:
         line = secrets.puk.grouped().encode("ascii") + b"\n"
         files.write_all([(secrets.puk_file, line)], force=force, mode=PRIVATE)
-    told = _Told()
+    progress = _Progress()
     try:
         with _termination_raises():
-            yield told
+            yield progress
     except BaseException as error:
-        if not told.done:
-            _rescue(secrets, open_card, enrolled=told.enrolled)
-        if told.enrolled and isinstance(error, OSError) and error.errno == errno.EPIPE:
+        if not progress.done:
+            _rescue(secrets, open_card, enrolled=progress.enrolled)
+        if progress.enrolled and isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise FileError("standard output: nobody reads it", hint="the enrolment is done") from error
-        if told.enrolled and isinstance(error, FileError):
+        if progress.enrolled and isinstance(error, FileError):
             output.add_hint(error, "the enrolment is done")
         raise
 
@@ -229,12 +231,12 @@ def _rescue(secrets: _Secrets, open_card: OpenCard, *, enrolled: bool) -> None:
         if blank:
             if secrets.puk is not None and secrets.puk_file is not None:
                 secrets.puk_file.unlink(missing_ok=True)
-        elif told := _told(secrets):
+        elif disclosed := _disclosed(secrets):
             lines = [
                 "Standard output did not take these, and the card has them; keep them:"
                 if enrolled
                 else "The enrolment is not finished, but the card may have these already; keep them:",
-                *(f"{name}: {value}" for name, value in told),
+                *(f"{name}: {value}" for name, value in disclosed),
             ]
             try:
                 output.say("\n".join(lines))
@@ -244,7 +246,7 @@ def _rescue(secrets: _Secrets, open_card: OpenCard, *, enrolled: bool) -> None:
 
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """SIGTERM is an exception meanwhile, so that it finds its way to those who clean up."""
+    """Turn SIGTERM into an exception, so that what has to be cleaned up is."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -261,23 +263,23 @@ def _termination_raises() -> Iterator[None]:
 
 
 def _is_blank(open_card: OpenCard) -> bool:
-    """Whether the card surely has no PIN; a card that cannot be asked may have one."""
+    """Tell whether the card surely has no PIN; a card that cannot be asked may have one."""
     with suppress(CardError), open_card() as session:
         return session.status().state is CardState.BLANK
     return False
 
 
-def _told(secrets: _Secrets) -> list[tuple[str, str]]:
-    told = []
-    if secrets.tell_pin and secrets.pin is not None:
-        told.append(("PIN", secrets.pin.reveal().decode("ascii")))
-    if secrets.tell_puk and secrets.puk is not None:
-        told.append(("PUK", secrets.puk.grouped()))
-    return told
+def _disclosed(secrets: _Secrets) -> list[tuple[str, str]]:
+    disclosed = []
+    if secrets.show_pin and secrets.pin is not None:
+        disclosed.append(("PIN", secrets.pin.reveal().decode("ascii")))
+    if secrets.show_puk and secrets.puk is not None:
+        disclosed.append(("PUK", secrets.puk.grouped()))
+    return disclosed
 
 
-def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: bool) -> None:
-    record, told = enrolled.credential, _told(secrets)
+def _show(enrolled: EnrolmentResult, secrets: _Secrets, csr: Path | None, *, as_json: bool) -> None:
+    record, disclosed = enrolled.credential, _disclosed(secrets)
     key = key_spec_of(record.spki).value
     if as_json:
         described: dict[str, Any] = {
@@ -288,7 +290,7 @@ def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: b
             "card_serial": record.card_serial.hex(),
             "resumed": enrolled.resumed,
         }
-        described |= {name.lower(): value for name, value in told}
+        described |= {name.lower(): value for name, value in disclosed}
         for name, path in (("puk_file", secrets.puk_file), ("csr", csr)):
             if path is not None:
                 described[name] = str(path)
@@ -299,15 +301,15 @@ def _show(enrolled: Enrolled, secrets: _Secrets, csr: Path | None, *, as_json: b
             f"{output.printable(record.owner)} is enrolled: key {key}, scheme {record.scheme.value}, "
             f"credential {record.credential_id.hex()}"
         )
-    if told:
-        output.data("\n".join(f"{name}: {value}" for name, value in told))
+    if disclosed:
+        output.data("\n".join(f"{name}: {value}" for name, value in disclosed))
 
 
-def _explain(enrolled: Enrolled, secrets: _Secrets, *, as_json: bool) -> None:
-    """What to do with what was shown."""
+def _explain(enrolled: EnrolmentResult, secrets: _Secrets, *, as_json: bool) -> None:
+    """Explain what the secrets that were shown are for."""
     if as_json:
         return
-    if secrets.tell_puk:
+    if secrets.show_puk:
         output.say("The PUK unblocks the card when its PIN is blocked. It is not shown again.")
     if secrets.puk is None and secrets.pin is not None and not enrolled.resumed:
         output.say("The card has no PUK: if its PIN is blocked, it can only be reset and enrolled anew.")

@@ -1,4 +1,4 @@
-"""Files that a command reads and writes: looked at before a card is asked, written whole or not at all."""
+"""Files that a command reads and writes: checked before the card is used, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hsm_signer.errors import FileError, InputError, os_words
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file that can be read."""
+    """A file that can be read, as it was when it was checked."""
 
     path: Path
     size: int
@@ -25,41 +25,41 @@ class Input:
 
 
 def look_at(path: Path) -> Input:
-    """A regular, readable file; raises FileError."""
+    """Check that a path is a regular, readable file; raises FileError."""
     try:
         # O_NONBLOCK: opening a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            found = os.fstat(descriptor)
+            status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: cannot be read: {os_words(error)}") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise FileError(f"{path}: is a folder, expected a file")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise FileError(
             f"{path}: expected a regular file, which can be read again", hint="copy its contents to a file"
         )
-    return Input(path, found.st_size, (found.st_dev, found.st_ino))
+    return Input(path, status.st_size, (status.st_dev, status.st_ino))
 
 
 def look_at_all(paths: Sequence[Path]) -> list[Input]:
-    """Every file, each once; raises FileError, InputError for a file that is named twice."""
+    """Check several files; raises FileError, InputError for a file that is named twice."""
     seen: dict[tuple[int, int], Path] = {}
     inputs = []
     for path in paths:
-        found = look_at(path)
-        if (earlier := seen.get(found.identity)) is not None:
+        file = look_at(path)
+        if (earlier := seen.get(file.identity)) is not None:
             again = "is named twice" if earlier == path else f"is the same file as {earlier}"
             raise InputError(f"{path}: {again}")
-        seen[found.identity] = path
-        inputs.append(found)
+        seen[file.identity] = path
+        inputs.append(file)
     return inputs
 
 
 def read_bounded(path: Path, limit: int, what: str) -> bytes:
-    """A small file as a whole; raises FileError where it cannot be read, InputError over ``limit`` bytes."""
+    """Read a small file; raises FileError where it cannot be read, InputError over ``limit`` bytes."""
     look_at(path)
     try:
         with path.open("rb") as file:
@@ -72,22 +72,22 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Files that are never overwritten, whatever --force says, each with what it is."""
+class ProtectedPaths:
+    """Files that are never overwritten, even with --force, each with what it is in words."""
 
     files: Sequence[tuple[Path, str]]
     folders: Sequence[tuple[Path, str]] = ()
     """Nothing in them is overwritten, nor made there."""
 
     def refuse(self, path: Path) -> None:
-        """Raises InputError for one of them, by whatever name."""
+        """Raise InputError where ``path`` is one of these files, by whatever name."""
         place, identity = _place_of(path), _identity(path)
-        for kept, what in self.files:
-            if place == _place_of(kept) or (identity is not None and identity == _identity(kept)):
+        for protected, what in self.files:
+            if place == _place_of(protected) or (identity is not None and identity == _identity(protected)):
                 raise InputError(f"{path}: is {what}; it is never overwritten")
-        for kept, what in self.folders:
+        for protected, what in self.folders:
             with suppress(OSError, RuntimeError):
-                if {place, *place.parents} & {kept.resolve()}:
+                if {place, *place.parents} & {protected.resolve()}:
                     raise InputError(f"{path}: is {what}; nothing is written there")
 
 
@@ -99,10 +99,10 @@ def _place_of(path: Path) -> Path:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def check_outputs(
@@ -110,14 +110,14 @@ def check_outputs(
     *,
     force: bool,
     inputs: Sequence[Input] = (),
-    kept: Kept | None = None,
+    protected: ProtectedPaths | None = None,
     what: str = "two outputs",
 ) -> None:
-    """Whether :func:`write_all` can write all of these; changes nothing. Raises FileError, InputError.
+    """Check that :func:`write_all` can write these files; changes nothing. Raises FileError, InputError.
 
     ``what``: two of which would go to one file, in the words of the error.
     """
-    read = {each.identity: each.path for each in inputs}
+    read = {file.identity: file.path for file in inputs}
     seen: set[Path] = set()
     for path in paths:
         folder = path.parent
@@ -126,8 +126,8 @@ def check_outputs(
         if (place := folder.resolve() / path.name) in seen:
             raise InputError(f"{path}: {what} would go to this file")
         seen.add(place)
-        if kept is not None:
-            kept.refuse(path)
+        if protected is not None:
+            protected.refuse(path)
         try:
             there = path.stat()
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from hsm_signer.config.home import resolve_home
 from hsm_signer.errors import ConfigError
 
 from .context import App
-from .files import Kept
+from .files import ProtectedPaths
 
 SIMULATED = "sim:"
 HOME_FILES = ("config.toml", "profile.json", "softhsm.conf", "token.pin", "token.so-pin", "store.db")
@@ -18,8 +18,11 @@ HOME_FOLDERS = ("tokens",)
 BESIDE_STORE = ("-wal", "-shm", "-journal")
 
 
-def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
-    """``read``: what each file is that the command reads, its words joined by underscores."""
+def protected_paths(app: App, card: str | None = None, **read: Path | None) -> ProtectedPaths:
+    """List the files that this command must not overwrite.
+
+    ``read``: the files that the command reads; a keyword says what the file is, with underscores for spaces.
+    """
     home = resolve_home(app.home)
     own = "a file of the installation"
     files = [(path, name.replace("_", " ")) for name, path in read.items() if path is not None]
@@ -39,4 +42,4 @@ def kept(app: App, card: str | None = None, **read: Path | None) -> Kept:
         files += [(path, own) for path in elsewhere]
         stores += elsewhere
     files += [(store.with_name(store.name + end), own) for store in stores for end in BESIDE_STORE]
-    return Kept(files, [(home / name, "in the token's own folder") for name in HOME_FOLDERS])
+    return ProtectedPaths(files, [(home / name, "in the token's own folder") for name in HOME_FOLDERS])

@@ -23,7 +23,7 @@ from .context import App, card_option, pass_app, service_options
 from .files import Input
 from .options import PATH, check_hash_on, files_argument, force_option, hash_on_option, json_option
 from .progress import WORTH_SHOWING_ON_CARD, Progress
-from .protected_files import kept
+from .protected_files import protected_paths
 from .secret_input import Secret, card_pin, pin_file_option
 
 SUFFIX = ".sig"
@@ -76,13 +76,13 @@ def command(
         [path for path in outputs if path != STDOUT],
         force=force,
         inputs=inputs,
-        kept=kept(app, card, the_file_of_the_PIN=pin_file),
+        protected=protected_paths(app, card, the_file_of_the_PIN=pin_file),
         what="two signatures",
     )
     output.check_stdout(read=outputs == [STDOUT])
     with Progress() as progress:
         outcome = _sign(app, inputs, card, algorithm, hash_on, pin_file, progress)
-    hand_over(outcome, [str(each.path) for each in inputs], outputs, force=force, as_json=as_json)
+    hand_over(outcome, [str(file.path) for file in inputs], outputs, force=force, as_json=as_json)
 
 
 def hand_over(
@@ -137,7 +137,7 @@ def _show(names: Sequence[str], outputs: Sequence[Path], outcome: SignOutcome, *
 
 
 def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
-    """Where each signature goes."""
+    """Name the file of each signature."""
     beside = [path.with_name(path.name + SUFFIX) for path in paths]
     if out is None:
         return beside
@@ -158,7 +158,7 @@ def _outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class ContentForCard:
-    """What the card is asked to authorise."""
+    """The content that the card is asked to authorise."""
 
     content: Content
     size: int
@@ -218,9 +218,9 @@ def pin_for_card(
 
 
 def _refuse_other_key(algorithm: Algorithm, allowed: Sequence[Algorithm]) -> None:
-    """Before hours of hashing, not after."""
+    """Refuse an algorithm that the credential does not have, before hours of hashing."""
     if algorithm not in allowed:
-        names = ", ".join(each.value for each in allowed)
+        names = ", ".join(other.value for other in allowed)
         raise AlgorithmNotAllowed(
             f"this credential does not sign with {algorithm.value}", hint=f"it signs with: {names}"
         )
@@ -235,7 +235,7 @@ def prepare(
     *,
     keep_up_to: int | None = None,
 ) -> ContentForCard:
-    """The message for the card, or the digests of all files.
+    """Prepare the content for the card: the message, or the digests of all files.
 
     ``on_card_up_to``: bytes of the longest file that --hash-on auto sends through the card. ``keep_up_to``:
     bytes of the longest message, where it has to be kept whole. Raises AlgorithmUnsuitable, InputError,
@@ -258,7 +258,7 @@ def prepare(
 
 
 def _digests(inputs: Sequence[Input], hash_name: HashName, progress: Progress) -> ContentForCard:
-    total = sum(each.size for each in inputs)
+    total = sum(file.size for file in inputs)
     progress.start("Hashing" if len(inputs) == 1 else f"Hashing {len(inputs)} files", total)
-    digests = tuple(file_digest(each.path, hash_name, progress.step) for each in inputs)
+    digests = tuple(file_digest(file.path, hash_name, progress.step) for file in inputs)
     return ContentForCard(DigestList(digests), sum(map(len, digests)))

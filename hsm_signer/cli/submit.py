@@ -13,7 +13,7 @@ from hsm_signer.workstation.signing import submit
 from . import files, output
 from .context import App, pass_app, service_options
 from .options import PATH, force_option, json_option
-from .protected_files import kept
+from .protected_files import protected_paths
 from .signing import hand_over
 
 
@@ -36,21 +36,21 @@ def command(app: App, request: Path, out: Path | None, force: bool, as_json: boo
 
     Once more gives the same signatures again: nothing is signed twice.
     """
-    prepared = offline.decode(files.read_bounded(request, offline.MAX_FILE, "request"))
+    offline_request = offline.decode(files.read_bounded(request, offline.MAX_FILE, "request"))
     folder = request.parent if out is None else out
     if not folder.is_dir():
         raise FileError(f"{folder}: there is no such folder")
-    outputs = [folder / (name + offline.ENDING) for name in prepared.names]
+    outputs = [folder / (name + offline.ENDING) for name in offline_request.names]
     files.check_outputs(
         outputs,
         force=force,
         inputs=[files.look_at(request)],
-        kept=kept(app, the_request=request),
+        protected=protected_paths(app, the_request=request),
         what="two signatures",
     )
     output.check_stdout(read=False)
     with app.server() as server:
-        outcome = submit(server, prepared.request)
+        outcome = submit(server, offline_request.request)
     if outcome.repeated:
         output.say("This request had been carried out before; these are the same signatures.")
-    hand_over(outcome, prepared.names, outputs, force=force, as_json=as_json)
+    hand_over(outcome, offline_request.names, outputs, force=force, as_json=as_json)

@@ -1,1 +1,1 @@
-"""The workstation of figure 1 (110): the card here, the server near or far."""
+"""The workstation of figure 1 (110): works with a card and with a server, in this process or remote."""

@@ -1,4 +1,4 @@
-"""HTTPS to a service: requests out, bounded answers in, every failure as an error of ours.
+"""HTTPS to a signing service: answers are bounded in size and time, failures raised as SignerError.
 
 The only module that knows of an HTTP library. Whom we speak to is said in one place: no proxies and nothing
 else from the environment, no redirects.
@@ -48,7 +48,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 class Channel:
-    """One service; its connections are kept until :meth:`close`. One thread at a time."""
+    """Connections to one service, kept until :meth:`close`; for one thread at a time."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Channel:
         key: Path | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        """``timeout``: seconds for each answer. Raises InputError; connects nowhere."""
+        """Set up TLS, without connecting; ``timeout``: seconds for each answer. Raises InputError."""
         self._url = _checked_url(url)
         self._timeout = timeout
         self._nameless = token is None and certificate is None
@@ -75,16 +75,16 @@ class Channel:
         )
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._client.close()
 
     def expect(self, fact: bool, otherwise: str) -> None:
-        """Raises ServiceAnswerMalformed unless ``fact``."""
+        """Raise ServiceAnswerMalformed unless ``fact`` is true."""
         if not fact:
             raise ServiceAnswerMalformed(f"{self._url}: the service answered with {otherwise}")
 
     def read(self, kind: type[T], method: str, path: str, **how: Any) -> T:
-        """The answer's JSON as ``kind``; ``how`` as for :meth:`send`."""
+        """Send a request and decode its JSON answer as ``kind``; ``how`` as for :meth:`send`."""
         body = self.send(method, path, **how)
         try:
             return json_codec.decode(kind, body, what="answer")
@@ -105,7 +105,7 @@ class Channel:
         limit: int = MAX_ANSWER,
         again: bool = True,
     ) -> bytes:
-        """The body of a 2xx answer; everything else is raised.
+        """Send a request and return the body of a 2xx answer; raises an error for any other.
 
         ``files``: the parts of multipart/form-data (RFC 7578): file name, bytes or a file object that can be
         read from its beginning again, content type.
@@ -132,14 +132,14 @@ class Channel:
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise ServiceAnswerMalformed(f"{self._url}: expected an answer without a content encoding")
         deadline = time.monotonic() + self._timeout
-        found = bytearray()
+        body = bytearray()
         for chunk in answer.iter_raw():
-            found += chunk
-            if len(found) > limit:
+            body += chunk
+            if len(body) > limit:
                 raise ServiceAnswerMalformed(f"{self._url}: expected an answer of at most {limit} bytes")
             if time.monotonic() > deadline:
                 self._too_slow()
-        return bytes(found)
+        return bytes(body)
 
     def _answered(self, answer: httpx.Response, body: bytes) -> bytes:
         status = answer.status_code
@@ -162,7 +162,7 @@ class Channel:
         raise error
 
     def _error(self, problem: dict[str, Any]) -> SignerError:
-        """The error that a problem document (RFC 9457) tells, of the class that has its code."""
+        """Make the error that a problem document (RFC 9457) describes, of the class that has its code."""
         code = problem["code"]
         words = _words(problem.get("detail")) or _words(problem.get("title")) or "the service refused"
         kind = _CODES.get(code, ServiceError)
@@ -209,7 +209,7 @@ class Channel:
 
 
 def _checked_url(url: str) -> str:
-    """Without a slash at the end. Raises InputError."""
+    """Check a service's URL and drop a slash at its end. Raises InputError."""
     expected = "expected https://HOST[:PORT]"
     try:
         parsed = httpx.URL(url)
@@ -225,13 +225,13 @@ def _checked_url(url: str) -> str:
 
 
 def _checked_token(token: str) -> str:
-    if not token or len(token) > MAX_TOKEN or not all("!" <= each <= "~" for each in token):
+    if not token or len(token) > MAX_TOKEN or not all("!" <= character <= "~" for character in token):
         raise InputError(f"bearer token: expected 1 to {MAX_TOKEN} printable ASCII characters without spaces")
     return token
 
 
 def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, certificate and host name checked. Raises InputError."""
+    """Make the TLS context: 1.2 or newer, certificate and host name checked. Raises InputError."""
     if key is not None and certificate is None:
         raise InputError("client key: there is no client certificate with it")
     try:
@@ -251,7 +251,7 @@ def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSL
 
 
 def _reason(error: BaseException, kind: type[E]) -> E | None:
-    """The first error of this kind among what led to ``error``; None without one."""
+    """Find the first error of this kind in the chain of causes of ``error``; None without one."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, kind):
@@ -261,12 +261,12 @@ def _reason(error: BaseException, kind: type[E]) -> E | None:
 
 
 def _seconds(text: str) -> float | None:
-    """Retry-After in seconds; a date (RFC 9110, 5.6.7) is not one of this service's."""
+    """Parse Retry-After in seconds; None for a date (RFC 9110, 5.6.7), which this service never sends."""
     try:
-        found = float(text)
+        seconds = float(text)
     except ValueError:
         return None
-    return found if math.isfinite(found) and found >= 0 else None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _words(text: Any) -> str | None:

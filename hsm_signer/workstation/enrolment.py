@@ -64,8 +64,8 @@ class Enrolment:
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolled:
-    """An active credential."""
+class EnrolmentResult:
+    """The result of an enrolment: the active credential and its certificate request."""
 
     credential: AnyCredential
     certification_request: str
@@ -79,7 +79,7 @@ def enrol(
     open_card: OpenCard,
     wanted: Enrolment,
     backoff: Backoff = BACKOFF,
-) -> Enrolled:
+) -> EnrolmentResult:
     """Enrol a user with a blank card (docs/understand/protocol.md, 7), or finish what was interrupted.
 
     Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, and what card, token and store refuse.
@@ -108,7 +108,7 @@ def enrol(
         backoff=backoff,
         credential_id=credential_id,
     )
-    return Enrolled(
+    return EnrolmentResult(
         credential=server.credential_by_id(credential_id),
         certification_request=certificate_requests.certification_request(
             request_info, outcome.algorithm, outcome.signatures[0]
@@ -118,7 +118,7 @@ def enrol(
 
 
 def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> AnyCredential | None:
-    """What :func:`enrol` would do, changing nothing and before anybody is asked for a PIN.
+    """Find out what :func:`enrol` would do; changes nothing and needs no PIN.
 
     The pending record that it would finish, with the PIN the card has already; None for a new enrolment.
     Raises what enrol raises for user, token and card; the PIN is not looked at.
@@ -130,7 +130,7 @@ def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> 
 
 
 def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
-    """What can be known without card and store, PIN aside; raises InputError, TokenUnsuitable."""
+    """Check what needs neither card nor PIN; raises InputError, TokenUnsuitable."""
     owners.check_owner(wanted.owner)
     certificate_requests.subject_name(wanted.owner, wanted.subject)
     if obstacle := server.obstacle(wanted.scheme, wanted.key):
@@ -141,7 +141,7 @@ def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
 
 
 def _resumable(before: AnyCredential | None, card: CardSession) -> CredentialId | None:
-    """The pending credential that is on the card; None for a blank card. Raises CardNotBlank for another."""
+    """Return the pending credential on the card, None for a blank card. Raises CardNotBlank for another."""
     on_card = card.status().credential_id
     if on_card is None or (before is not None and before.credential_id == on_card):
         return on_card
@@ -152,7 +152,7 @@ def _resumable(before: AnyCredential | None, card: CardSession) -> CredentialId 
 
 
 def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
-    """The user's pending record; None if there is none. Raises CredentialExists for a finished one."""
+    """Return the user's pending record, None if there is none. Raises CredentialExists for a finished one."""
     try:
         record = server.credential(owner)
     except CredentialUnknown:
@@ -168,11 +168,11 @@ def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
 
 
 def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) -> CredentialId:
-    """BEGIN PERSONALISATION, keys in the token, INSTALL."""
+    """Bring keys from the token onto the card: BEGIN PERSONALISATION, begin_enrolment, INSTALL."""
     basic = wanted.scheme is Scheme.BASIC
     combine = Combine.NONE if basic else wanted.combine or server.combines[0]
     card_point, card_serial = card.begin_personalisation()
-    begun = server.begin_enrolment(
+    started = server.begin_enrolment(
         NewCredential(
             owner=wanted.owner,
             scheme=wanted.scheme,
@@ -188,12 +188,12 @@ def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) 
         wanted.subject,
     )
     try:
-        card.install(begun.personalisation, wanted.pin, wanted.puk)
+        card.install(started.personalisation, wanted.pin, wanted.puk)
         if card.status().state is CardState.BLANK:
             raise CardError("the card did not take its keys")
     except (CardRemoved, CardMemoryDamaged, CardAnswerMalformed):
         raise  # nobody knows whether the card took them; the same command finds out
     except SignerError:
-        server.give_up_enrolment(begun.credential.credential_id)
+        server.give_up_enrolment(started.credential.credential_id)
         raise
-    return begun.credential.credential_id
+    return started.credential.credential_id

@@ -42,7 +42,7 @@ ENDING = ".sig"
 
 
 class RequestFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file says; either ``digests`` or ``message`` is there, the other null."""
+    """The JSON of a request file; either ``digests`` or ``message`` is there, the other null."""
 
     format: Literal["hsm-signer/2/request"]
     credential_id: CredentialId
@@ -54,8 +54,8 @@ class RequestFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request and what its signatures are of."""
+class OfflineRequest:
+    """A signing request read from a file, and the names of what is signed."""
 
     request: SigningRequest
     names: tuple[str, ...]
@@ -63,7 +63,7 @@ class Prepared:
 
 
 def encode(authorisation: Authorisation, content: Content, names: tuple[str, ...]) -> bytes:
-    """The file's bytes. Raises InputError for what is too large or has no name that can be kept."""
+    """Encode a request file. Raises InputError for what is too large or has no name that can be kept."""
     if authorisation.x is not None or authorisation.rolling_values:
         raise InputError(
             "a card of scheme rolling needs the server's challenge: nothing can be made in advance"
@@ -86,7 +86,7 @@ def encode(authorisation: Authorisation, content: Content, names: tuple[str, ...
     return encoded
 
 
-def decode(data: bytes) -> Prepared:
+def decode(data: bytes) -> OfflineRequest:
     """Read a file that :func:`encode` made. Raises InputError naming the field and what was expected."""
     if len(data) > MAX_FILE:
         raise InputError(f"request: expected at most {MAX_FILE} bytes")
@@ -111,11 +111,11 @@ def decode(data: bytes) -> Prepared:
     if len(document.names) != expected:
         raise InputError(f"names: expected a list of {expected}, as many as there are signatures")
     check_names(document.names)
-    return Prepared(SigningRequest(authorisation, content), document.names)
+    return OfflineRequest(SigningRequest(authorisation, content), document.names)
 
 
 def _as_format_2(document: dict[str, Any]) -> dict[str, Any]:
-    """A file of an older version in the spelling of this one. Raises InputError."""
+    """Convert a file of format 1 to format 2. Raises InputError."""
     answer, digests = document.get("authorisation"), document.get("digests")
     if isinstance(answer, dict):
         answer = {"counter" if name == "x" else name: value for name, value in answer.items()}
@@ -125,7 +125,7 @@ def _as_format_2(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Each one a file's name in whatever folder, and no two the same. Raises InputError."""
+    """Check that all are names of files without folders, no two the same. Raises InputError."""
     if not 1 <= len(names) <= MAX_DIGESTS:
         raise InputError(f"names: expected 1 to {MAX_DIGESTS}")
     for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""The server, far away: the same methods as Server's, over the service's native interface (HTTPS).
+"""A signing server over the network: the methods of Server, by the service's native interface (HTTPS).
 
 What answers is not believed: answers are bounded in size and time and read strictly, and a signature is given
 out only after it has been verified for the digests that were sent.
@@ -56,7 +56,7 @@ PAGE = 200
 
 
 class RemoteServer:
-    """A signing service at a URL; closed at the end of the ``with``. One thread at a time.
+    """A signing service at a URL, closed at the end of its ``with``; for one thread at a time.
 
     Every method raises, besides what the service refuses (the classes of errors.py by their codes),
     ServiceUnreachable, ServiceTimeout, ServiceAnswerMalformed, NotAuthenticated and NotPermitted.
@@ -72,7 +72,7 @@ class RemoteServer:
         key: Path | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        """``timeout``: seconds for each answer. Raises InputError; connects nowhere."""
+        """Set up TLS, without connecting; ``timeout``: seconds for each answer. Raises InputError."""
         self._channel = Channel(url, token=token, ca=ca, certificate=certificate, key=key, timeout=timeout)
         self._keys: dict[CredentialId, SpkiDer] = {}
         self._known: Capabilities | None = None
@@ -86,21 +86,21 @@ class RemoteServer:
         self.close()
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._channel.close()
 
     # --- signing ---------------------------------------------------------------------------------------
 
     def challenge(self, credential_id: CredentialId) -> Challenge:
-        """Step 880."""
-        found = self._channel.read(Challenge, "GET", f"/v1/credentials/{credential_id.hex()}/challenge")
-        self._channel.expect(found.credential_id == credential_id, "the challenge of another credential")
-        self._check_key(found.spki)
-        self._keys[credential_id] = found.spki
-        return found
+        """Return what the card needs to authorise the next signature (step 880); changes nothing."""
+        challenge = self._channel.read(Challenge, "GET", f"/v1/credentials/{credential_id.hex()}/challenge")
+        self._channel.expect(challenge.credential_id == credential_id, "the challenge of another credential")
+        self._check_key(challenge.spki)
+        self._keys[credential_id] = challenge.spki
+        return challenge
 
     def sign(self, request: SigningRequest) -> SignOutcome:
-        """Steps 1 to 10. The same request may be sent again: it is never carried out twice."""
+        """Carry out what a card authorised (steps 1 to 10); the same request again gives the same outcome."""
         authorisation, content = request.authorisation, request.content
         path = f"/v1/credentials/{authorisation.credential_id.hex()}"
         answer = authorisation.answer
@@ -129,18 +129,18 @@ class RemoteServer:
         return outcome
 
     def _verify(self, request: SigningRequest, outcome: SignOutcome, signed: tuple[bytes, ...]) -> None:
-        wanted = request.authorisation
+        authorisation = request.authorisation
         self._channel.expect(
-            outcome.credential_id == wanted.credential_id, "signatures of another credential"
+            outcome.credential_id == authorisation.credential_id, "signatures of another credential"
         )
-        self._channel.expect(outcome.algorithm is wanted.algorithm, "signatures of another algorithm")
-        known = self._keys.get(wanted.credential_id, outcome.spki)
+        self._channel.expect(outcome.algorithm is authorisation.algorithm, "signatures of another algorithm")
+        known = self._keys.get(authorisation.credential_id, outcome.spki)
         self._channel.expect(outcome.spki == known, "signatures of another key")
         self._channel.expect(len(outcome.signatures) == len(signed), "another number of signatures")
         try:
             verify = algorithms.verifier(outcome.spki, outcome.algorithm)
-            for each, signature in zip(signed, outcome.signatures, strict=True):
-                verify(each, signature)
+            for digest, signature in zip(signed, outcome.signatures, strict=True):
+                verify(digest, signature)
         except (SignatureInvalid, AlgorithmUnsuitable, InputError):
             self._channel.expect(False, "a signature that does not verify")
 
@@ -148,42 +148,42 @@ class RemoteServer:
 
     @property
     def combines(self) -> tuple[Combine, ...]:
-        """Combine methods that the service's token has, the default first."""
+        """The combine methods that the service's token has, the default first."""
         return self._capabilities().combines
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
-        """Why the service cannot hold such a credential, in words; "" if it can."""
+        """Say why the service cannot hold such a credential, in words; "" if it can."""
         return self._capabilities().obstacle(scheme, key)
 
     def _capabilities(self) -> Capabilities:
-        """Asked once."""
+        """Return the service's capabilities, which are asked for once."""
         if self._known is None:
             self._known = self.capabilities()
         return self._known
 
     def capabilities(self) -> Capabilities:
-        """What can be enrolled at the service, and its limits."""
+        """Ask what can be enrolled at the service, and for its limits."""
         return self._channel.read(Capabilities, "GET", "/v1/capabilities")
 
     def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
-        """Keys and a pending record."""
+        """Make a user's keys and a pending record; return what the card has to get."""
         body = EnrolmentRequest.of(wanted, subject)
-        begun = self._channel.read(EnrolmentStarted, "POST", "/v1/enrolments", body=body, again=False)
-        credential, card = begun.credential, begun.personalisation
+        started = self._channel.read(EnrolmentStarted, "POST", "/v1/enrolments", body=body, again=False)
+        credential, card = started.credential, started.personalisation
         self._channel.expect(
             card.credential_id == credential.credential_id
             and credential.owner == wanted.owner
-            and begun.request_info.find(credential.spki) >= 0,
+            and started.request_info.find(credential.spki) >= 0,
             "another enrolment",
         )
         for name in ("scheme", "combine", "pin_policy", "pin_check", "pin_tries", "puk_tries"):
             self._channel.expect(
                 getattr(card, name) == getattr(wanted, name), f"an enrolment with another {name}"
             )
-        return begun
+        return started
 
     def request_info(self, credential_id: CredentialId) -> bytes:
-        """DER CertificationRequestInfo of a pending credential."""
+        """Return the DER CertificationRequestInfo (RFC 2986, 4.1) of a pending credential."""
         path = f"/v1/enrolments/{credential_id.hex()}/request-info"
         return self._channel.read(RequestInfo, "GET", path).request_info
 
@@ -194,26 +194,25 @@ class RemoteServer:
     # --- credentials -----------------------------------------------------------------------------------
 
     def credential(self, owner: str) -> CredentialView:
-        """The user's credential, or the newest revoked one if there is no other. Raises CredentialUnknown."""
+        """Return a user's credential, else the newest revoked one; raises CredentialUnknown."""
         name = canonical_owner(owner)
         # A name may be "..": percent-encoded, or it would be a step up in the path.
         segment = quote(name, safe="").replace(".", "%2E")
-        found = self._channel.read(CredentialView, "GET", f"/v1/users/{segment}/credential")
-        self._channel.expect(found.owner == name, "the credential of another user")
-        self._check_key(found.spki)
-        return found
+        credential = self._channel.read(CredentialView, "GET", f"/v1/users/{segment}/credential")
+        self._channel.expect(credential.owner == name, "the credential of another user")
+        self._check_key(credential.spki)
+        return credential
 
     def credential_by_id(self, credential_id: CredentialId) -> CredentialView:
-        """A credential by id. Raises CredentialUnknown."""
+        """Return a credential by its id, 16 bytes; raises CredentialUnknown."""
         return self._credential("GET", credential_id)
 
     def credentials_of(self, owner: str) -> list[CredentialView]:
-        """Every credential the user ever had that is still recorded, the live one first."""
-        found = list(self.credentials(owner))
-        return sorted(found, key=lambda each: each.status is Status.REVOKED)
+        """Return every credential that the user ever had and that is still recorded, the live one first."""
+        return sorted(self.credentials(owner), key=lambda credential: credential.status is Status.REVOKED)
 
     def credentials(self, owner: str | None = None) -> Iterator[CredentialView]:
-        """All credentials that we may see, or one user's, ascending by credential id."""
+        """Go through all credentials that this client may see, or one user's, ascending by credential id."""
         after: CredentialId | None = None
         while True:
             query = {"limit": str(PAGE)}
@@ -223,11 +222,13 @@ class RemoteServer:
                 query["after"] = after.hex()
             page = self._channel.read(CredentialPage, "GET", "/v1/credentials", query=query)
             self._channel.expect(len(page.credentials) <= PAGE, "a longer page than was asked for")
-            for found in page.credentials:
-                self._channel.expect(after is None or found.credential_id > after, "credentials out of order")
-                self._check_key(found.spki)
-                after = found.credential_id
-                yield found
+            for credential in page.credentials:
+                self._channel.expect(
+                    after is None or credential.credential_id > after, "credentials out of order"
+                )
+                self._check_key(credential.spki)
+                after = credential.credential_id
+                yield credential
             if not page.more:
                 return
             self._channel.expect(bool(page.credentials), "an empty page with others after it")
@@ -244,23 +245,23 @@ class RemoteServer:
 
     def _credential(self, method: str, credential_id: CredentialId, end: str = "") -> CredentialView:
         path = f"/v1/credentials/{credential_id.hex()}{end}"
-        found = self._channel.read(CredentialView, method, path, again=method == "GET")
-        self._channel.expect(found.credential_id == credential_id, "another credential")
-        self._check_key(found.spki)
-        return found
+        credential = self._channel.read(CredentialView, method, path, again=method == "GET")
+        self._channel.expect(credential.credential_id == credential_id, "another credential")
+        self._check_key(credential.spki)
+        return credential
 
     def certification_request(self, credential_id: CredentialId) -> str:
-        """PKCS#10 as the first authorisation signed it, PEM. Raises CredentialPending."""
+        """Return the certificate request (PKCS#10, RFC 2986), PEM; raises CredentialPending."""
         path = f"/v1/credentials/{credential_id.hex()}/certification-request"
         return self._channel.read(CertificationRequest, "GET", path).pem
 
     def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
-        """The chain kept for a credential, DER each, leaf first; empty without one."""
+        """Return the certificate chain of a credential, DER each, leaf first; empty without one."""
         path = f"/v1/credentials/{credential_id.hex()}/certificates"
         return self._channel.read(CertificateChain, "GET", path).certificates
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
-        """Keep a chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
+        """Store a certificate chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
         certificates.check_chain(chain, self.credential_by_id(credential_id).spki)
         path = f"/v1/credentials/{credential_id.hex()}/certificates"
         self._channel.send("PUT", path, body=CertificateChain(chain))
@@ -270,17 +271,17 @@ class RemoteServer:
     def entries(
         self, credential_id: CredentialId | None = None, after: int = 0
     ) -> Iterator[tuple[int, EvidenceEntry]]:
-        """Evidence numbered above ``after``, in the order of writing, with the store's number of each."""
+        """Go through the evidence numbered above ``after``, in the order of writing, each with its number."""
         while True:
             query = {"after": str(after), "limit": str(PAGE)}
             if credential_id is not None:
                 query["credential_id"] = credential_id.hex()
             page = self._channel.read(EvidencePage, "GET", "/v1/evidence", query=query)
             self._channel.expect(len(page.entries) <= PAGE, "a longer page than was asked for")
-            for found in page.entries:
-                self._channel.expect(found.number > after, "evidence out of order")
-                after = found.number
-                yield found.number, found.entry
+            for numbered in page.entries:
+                self._channel.expect(numbered.number > after, "evidence out of order")
+                after = numbered.number
+                yield numbered.number, numbered.entry
             if not page.more:
                 return
             self._channel.expect(bool(page.entries), "an empty page with others after it")
@@ -295,13 +296,13 @@ class _HashingReader:
         self.seek(0)
 
     def seek(self, _: int) -> None:
-        """Begin anew: httpx asks for it before each attempt."""
+        """Start again from the beginning, which httpx does before each attempt."""
         self._chunks = self._source.chunks()
         self._digest = None if self._hash_name is None else hashlib.new(self._hash_name.value)
         self._whole = bytearray()
 
     def read(self, _: int) -> bytes:
-        """Give the next chunk, however long it is; empty at the end.
+        """Return the next chunk, however long it is; empty at the end.
 
         Raises AlgorithmUnsuitable for a message that is too long for Ed25519, and FileError.
         """
@@ -315,5 +316,5 @@ class _HashingReader:
         return chunk
 
     def signed(self) -> bytes:
-        """What the signature is of: the digest of what was read, for Ed25519 all of it."""
+        """Return what the signature is of: the digest of what was read, for Ed25519 all of it."""
         return bytes(self._whole) if self._digest is None else self._digest.digest()

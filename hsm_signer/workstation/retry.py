@@ -1,4 +1,4 @@
-"""Which errors of a server may pass, and how a workstation waits until they have."""
+"""Repeating a request to a server: which errors are temporary, how often and how long to try again."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 def retry(request: Callable[[], T], backoff: Backoff = BACKOFF) -> T:
-    """Make a request again while it raises an error that may pass; raises any other, and the last one."""
+    """Repeat a request while it raises a temporary error; raises any other error, and the last one."""
     return backoff.retry(request, may_pass, attempts=ATTEMPTS, patience=PATIENCE)
 
 
 def may_pass(error: SignerError) -> bool:
-    """Whether the same request may succeed later, and was not waited for already."""
+    """Tell whether an error is temporary: the same request may succeed later."""
     return error.retryable and not error.waited and not isinstance(error, ChallengeStale)

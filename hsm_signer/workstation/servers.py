@@ -1,4 +1,4 @@
-"""What a workstation asks of a server, near or far: three protocols, each the one before and more."""
+"""The interfaces of a signing server, in this process or remote: three protocols, each extending the last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AnyCredential = CredentialRecord | CredentialView
 
 
 class SigningServer(Protocol):
-    """What signing needs of a server, near or far."""
+    """A server that can sign."""
 
     def challenge(self, credential_id: CredentialId) -> Challenge:
         """Return what the card needs to authorise the next signature (step 880); changes nothing.
@@ -44,11 +44,11 @@ class SigningServer(Protocol):
 
 
 class EnrolmentServer(SigningServer, Protocol):
-    """What enrolment needs of a server beyond that."""
+    """A server that can also enrol."""
 
     @property
     def combines(self) -> tuple[Combine, ...]:
-        """Combine methods that the server's token has, the default first."""
+        """The combine methods that the server's token has, the default first."""
         ...
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
@@ -77,7 +77,7 @@ class EnrolmentServer(SigningServer, Protocol):
 
 
 class CredentialServer(EnrolmentServer, Protocol):
-    """What a server does for those who call it, on this machine or as a service: the same methods."""
+    """A server with all its methods, on this machine or as a service."""
 
     def credentials_of(self, owner: str) -> Sequence[AnyCredential]:
         """Return every credential that a user ever had, the live one first."""
@@ -96,9 +96,9 @@ class CredentialServer(EnrolmentServer, Protocol):
         ...
 
     def certificates(self, credential_id: CredentialId) -> tuple[bytes, ...]:
-        """Return the chain kept with the credential, DER each, leaf first; empty without one."""
+        """Return the certificate chain of a credential, DER each, leaf first; empty without one."""
         ...
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
-        """Keep another chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
+        """Store a certificate chain, DER each, leaf first; empty removes it. Raises CertificateUnsuitable."""
         ...

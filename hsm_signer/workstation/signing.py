@@ -1,4 +1,4 @@
-"""The workstation of figure 1 (110): brings the card and the server together.
+"""Signing at the workstation of figure 1 (110): the card authorises, the server signs.
 
 The card is held from SELECT to AUTHORISE and released before the server signs. Whatever may be asked again
 without harm is asked again here: the same request where the server says so, a new authorisation where
@@ -41,7 +41,7 @@ def sign_content(
     backoff: Backoff = BACKOFF,
     credential_id: CredentialId | None = None,
 ) -> SignOutcome:
-    """One authorisation by the card, carried out by the server.
+    """Sign content: have the card authorise it and the server carry that out.
 
     ``algorithm`` None takes the key's default; ``credential_id`` None that of the card which is there first,
     and no other card may take its place later. Raises CardMismatch for another card, what card and server
@@ -76,7 +76,7 @@ def submit(server: SigningServer, request: SigningRequest, backoff: Backoff = BA
 
 
 def card_credential(card: CardSession) -> CredentialId:
-    """The credential id on the card; raises CardBlank."""
+    """Return the id of the credential on the card; raises CardBlank."""
     status = card.status()
     if status.credential_id is None:
         raise CardBlank(

@@ -22,8 +22,8 @@ from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.types import Algorithm, Digest, DigestList, KeySpec, PinCheck, Scheme, SignOutcome
 from hsm_signer.workstation.enrolment import (
-    Enrolled,
     Enrolment,
+    EnrolmentResult,
     enrol,
 )
 from tests.support import needs
@@ -125,7 +125,7 @@ def check_digest(openssl: OpenSsl, outcome: SignOutcome, digest: bytes, signatur
     assert "Signature Verified Successfully" in said
 
 
-def enrolled(server: Server, folder: Path, scheme: Scheme, key: KeySpec) -> tuple[Person, Enrolled]:
+def enrolled(server: Server, folder: Path, scheme: Scheme, key: KeySpec) -> tuple[Person, EnrolmentResult]:
     """Somebody new, and the certificate request."""
     person = Person("carol", scheme, key, folder / "carol.card")
     create_card(person.address)
@@ -176,7 +176,7 @@ def test_signatures(
     tell(f"openssl verified: scheme {scheme.value}, {key.value}: {checked} signatures, 1 request")
 
 
-def check_request(openssl: OpenSsl, made: Enrolled, key: KeySpec) -> None:
+def check_request(openssl: OpenSsl, made: EnrolmentResult, key: KeySpec) -> None:
     """`openssl req -verify`: the request is signed with the key it names, for the subject asked for."""
     path = openssl.file("request.pem", made.certification_request.encode())
     ran = openssl.run("req", "-in", path, "-verify", "-noout", "-subject", "-nameopt", "RFC2253,-esc_msb")
