@@ -1,1 +1,1 @@
-"""What both sides of the patent's figure 1 must agree on: bytes, names, algorithms; and what both use."""
+"""Code that workstation and server share: encodings, names, algorithms, and small tools."""

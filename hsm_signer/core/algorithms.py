@@ -1,4 +1,4 @@
-"""PK on the host: key types, SubjectPublicKeyInfo, signature encodings, verification.
+"""Public keys on the host: key types, SubjectPublicKeyInfo, signature encodings, verification.
 
 Only public values come here. Verification is by `cryptography`; the token never verifies its own work.
 """
@@ -54,12 +54,12 @@ _DIGEST_INFO: dict[HashName, bytes] = {
 
 
 def digest_info(hash_name: HashName, digest: bytes) -> bytes:
-    """What RSASSA-PKCS1-v1_5 pads: DigestInfo || digest (RFC 8017, 9.2)."""
+    """Encode a digest as DigestInfo, which RSASSA-PKCS1-v1_5 pads (RFC 8017, 9.2)."""
     return _DIGEST_INFO[hash_name] + digest
 
 
 def ecdsa_input(spec: KeySpec, digest: bytes) -> bytes:
-    """The leftmost bits of the digest, as many as the curve's order has (FIPS 186-5, 6.4.1).
+    """Cut a digest to its leftmost bits, as many as the curve's order has (FIPS 186-5, 6.4.1).
 
     Tokens should do this (PKCS#11 v2.40, 2.3.6), not all do.
     """
@@ -67,14 +67,14 @@ def ecdsa_input(spec: KeySpec, digest: bytes) -> bytes:
 
 
 def ecdsa_der(raw: bytes) -> bytes:
-    """r || s of equal lengths, as PKCS#11 gives it, to DER Ecdsa-Sig-Value (RFC 3279, 2.2.3)."""
+    """Convert r || s of equal lengths, as PKCS#11 gives it, to DER Ecdsa-Sig-Value (RFC 3279, 2.2.3)."""
     half = len(raw) // 2
     return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
 
 @lru_cache(maxsize=256)
 def load_spki(spki: bytes) -> PublicKey:
-    """A supported public key from DER; raises InputError for anything else."""
+    """Load a supported public key from DER SubjectPublicKeyInfo; raises InputError for anything else."""
     try:
         key = load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -83,7 +83,7 @@ def load_spki(spki: bytes) -> PublicKey:
 
 
 def load_public_pem(pem: bytes) -> SpkiDer:
-    """PEM PUBLIC KEY to DER SubjectPublicKeyInfo; raises InputError."""
+    """Convert PEM PUBLIC KEY to DER SubjectPublicKeyInfo; raises InputError."""
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -92,12 +92,12 @@ def load_public_pem(pem: bytes) -> SpkiDer:
 
 
 def spki_of(key: PublicKey) -> SpkiDer:
-    """DER SubjectPublicKeyInfo."""
+    """Encode a public key as DER SubjectPublicKeyInfo."""
     return SpkiDer(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def spki_pem(spki: SpkiDer) -> str:
-    """PEM PUBLIC KEY, as openssl reads it."""
+    """Convert DER SubjectPublicKeyInfo to PEM PUBLIC KEY, as openssl reads it."""
     return load_spki(spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 
 
@@ -110,13 +110,13 @@ def _supported(key: object) -> PublicKey:
 
 
 def rsa_spki(modulus: bytes, exponent: bytes) -> SpkiDer:
-    """From CKA_MODULUS and CKA_PUBLIC_EXPONENT, big endian."""
+    """Make the SubjectPublicKeyInfo of an RSA key from CKA_MODULUS and CKA_PUBLIC_EXPONENT, big endian."""
     numbers = rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big"))
     return spki_of(numbers.public_key())
 
 
 def ec_spki(spec: KeySpec, ec_point: bytes) -> SpkiDer:
-    """From CKA_EC_POINT, DER OCTET STRING or bare; raises ValueError for a point off the curve."""
+    """Make the SubjectPublicKeyInfo of an EC key from CKA_EC_POINT; raises ValueError off the curve."""
     point = octets(ec_point, POINT_LENGTHS[spec])
     if spec is KeySpec.ED25519:
         return spki_of(ed25519.Ed25519PublicKey.from_public_bytes(point))
@@ -128,7 +128,7 @@ POINT_LENGTHS = {KeySpec.P256: POINT_LENGTH, KeySpec.P384: 97, KeySpec.P521: 133
 
 
 def octets(ec_point: bytes, length: int) -> bytes:
-    """The contents of CKA_EC_POINT, which tokens give as DER OCTET STRING or bare (PKCS#11 v2.40, 2.3.3).
+    """Unwrap CKA_EC_POINT, which tokens give as DER OCTET STRING or bare (PKCS#11 v2.40, 2.3.3).
 
     ``length`` is the point's own: a bare point whose x begins like a DER length is still a bare point.
     """
@@ -141,7 +141,7 @@ def octets(ec_point: bytes, length: int) -> bytes:
 
 
 def ec_point_of(spki: SpkiDer) -> bytes:
-    """The uncompressed point, 04 || x || y, of an EC key."""
+    """Return the uncompressed point, 04 || x || y, of an EC key."""
     key = load_spki(spki)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise AlgorithmUnsuitable("public key: expected an EC key")
@@ -149,7 +149,7 @@ def ec_point_of(spki: SpkiDer) -> bytes:
 
 
 def is_p256_point(point: bytes) -> bool:
-    """Whether these are 65 bytes, 04 || x || y, on P-256 (docs/understand/protocol.md, section 7, step 1)."""
+    """Tell whether a point is 65 bytes, 04 || x || y, on P-256 (docs/understand/protocol.md, 7, step 1)."""
     if len(point) != POINT_LENGTH or point[0] != 0x04:
         return False
     try:
@@ -160,7 +160,7 @@ def is_p256_point(point: bytes) -> bool:
 
 
 def key_spec_of(spki: SpkiDer) -> KeySpec:
-    """Which of our key types this is; raises AlgorithmUnsuitable for an RSA size we do not enrol."""
+    """Return the type of a public key; raises AlgorithmUnsuitable for an RSA size that cannot be enrolled."""
     key = load_spki(spki)
     if isinstance(key, ed25519.Ed25519PublicKey):
         return KeySpec.ED25519
@@ -173,7 +173,7 @@ def key_spec_of(spki: SpkiDer) -> KeySpec:
 
 
 def verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify:
-    """A function that verifies under one key and algorithm; raises AlgorithmUnsuitable if they do not fit."""
+    """Make a function that verifies under one key and algorithm; AlgorithmUnsuitable if they do not fit."""
     key = load_spki(spki)
     hash_name = algorithm.hash
     if hash_name is None:
@@ -195,16 +195,16 @@ def verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify:
 
 
 def verifiers(spki: SpkiDer) -> dict[Algorithm, Verify]:
-    """As :func:`verifier`, for every algorithm that fits the key."""
-    found: dict[Algorithm, Verify] = {}
+    """Make a verifying function for every algorithm that fits the key, as :func:`verifier` does."""
+    fitting: dict[Algorithm, Verify] = {}
     for algorithm in Algorithm:
         with suppress(AlgorithmUnsuitable):
-            found[algorithm] = verifier(spki, algorithm)
-    return found
+            fitting[algorithm] = verifier(spki, algorithm)
+    return fitting
 
 
 def holds(verify: Verify, signed: bytes, signature: bytes) -> bool:
-    """Whether ``verify`` takes the signature."""
+    """Tell whether ``verify`` accepts the signature."""
     try:
         verify(signed, signature)
     except SignatureInvalid:

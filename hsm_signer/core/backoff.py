@@ -1,4 +1,4 @@
-"""How long to wait before something is tried again: pauses that double, up to a longest one."""
+"""Exponential backoff: how long to wait before an action is tried again."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Backoff:
     random: Callable[[], float] = random.random
     """From 0 to 1. Tests put in their own, as for ``sleep``."""
 
-    def pause(self, failures: int, asked: float | None = None) -> float:
-        """Seconds before the next attempt, after ``failures`` + 1 failed ones.
+    def pause(self, failures: int, retry_after: float | None = None) -> float:
+        """Return the seconds to wait before the next attempt, after ``failures`` + 1 failed ones.
 
-        ``asked``: the seconds that a peer wants to be left alone.
+        ``retry_after``: the seconds that a peer wants to be left alone.
         """
         pause = min(self.first * 2.0 ** min(failures, 64), self.longest)
         pause *= 1 + self.jitter * (2 * self.random() - 1)
-        return max(pause, min(asked or 0.0, self.longest_asked))
+        return max(pause, min(retry_after or 0.0, self.longest_asked))
 
     def retry(
         self,
@@ -49,17 +49,17 @@ class Backoff:
         attempts: int,
         patience: float = math.inf,
     ) -> T:
-        """Carry out ``action`` until it succeeds, and return its result.
+        """Call ``action`` until it succeeds, and return its result.
 
         Raises an error of the action that ``may_pass`` does not accept, and any error of the last attempt:
         there are ``attempts`` at most, and none begins once ``patience`` seconds have passed.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         for failures in range(attempts - 1):
             try:
                 return action()
             except SignerError as error:
-                if not may_pass(error) or time.monotonic() - begun > patience:
+                if not may_pass(error) or time.monotonic() - started > patience:
                     raise
                 pause = self.pause(failures, error.retry_after)
                 _log.info(

@@ -1,4 +1,4 @@
-"""Canonical bytes of records and evidence entries: what the record MAC and the chain hashes are over.
+"""Canonical bytes of records and evidence entries, over which record MACs and chain hashes are computed.
 
 Each value is u32 length || bytes, an absent value is the length FFFFFFFF alone, integers have a fixed
 width, lists are u32 count and then each value (docs/understand/protocol.md, section 5). No two different
@@ -19,33 +19,33 @@ NO_PREVIOUS = Digest(bytes(32))
 
 
 def value(data: bytes | None) -> bytes:
-    """u32 length || data; FFFFFFFF for None."""
+    """Encode bytes: u32 length || data; FFFFFFFF for None."""
     return ABSENT if data is None else len(data).to_bytes(4, "big") + data
 
 
 def number(n: int | None, width: int) -> bytes:
-    """An integer of ``width`` bytes as a value; raises OverflowError where it does not fit."""
+    """Encode an integer of ``width`` bytes as a value; raises OverflowError where it does not fit."""
     return value(None if n is None else n.to_bytes(width, "big"))
 
 
 def choice(member: ProtocolEnum | None, width: int) -> bytes:
-    """A member's number as a value."""
+    """Encode an enumeration's member by its number."""
     return number(None if member is None else member.number, width)
 
 
 def text(s: str) -> bytes:
-    """UTF-8 as a value."""
+    """Encode text in UTF-8 as a value."""
     return value(s.encode("utf-8"))
 
 
 def sequence(items: Iterable[bytes]) -> bytes:
-    """u32 count, then each item as a value."""
+    """Encode a list: u32 count, then each item as a value."""
     listed = list(items)
     return len(listed).to_bytes(4, "big") + b"".join(map(value, listed))
 
 
 def record_bytes(record: CredentialRecord) -> bytes:
-    """What the record MAC covers: each field of its format, in the order of protocol.md, section 5."""
+    """Encode a record for its MAC: each field of its format, in the order of protocol.md, section 5."""
     return b"".join((*_record_values(record), *(_sealing_values(record) if record.format > 1 else ())))
 
 
@@ -93,7 +93,7 @@ def _sealing_values(record: CredentialRecord) -> tuple[bytes, ...]:
 
 
 def entry_bytes(entry: EvidenceEntry) -> bytes:
-    """What an entry's hash covers: every field, in the order of docs/understand/protocol.md, section 5."""
+    """Encode an entry for its hash: every field, in the order of docs/understand/protocol.md, section 5."""
     return b"".join(
         (
             EVIDENCE_PREFIX,
@@ -119,5 +119,5 @@ def entry_bytes(entry: EvidenceEntry) -> bytes:
 
 
 def entry_hash(entry: EvidenceEntry) -> Digest:
-    """SHA-256 of the entry's canonical bytes: 32 bytes."""
+    """Return the SHA-256 of an entry's canonical bytes: 32 bytes."""
     return Digest(hashlib.sha256(entry_bytes(entry)).digest())

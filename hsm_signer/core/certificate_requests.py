@@ -15,7 +15,7 @@ from hsm_signer.types import Algorithm, SpkiDer
 
 
 def subject_name(owner: str, subject: str | None) -> bytes:
-    """DER Name from an RFC 4514 string, or CN=owner; raises InputError."""
+    """Encode a subject as DER Name, from an RFC 4514 string or as CN=owner; raises InputError."""
     try:
         if subject is None:
             name = CryptographyName([NameAttribute(NameOID.COMMON_NAME, owner)])
@@ -36,7 +36,7 @@ def subject_name(owner: str, subject: str | None) -> bytes:
 
 
 def certification_request_info(subject: bytes, spki: SpkiDer) -> bytes:
-    """DER CertificationRequestInfo without attributes (RFC 2986, 4.1): what the card's owner signs."""
+    """Make the DER CertificationRequestInfo, without attributes (RFC 2986, 4.1), that a card will sign."""
     info = csr.CertificationRequestInfo(
         {
             "version": "v1",
@@ -49,7 +49,7 @@ def certification_request_info(subject: bytes, spki: SpkiDer) -> bytes:
 
 
 def certification_request(request_info: bytes, algorithm: Algorithm, signature: bytes) -> str:
-    """PEM CERTIFICATE REQUEST (RFC 2986, 4.2; RFC 7468, 7)."""
+    """Make the PEM CERTIFICATE REQUEST (RFC 2986, 4.2; RFC 7468, 7)."""
     request = csr.CertificationRequest(
         {
             "certification_request_info": csr.CertificationRequestInfo.load(request_info),
@@ -61,7 +61,7 @@ def certification_request(request_info: bytes, algorithm: Algorithm, signature: 
 
 
 def signature_algorithm(algorithm: Algorithm) -> bytes:
-    """DER AlgorithmIdentifier (RFC 8017 appendix A.2, RFC 5758, RFC 8410)."""
+    """Encode an algorithm as DER AlgorithmIdentifier (RFC 8017 appendix A.2, RFC 5758, RFC 8410)."""
     hash_name = algorithm.hash
     if hash_name is None:
         identifier = algos.SignedDigestAlgorithm({"algorithm": "ed25519"})

@@ -22,7 +22,7 @@ MAX_PEM = 1 << 20
 
 
 def check_chain(chain: Sequence[bytes], spki: bytes) -> None:
-    """Whether ``chain`` (DER each, leaf first) certifies ``spki`` (DER), each issued by the next.
+    """Check that ``chain`` (DER each, leaf first) certifies ``spki`` (DER), each issued by the next.
 
     The empty chain is one: it stands for none. Raises CertificateUnsuitable.
     """
@@ -45,21 +45,21 @@ def check_chain(chain: Sequence[bytes], spki: bytes) -> None:
 
 
 def from_pem(pem: bytes) -> tuple[bytes, ...]:
-    """The DER of every CERTIFICATE block (RFC 7468, 5), in order. Raises CertificateUnsuitable."""
+    """Read the DER of every CERTIFICATE block (RFC 7468, 5), in order. Raises CertificateUnsuitable."""
     if len(pem) > MAX_PEM:
         raise CertificateUnsuitable(f"certificates: expected at most {MAX_PEM} bytes of PEM")
     try:
         with _no_warnings():
-            found = x509.load_pem_x509_certificates(pem)
+            loaded = x509.load_pem_x509_certificates(pem)
     except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):
         raise CertificateUnsuitable("certificates: expected PEM with BEGIN CERTIFICATE") from None
-    return tuple(each.public_bytes(Encoding.DER) for each in found)
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in loaded)
 
 
 def to_pem(chain: Sequence[bytes]) -> str:
-    """CERTIFICATE blocks in the same order. Raises CertificateUnsuitable."""
+    """Write certificates as CERTIFICATE blocks, in the same order. Raises CertificateUnsuitable."""
     loaded = (_load(der, number) for number, der in enumerate(chain, start=1))
-    return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in loaded)
+    return "".join(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in loaded)
 
 
 def _load(der: bytes, number: int) -> x509.Certificate:
@@ -80,5 +80,5 @@ def _spki_of(certificate: x509.Certificate) -> bytes | None:
 
 
 def _no_warnings() -> warnings.catch_warnings[None]:
-    """What is merely unusual about a certificate is its issuer's affair."""
+    """Silence warnings about certificates that are merely unusual."""
     return warnings.catch_warnings(action="ignore")

@@ -38,7 +38,7 @@ class BytesSource:
     data: bytes = field(repr=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """The message in one piece; nothing for the empty one."""
+        """Return the message in one piece; nothing for the empty one."""
         if self.data:
             yield self.data
 
@@ -50,7 +50,7 @@ class FileSource:
     path: Path
 
     def chunks(self) -> Iterator[bytes]:
-        """The file's bytes; raises FileError where it cannot be read."""
+        """Read the file's bytes; raises FileError where it cannot be read."""
         try:
             with self.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
@@ -61,7 +61,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one reading of the content gave."""
+    """Content hashed: H and the digests to sign."""
 
     mode: Mode
     h: Digest
@@ -73,7 +73,7 @@ class Measured:
 
 
 def digest_list_hash(digests: tuple[bytes, ...]) -> Digest:
-    """H of mode 2: SHA-256(prefix || u16 count || u8 length || digests), docs/understand/protocol.md, 2.
+    """Hash a digest list to H: SHA-256(prefix || u16 count || u8 length || digests), protocol.md, section 2.
 
     Raises InputError unless there are 1 to 65535 digests of one length, 32, 48 or 64 bytes.
     """
@@ -89,7 +89,7 @@ def digest_list_hash(digests: tuple[bytes, ...]) -> Digest:
 
 
 def measure(content: Content, algorithm: Algorithm) -> Measured:
-    """H and the digests to sign (steps 491, 695, 886).
+    """Hash content to H and the digests to sign (steps 491, 695, 886).
 
     Raises AlgorithmUnsuitable where the digests' length is not the algorithm's, or Ed25519 meets a digest
     list or a message over 16 MiB; FileError; InputError.
@@ -108,11 +108,11 @@ def measure(content: Content, algorithm: Algorithm) -> Measured:
 
 
 def _measure_message(content: Message, algorithm: Algorithm) -> Measured:
-    found = digests_of(content.source, {HashName.SHA256, algorithm.hash})
-    h = Digest(found[HashName.SHA256])
+    digests = digests_of(content.source, {HashName.SHA256, algorithm.hash})
+    h = Digest(digests[HashName.SHA256])
     if algorithm.hash is None:
-        return Measured(Mode.MESSAGE, h, (), found[None])
-    return Measured(Mode.MESSAGE, h, (Digest(found[algorithm.hash]),))
+        return Measured(Mode.MESSAGE, h, (), digests[None])
+    return Measured(Mode.MESSAGE, h, (Digest(digests[algorithm.hash]),))
 
 
 def digests_of(
@@ -120,7 +120,7 @@ def digests_of(
     hash_names: Collection[HashName | None],
     progress: Callable[[int], None] | None = None,
 ) -> dict[HashName | None, bytes]:
-    """Read a message once; its digest by each of the hashes, and under None the message itself, for Ed25519.
+    """Read a message once; return its digest by each hash, and under None the message itself, for Ed25519.
 
     ``progress`` is told the bytes of each chunk. Raises AlgorithmUnsuitable for a message over 16 MiB where
     None is among ``hash_names``; FileError.
@@ -140,5 +140,5 @@ def digests_of(
 
 
 def file_digest(path: Path, hash_name: HashName, progress: Callable[[int], None] | None = None) -> Digest:
-    """Digest of a file; ``progress`` is told the bytes of each chunk. Raises FileError."""
+    """Hash a file; ``progress`` is told the bytes of each chunk. Raises FileError."""
     return Digest(digests_of(FileSource(path), {hash_name}, progress)[hash_name])

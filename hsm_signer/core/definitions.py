@@ -1,6 +1,6 @@
-"""What a definition says of its fields, and what is wrong with a value, in words for people.
+"""Field types of the entities, looked up once, and error messages made from them.
 
-Entities are msgspec structs (types.py and beside it); here their types are looked at, once for each.
+Entities are msgspec structs (types.py and beside it).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PLACE = re.compile(r" - at `\$([^`]*)`\Z")
 _STEPS = re.compile(r"\.([^.\[\]]+)|\[([^\]]*)\]")
 
 
-class Plain(NamedTuple):
-    """A field's type without what is around it."""
+class FieldType(NamedTuple):
+    """A field's type without metadata and None, which stand beside it."""
 
     type: inspect.Type
     extra: dict[str, Any]
@@ -30,7 +30,7 @@ class Plain(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with a value."""
+    """A description of what is wrong with a value."""
 
     path: str
     """``.digests[3]``; "" for the value itself."""
@@ -39,12 +39,12 @@ class Fault(NamedTuple):
 
 @cache
 def definition(kind: Any) -> inspect.Type:
-    """The type that msgspec reads ``kind`` as."""
+    """Return the type as which msgspec reads ``kind``."""
     return inspect.type_info(kind)
 
 
-def plain(kind: inspect.Type) -> Plain:
-    """Without metadata and None."""
+def field_type(kind: inspect.Type) -> FieldType:
+    """Separate a type from its metadata and None."""
     extra: dict[str, Any] = {}
     nullable = False
     while True:
@@ -53,14 +53,14 @@ def plain(kind: inspect.Type) -> Plain:
                 extra |= kind.extra or {}
                 kind = inner
             case inspect.UnionType(types=types) if len(types) == 2 and kind.includes_none:
-                (kind,) = (each for each in types if not isinstance(each, inspect.NoneType))
+                (kind,) = (member for member in types if not isinstance(member, inspect.NoneType))
                 nullable = True
             case _:
-                return Plain(kind, extra, nullable)
+                return FieldType(kind, extra, nullable)
 
 
-def lengths_of(field: Plain) -> tuple[int, ...]:
-    """All that bytes may have where these are few; empty for a range."""
+def lengths_of(field: FieldType) -> tuple[int, ...]:
+    """Return the lengths that a field of bytes may have; empty for a range."""
     kind = field.type
     assert isinstance(kind, inspect.BytesType)
     if "lengths" in field.extra:
@@ -71,8 +71,8 @@ def lengths_of(field: Plain) -> tuple[int, ...]:
 
 
 def expected(kind: inspect.Type, *, json: bool = True) -> str:
-    """What a value has to be; ``json``: in the dialect of core/json_codec.py."""
-    field = plain(kind)
+    """Describe in words what a value has to be; ``json``: in the dialect of core/json_codec.py."""
+    field = field_type(kind)
     match field.type:
         case inspect.BytesType(min_length=low, max_length=high):
             exact = lengths_of(field)
@@ -100,30 +100,30 @@ def expected(kind: inspect.Type, *, json: bool = True) -> str:
     return "a JSON object" if json else "a known value"
 
 
-def is_long(field: Plain) -> bool:
-    """Whether an integer may be larger than JavaScript's numbers are exact (2**53)."""
+def is_long(field: FieldType) -> bool:
+    """Tell whether an integer may be larger than JavaScript's numbers are exact (2**53)."""
     return isinstance(field.type, inspect.IntType) and (field.type.le or 0) > 2**53
 
 
 def fault(error: msgspec.ValidationError, kind: Any, *, json: bool = True) -> Fault:
-    """What msgspec found wrong with a value for ``kind``; never what it found instead."""
+    """Describe what msgspec found wrong with a value for ``kind``, without quoting the value."""
     message = str(error)
     for pattern, words in ((_UNKNOWN, "unknown"), (_MISSING, "missing")):
-        if found := pattern.fullmatch(message):
-            return Fault(found[2] or "", f"{words} field {found[1][:MAX_QUOTED]!a}")
+        if match := pattern.fullmatch(message):
+            return Fault(match[2] or "", f"{words} field {match[1][:MAX_QUOTED]!a}")
     path = place(error)
     return Fault(path, f"expected {expected(_at(definition(kind), path), json=json)}")
 
 
 def place(error: Exception) -> str:
-    """Where in a value msgspec found something wrong: ``.digests[3]``; "" for the value itself."""
-    found = _PLACE.search(str(error))
-    return "" if found is None else found[1]
+    """Find the place in a value that an error of msgspec names: ``.digests[3]``; "" for the value itself."""
+    match = _PLACE.search(str(error))
+    return "" if match is None else match[1]
 
 
 def _at(kind: inspect.Type, path: str) -> inspect.Type:
     for name, _ in _STEPS.findall(path):
-        inner = plain(kind).type
+        inner = field_type(kind).type
         match inner:
             case inspect.StructType(fields=fields):
                 kind = next(field.type for field in fields if field.encode_name == name)

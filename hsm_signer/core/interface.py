@@ -61,7 +61,7 @@ class Capabilities(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
-        """Why no such credential can be made there; "" if it can, and where the service does not say."""
+        """Say why no such credential can be made there; "" if it can, or if the service does not say."""
         return self.obstacles.get(f"{scheme.value}/{key.value}", "")
 
 
@@ -80,7 +80,7 @@ class EnrolmentRequest(NewCredential, frozen=True):
 
     @classmethod
     def of(cls, wanted: NewCredential, subject: str | None) -> EnrolmentRequest:
-        """``wanted`` with a subject."""
+        """Make an enrolment request of ``wanted`` and a subject."""
         return cls(**structs.asdict(wanted), subject=subject)
 
 
@@ -116,12 +116,12 @@ class NumberedEntry(EvidenceEntry, frozen=True):
 
     @classmethod
     def of(cls, number: int, entry: EvidenceEntry) -> NumberedEntry:
-        """``entry`` under its number."""
+        """Make a numbered entry of ``entry``."""
         return cls(**structs.asdict(entry), number=number)
 
     @property
     def entry(self) -> EvidenceEntry:
-        """Without the number: what its hash is of."""
+        """The entry without the number, as it is hashed."""
         return EvidenceEntry(*structs.astuple(self)[:-1])
 
 

@@ -1,4 +1,4 @@
-"""A thread that carries out jobs one after the other, each with a Future for whoever asked.
+"""A thread that carries out jobs one after the other, each with a Future of its result.
 
 Its threads are daemons: a job that never returns does not keep the program from ending, as it would in an
 executor of concurrent.futures.
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One piece of work and the Future of its result. A Future that is cancelled in time leaves it undone."""
+    """One piece of work and the Future of its result; cancelling the Future in time leaves it undone."""
 
     work: Callable[..., Any]
     future: Future[Any] = field(default_factory=Future)
 
     def run(self, *arguments: Any) -> BaseException | None:
-        """Do the work and settle the Future; returns the error that the work ended with, None without one."""
+        """Do the work and settle the Future; return the error that it raised, None without one."""
         if not self.future.set_running_or_notify_cancel():
             return None
         try:
@@ -36,20 +36,20 @@ class Job:
         return None
 
     def refuse(self, error: BaseException) -> None:
-        """Settle the Future with an error, without doing the work."""
+        """Settle the Future with an error instead of doing the work."""
         if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
 class JobThread(threading.Thread):
-    """Carries out jobs in the order in which they were asked for; to be started like any thread."""
+    """A thread that carries out jobs in the order in which they were asked for; start it like any other."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def ask(self, work: Callable[..., T]) -> Future[T]:
-        """Have work done after everything asked for before."""
+        """Queue work after everything asked for before; return the Future of its result."""
         job = Job(work)
         self._jobs.put(job)
         return job.future

@@ -1,4 +1,4 @@
-"""JSON of every entity, to and from its definition: one dialect for the service and the command line.
+"""JSON of every entity, made from its definition: one dialect for the service and the command line.
 
 Identifiers and hashes are lower-case hexadecimal digits, other bytes base64 with padding (RFC 4648, 4,
 padding bits zero: one spelling for each value), times RFC 3339 in UTC with microseconds, integers that may
@@ -23,7 +23,7 @@ from msgspec import inspect
 
 from hsm_signer.errors import InputError
 
-from .definitions import Plain, definition, expected, fault, is_long, plain
+from .definitions import FieldType, definition, expected, fault, field_type, is_long
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
@@ -39,7 +39,7 @@ _HEXADECIMAL = re.compile(r"[0-9a-f]*")
 
 
 def to_json(value: Any) -> Any:
-    """A struct, or several, as what :mod:`json` writes."""
+    """Convert a struct, or several, to values that :mod:`json` writes."""
     built = msgspec.to_builtins(value, builtin_types=(bytes,))
     if isinstance(value, msgspec.Struct):
         convert = _plan(type(value), _writer)
@@ -48,17 +48,17 @@ def to_json(value: Any) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """JSON in UTF-8."""
+    """Encode a struct, or several, as JSON in UTF-8."""
     return msgspec.json.encode(to_json(value))
 
 
 def time_to_json(microseconds: int) -> str:
-    """RFC 3339 in UTC; ``microseconds`` since 1970-01-01T00:00:00Z."""
+    """Format a time as RFC 3339 in UTC; ``microseconds`` since 1970-01-01T00:00:00Z."""
     when = _EPOCH + timedelta(microseconds=microseconds)
     return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _writer(field: Plain) -> Convert | None:
+def _writer(field: FieldType) -> Convert | None:
     match field.type:
         case inspect.BytesType():
             return bytes.hex if field.extra.get("json") == "hexadecimal" else _to_base64
@@ -77,7 +77,7 @@ def _to_base64(value: bytes) -> str:
 
 
 def read(kind: type[T], value: Any, where: str = "", *, what: str = "body") -> T:
-    """``value``, as JSON's values are in Python, as ``kind``. Raises InputError.
+    """Convert ``value``, as :mod:`json` reads it, to ``kind``. Raises InputError.
 
     ``where``: the field that this is the value of, in errors; ``what``: what else to call it.
     """
@@ -98,12 +98,12 @@ def read(kind: type[T], value: Any, where: str = "", *, what: str = "body") -> T
 
 
 def decode(kind: type[T], data: bytes, *, what: str) -> T:
-    """JSON in UTF-8 as ``kind``; raises InputError."""
+    """Decode JSON in UTF-8 as ``kind``; raises InputError."""
     return read(kind, parse(data, what), what=what)
 
 
 def parse(data: bytes, what: str) -> Any:
-    """JSON in UTF-8 as Python's values; raises InputError."""
+    """Decode JSON in UTF-8 to Python's values; raises InputError."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -111,7 +111,7 @@ def parse(data: bytes, what: str) -> Any:
 
 
 class _Unfit(Exception):
-    """A value that is not in the dialect, and where."""
+    """A value that the dialect does not allow, and its place."""
 
     def __init__(self, words: str) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _Unfit(Exception):
         self.path = ""
 
 
-def _reader(field: Plain) -> Convert | None:
+def _reader(field: FieldType) -> Convert | None:
     read_text: Convert
     match field.type:
         case inspect.BytesType() if field.extra.get("json") == "hexadecimal":
@@ -174,7 +174,7 @@ def _from_decimal(text: str) -> int | None:
 
 
 def _from_text(text: str) -> str | None:
-    """A lone surrogate has no UTF-8."""
+    """Check text: a lone surrogate has no UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -186,16 +186,16 @@ def _from_text(text: str) -> str | None:
 
 
 @cache
-def _plan(kind: Hashable, leaf: Callable[[Plain], Convert | None]) -> Convert | None:
-    """What turns values of ``kind`` from one side into the other's; None where there is nothing to do.
+def _plan(kind: Hashable, leaf: Callable[[FieldType], Convert | None]) -> Convert | None:
+    """Make the function that converts values of ``kind``; None where there is nothing to convert.
 
     Whatever is of another shape is left as it is, for msgspec to refuse.
     """
     return _convert(definition(kind), leaf)
 
 
-def _convert(kind: inspect.Type, leaf: Callable[[Plain], Convert | None]) -> Convert | None:
-    field = plain(kind)
+def _convert(kind: inspect.Type, leaf: Callable[[FieldType], Convert | None]) -> Convert | None:
+    field = field_type(kind)
     match field.type:
         case inspect.StructType(fields=fields):
             inner = {part.encode_name: _convert(part.type, leaf) for part in fields}

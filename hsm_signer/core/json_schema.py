@@ -21,31 +21,31 @@ TEMPLATE = "#/components/schemas/{name}"
 
 
 def components(kinds: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
-    """The schema of each kind and of all they are made of, by name (JSON Schema 2020-12)."""
+    """Make the schemas of several kinds and of all they are made of, by name (JSON Schema 2020-12)."""
     listed = tuple(kinds)
-    _, found = msgspec.json.schema_components(listed, ref_template=TEMPLATE)
+    _, schemas = msgspec.json.schema_components(listed, ref_template=TEMPLATE)
     for kind in _all_of(listed):
-        properties = found[kind.__name__]["properties"]
+        properties = schemas[kind.__name__]["properties"]
         names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
         for field, words in field_words(kind).items():
             properties[names[field]]["description"] = words
-    return {name: _tidied(schema) for name, schema in found.items()}
+    return {name: _tidied(schema) for name, schema in schemas.items()}
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of one value, as of a parameter."""
-    found: dict[str, Any] = _tidied(msgspec.json.schema(kind, ref_template=TEMPLATE))
-    return found
+    """Make the schema of one value, such as a parameter."""
+    schema: dict[str, Any] = _tidied(msgspec.json.schema(kind, ref_template=TEMPLATE))
+    return schema
 
 
 def _all_of(kinds: Iterable[type[msgspec.Struct]]) -> set[type[msgspec.Struct]]:
-    """These, and the structs in their fields."""
-    found: set[type[msgspec.Struct]] = set()
+    """Collect these structs and those in their fields."""
+    structs: set[type[msgspec.Struct]] = set()
 
     def visit(kind: Any) -> None:
         match kind:
             case msgspec.inspect.StructType(cls=cls, fields=fields):
-                found.add(cls)
+                structs.add(cls)
                 for field in fields:
                     visit(field.type)
             case msgspec.inspect.Metadata(type=inner) | msgspec.inspect.VarTupleType(item_type=inner):
@@ -56,13 +56,13 @@ def _all_of(kinds: Iterable[type[msgspec.Struct]]) -> set[type[msgspec.Struct]]:
 
     for kind in kinds:
         visit(msgspec.inspect.type_info(kind))
-    return found
+    return structs
 
 
 @cache
 def field_words(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """A struct's fields -> the docstrings below them, those it inherits included."""
-    found: dict[str, str] = {}
+    """Read the docstrings below a struct's fields, by field, inherited ones included."""
+    docstrings: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         if not issubclass(owner, msgspec.Struct) or owner is msgspec.Struct:
             continue
@@ -74,14 +74,14 @@ def field_words(kind: type[msgspec.Struct]) -> dict[str, str]:
                 case ast.AnnAssign(target=ast.Name(id=target)):
                     name = target
                 case ast.Expr(value=ast.Constant(value=str() as words)) if name:
-                    found[name] = " ".join(words.split())
+                    docstrings[name] = " ".join(words.split())
                 case _:
                     name = ""
-    return found
+    return docstrings
 
 
 def _tidied(value: Any) -> Any:
-    """The schema of a field's own JSON in place of its Python type's; the type of enumerations."""
+    """Replace the schema of a field's Python type by that of its JSON, and add the type of enumerations."""
     if isinstance(value, list | tuple):
         return [_tidied(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Object identifiers of hashes, curves and signature algorithms, and back; the parameters of RSASSA-PSS.
+"""Object identifiers of hashes, curves and signature algorithms; the parameters of RSASSA-PSS.
 
 Pure functions over dotted decimal strings (CSC API 2.0.0.2, 5) and DER. What is not known is None: only the
 caller knows which parameter of which request that was.
@@ -47,7 +47,7 @@ class Family(Enum):
 
 
 class SignOid(NamedTuple):
-    """What the identifier of a signature algorithm says."""
+    """The meaning of a signature algorithm's identifier."""
 
     family: Family
     hash: HashName | None
@@ -81,12 +81,12 @@ _BY_HASH_OID = {oid: hash_name for hash_name, oid in HASH_OIDS.items()}
 
 
 def hash_of(oid: str) -> HashName | None:
-    """The hash of this identifier; None for any other than SHA-256, SHA-384 and SHA-512."""
+    """Return the hash of an identifier; None for any other than SHA-256, SHA-384 and SHA-512."""
     return _BY_HASH_OID.get(oid)
 
 
 def family_of(algorithm: Algorithm) -> Family | None:
-    """The algorithm without its hash; None for Ed25519."""
+    """Return the family of an algorithm, which leaves the hash open; None for Ed25519."""
     if algorithm.is_pss:
         return Family.PSS
     if algorithm.is_rsa:
@@ -95,7 +95,7 @@ def family_of(algorithm: Algorithm) -> Family | None:
 
 
 def algorithm_of(family: Family, hash_name: HashName) -> Algorithm:
-    """The algorithm again."""
+    """Return the algorithm of a family and a hash."""
     return _BY_FAMILY[family, hash_name]
 
 
@@ -107,9 +107,9 @@ _BY_FAMILY: dict[tuple[Family, HashName], Algorithm] = {
 
 
 def oids_of(algorithms: Iterable[Algorithm]) -> tuple[str, ...]:
-    """Every identifier under which one of these may be asked for, in the order of :data:`SIGN_OIDS`."""
+    """Return the identifiers by which one of these can be requested, in the order of :data:`SIGN_OIDS`."""
     allowed = frozenset(algorithms)
-    families = {family_of(each) for each in allowed}
+    families = {family_of(algorithm) for algorithm in allowed}
     found = [
         oid
         for oid, (family, hash_name) in SIGN_OIDS.items()
@@ -132,7 +132,7 @@ _HASH_IDENTIFIERS: dict[HashName, bytes] = {
 
 
 def pss_params(hash_name: HashName) -> bytes:
-    """DER RSASSA-PSS-params (RFC 8017, appendix A.2.3): this hash, MGF1 with it, salt as long as it.
+    """Encode RSASSA-PSS-params (RFC 8017, appendix A.2.3) as DER: hash, MGF1 with it, salt as long as it.
 
     With NULL in the hash identifiers and without the trailer field, whose value is the default's.
     """
@@ -140,7 +140,7 @@ def pss_params(hash_name: HashName) -> bytes:
 
 
 def pss_hash(params: bytes) -> HashName | None:
-    """The hash of parameters that this project signs with; None for any others, and for no such DER.
+    """Return the hash of RSASSA-PSS-params in DER; None unless they are as :func:`pss_params` makes them.
 
     NULL may be left out of either hash identifier (RFC 4055, 2.1, has recipients accept both), and the
     trailer field may be written out though DER leaves defaults out.

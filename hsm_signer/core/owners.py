@@ -1,4 +1,4 @@
-"""What a user's name may be."""
+"""Names of users: their canonical form, and which are allowed."""
 
 from __future__ import annotations
 

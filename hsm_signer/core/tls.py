@@ -1,4 +1,4 @@
-"""TLS as both ends load it: certificates and keys from PEM files, and what is wrong with one, in words."""
+"""Certificates and keys for TLS from PEM files, and the words for what is wrong with one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | Non
 
 
 def words(error: OSError) -> str:
-    """What TLS or the file system says, in lower case: ``key values mismatch``, ``permission denied``."""
+    """Describe an error of TLS or the file system: ``key values mismatch``, ``permission denied``."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return os_words(error).lower()

@@ -1,4 +1,4 @@
-"""How an entity lies in the columns of a table: one column per field, both ways, by the field's definition.
+"""An entity in the columns of a table: one column per field, read and written by the field's definition.
 
 Columns hold integers, text and bytes. Members of enumerations lie there as their numbers, lists packed into
 bytes: algorithms as u16 each, byte strings as core/canonical.py's sequence.
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from hsm_signer.core.canonical import sequence
-from hsm_signer.core.definitions import definition, expected, fault, lengths_of, plain
+from hsm_signer.core.definitions import definition, expected, fault, field_type, lengths_of
 from hsm_signer.errors import StoreDamaged, StoreError
 from hsm_signer.types import ProtocolEnum
 
@@ -26,7 +26,7 @@ Pack = Callable[[Any], Any]
 
 
 class BadValue(Exception):
-    """A value that cannot be this field's; says what it would have to be, and ``field`` which one it is."""
+    """A value that a field cannot have; says what it would have to be, and ``field`` names the field."""
 
     def __init__(self, words: str, field: str = "") -> None:
         super().__init__(words)
@@ -50,7 +50,7 @@ class Columns(Generic[S]):
         ]
 
     def read(self, row: Iterable[Any]) -> S:
-        """The struct in a row's first columns. Raises BadValue."""
+        """Read the struct in a row's first columns. Raises BadValue."""
         found = dict(zip(self._encoded, row, strict=False))
         for name, unpack in self._unpack:
             try:
@@ -87,7 +87,7 @@ class Columns(Generic[S]):
 
 
 def read_value(kind: Any, value: Any) -> Any:
-    """One column's value as ``kind``. Raises BadValue."""
+    """Read one column's value as ``kind``. Raises BadValue."""
     try:
         return msgspec.convert(value, kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
@@ -98,8 +98,8 @@ def read_value(kind: Any, value: Any) -> Any:
 
 
 def _packing(kind: inspect.Type) -> tuple[Unpack, Pack] | None:
-    """How values of a field are packed; None for those that a column holds as they are."""
-    field = plain(kind)
+    """Make the functions that pack a field's values; None for those that a column holds as they are."""
+    field = field_type(kind)
     match field.type:
         case inspect.EnumType(cls=cls):
             unpack: Unpack = _member(cls)
@@ -167,7 +167,7 @@ def _by_number(kind: type[Enum]) -> dict[int, ProtocolEnum]:
 
 def _items(kind: inspect.VarTupleType) -> Unpack:
     """u32 count, then u32 length || item."""
-    item = plain(kind.item_type)
+    item = field_type(kind.item_type)
     assert isinstance(item.type, inspect.BytesType)
     low, high, most = item.type.min_length or 0, item.type.max_length, kind.max_length
     if high is None or most is None:
@@ -199,7 +199,7 @@ def _items(kind: inspect.VarTupleType) -> Unpack:
 
 
 def checked(kind: Any, value: Any, name: str) -> Any:
-    """One column's value as ``kind``. Raises StoreDamaged, which calls it ``name``."""
+    """Read one column's value as ``kind``. Raises StoreDamaged, which calls it ``name``."""
     try:
         return read_value(kind, value)
     except BadValue as error:

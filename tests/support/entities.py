@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from hsm_signer.core.definitions import definition, lengths_of, plain
+from hsm_signer.core.definitions import definition, field_type, lengths_of
 
 ORDINARY = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])
 LONGEST = 12
@@ -22,7 +22,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
-    field = plain(kind)
+    field = field_type(kind)
     if isinstance(field.type, inspect.BytesType):
         found = _bytes(lengths_of(field), field.type.min_length or 0, field.type.max_length)
     else:

@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hsm_signer.core import json_codec
-from hsm_signer.core.definitions import definition, is_long, plain
+from hsm_signer.core.definitions import definition, field_type, is_long
 from hsm_signer.errors import InputError, RequestTooLarge
 from hsm_signer.service.front.calls import call_before_body
 from hsm_signer.service.front.problems import HttpError
@@ -40,7 +40,7 @@ def read_query(request: Request, kind: type[T]) -> T:
     described = definition(kind)
     assert isinstance(described, inspect.StructType)
     for parameter in described.fields:
-        field = plain(parameter.type)
+        field = field_type(parameter.type)
         text = values.get(parameter.encode_name, "")
         # In JSON these are numbers, which a query does not have.
         if (
