@@ -1,1 +1,1 @@
-"""The card driver: what the host says to a card and makes of its answers (docs/understand/apdu.md)."""
+"""The card driver: commands to a card and the reading of its answers (docs/understand/apdu.md)."""

@@ -19,7 +19,7 @@ from .connection import CardConnection
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of card; ``form`` is how its address looks. ``create`` is None where cards are bought.
+    """One kind of card; ``form`` is how its address looks, ``create`` is None where cards are bought.
 
     ``open`` takes the rest of the address, the seconds that another program may hold the card, and those to
     wait for a card. ``may_be_bare``: the prefix alone means something.
@@ -33,7 +33,7 @@ class _Kind:
 
 @contextmanager
 def open_card(address: str, *, timeout: float = 10.0, wait: float = 0.0) -> Iterator[CardSession]:
-    """Hold the card at ``address``, its application selected, until the block ends.
+    """Open the card at ``address`` and select its application; it is closed when the ``with`` ends.
 
     Another program may hold it for ``timeout`` seconds before CardInUse. A reader may stay empty for ``wait``
     seconds before CardNotFound; a simulated card is there or not. InputError for an address of no
@@ -47,7 +47,7 @@ def open_card(address: str, *, timeout: float = 10.0, wait: float = 0.0) -> Iter
 
 @contextmanager
 def connect_card(address: str, *, timeout: float = 10.0, wait: float = 0.0) -> Iterator[CardConnection]:
-    """As :func:`open_card`, but whatever card it is, nothing is said to it yet."""
+    """Connect to any card at ``address``, without a command to it; it is closed when the ``with`` ends."""
     kind, rest = _kind_of(address)
     connection = kind.open(rest, timeout, wait)
     try:
@@ -57,7 +57,7 @@ def connect_card(address: str, *, timeout: float = 10.0, wait: float = 0.0) -> I
 
 
 def create_card(address: str) -> None:
-    """Make a blank card at ``address``: simulated ones only. InputError for others, FileError."""
+    """Make a blank simulated card at ``address``; raises InputError for other kinds, FileError."""
     kind, rest = _kind_of(address)
     if kind.create is None:
         raise InputError(

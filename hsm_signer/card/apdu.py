@@ -1,4 +1,4 @@
-"""The card's language on the line: constants, encoding, chaining, status words (docs/understand/apdu.md).
+"""APDUs: constants, encoding, chaining, status words (docs/understand/apdu.md).
 
 Everything a card answers is hostile input. It is measured before it is used; whatever does not fit raises
 CardAnswerMalformed with the field's name and what was expected; and no card keeps the driver busy for ever.
@@ -96,7 +96,7 @@ GET_RESPONSE = Command("GET RESPONSE", 0x00, 0xC0, 0x00, 0x00, answers=True)
 
 
 class CardState(ProtocolEnum):
-    """Where the card is in its life."""
+    """The state of a card's life cycle."""
 
     BLANK = "blank", 1
     """Waits for BEGIN PERSONALISATION and INSTALL."""
@@ -106,7 +106,7 @@ class CardState(ProtocolEnum):
 
 
 class Feature(IntFlag):
-    """Status tag 88; bits unknown here are kept and mean nothing."""
+    """Features of a card (status tag 88); unknown bits are kept and mean nothing."""
 
     EXTENDED_LENGTH = 1
     COMBINE_XOR = 2
@@ -115,7 +115,7 @@ class Feature(IntFlag):
 
 
 class StatusTag(IntEnum):
-    """TLVs of the status."""
+    """Tags of the TLVs in the answer to GET STATUS."""
 
     VERSION = 0x80
     STATE = 0x81
@@ -131,7 +131,7 @@ class StatusTag(IntEnum):
 
 
 class TemplateTag(IntEnum):
-    """TLVs of the answers to SELECT and BEGIN PERSONALISATION."""
+    """Tags of the TLVs in the answers to SELECT and BEGIN PERSONALISATION."""
 
     FILE_CONTROL_INFORMATION = 0x6F
     AID = 0x84
@@ -143,7 +143,7 @@ class TemplateTag(IntEnum):
 
 
 class InstallTag(IntEnum):
-    """TLVs that INSTALL takes, in any order."""
+    """Tags of the TLVs that INSTALL takes, in any order."""
 
     CREDENTIAL_ID = 0x84
     SCHEME = 0x82
@@ -159,7 +159,7 @@ class InstallTag(IntEnum):
 
 
 class StatusWord(IntEnum):
-    """SW1 SW2. The low byte (63Cx: the low four bits) of the ones with an x counts something."""
+    """Status words, SW1 SW2; the low byte of those with an x (63Cx: the low four bits) is a count."""
 
     OK = 0x9000
     MORE_DATA = 0x6100
@@ -286,7 +286,7 @@ _MEANINGS: Mapping[tuple[int, Command | None], _Meaning] = {
 
 
 def status_error(status_word: int, command: Command) -> CardError:
-    """The exception for a status word that is not 9000: the only place where they are decoded.
+    """Make the exception for a status word that is not 9000: the only place where they are decoded.
 
     63Cx becomes CardPinWrong or, after RESET RETRY COUNTER, CardPukWrong, with ``tries_left``; 63C0 is
     read as 6983. What the contract does not list becomes CardRefused with ``status_word``.
@@ -325,7 +325,7 @@ def encode(
     ne: int | None = None,
     extended: bool = False,
 ) -> bytes:
-    """A command APDU, cases 1 to 4 of ISO 7816-4, 5.1.
+    """Encode a command APDU, cases 1 to 4 of ISO 7816-4, 5.1.
 
     Short, ``data`` at most 255 bytes; above that extended where ``extended`` allows it, at most
     EXTENDED_BLOCK bytes, for commands without answer. ``more`` sets the chaining bit. ``ne``, 1 to 256, is
@@ -414,7 +414,7 @@ def exchange_chained(
 
 
 def blocks(pieces: Iterable[bytes], size: int) -> Iterator[tuple[bytes, bool]]:
-    """Cut data anew into blocks of ``size`` bytes; True comes with the last one, empty only if all is."""
+    """Cut data into blocks of ``size`` bytes; True comes with the last one, which is empty only if all is."""
     rest = b""
     for piece in pieces:
         data = rest + piece
@@ -462,14 +462,14 @@ _Code = TypeVar("_Code", bound=ProtocolEnum)
 
 
 def tlv(tag: int, value: bytes) -> bytes:
-    """One BER-TLV with a one-byte tag and a one-byte length below 128."""
+    """Encode one BER-TLV with a one-byte tag and a one-byte length below 128."""
     if len(value) > 0x7F:
         raise ValueError(f"tag {tag:02X}: {len(value)} bytes, at most 127 fit")
     return bytes((tag, len(value))) + value
 
 
 class Fields:
-    """The TLVs of one answer or template, taken out by tag and measured on the way.
+    """The TLVs of one answer or template, read by tag with their lengths checked.
 
     ``where`` names the answer in errors. Raises CardAnswerMalformed where the bytes are no sequence of
     TLVs with one-byte tags and lengths below 128, or a tag stands twice. Tags nobody asks for are ignored.
@@ -499,11 +499,11 @@ class Fields:
 
     @property
     def tags(self) -> tuple[int, ...]:
-        """In the order they stood."""
+        """The tags, in their order."""
         return tuple(self._values)
 
     def value(self, tag: IntEnum, length: int | None = None) -> bytes:
-        """A tag's value; raises CardAnswerMalformed where it is missing or not ``length`` bytes long."""
+        """Return a tag's value; raises CardAnswerMalformed where it is missing or not of ``length`` bytes."""
         value = self._values.get(tag)
         if value is None:
             raise self._malformed(f"expected {_name(tag)}, it is missing")
@@ -512,18 +512,18 @@ class Fields:
         return value
 
     def has(self, tag: IntEnum) -> bool:
-        """Whether the tag stands here."""
+        """Tell whether the tag is there."""
         return tag in self._values
 
     def number(self, tag: IntEnum, length: int, *, low: int = 0, high: int | None = None) -> int:
-        """An unsigned integer of ``length`` bytes, ``low`` to ``high``; raises CardAnswerMalformed."""
+        """Read an unsigned integer of ``length`` bytes, ``low`` to ``high``; raises CardAnswerMalformed."""
         number = int.from_bytes(self.value(tag, length), "big")
         if number < low or (high is not None and number > high):
             raise self._malformed(f"{_name(tag)}: expected {low} to {high}, got {number}")
         return number
 
     def code(self, tag: IntEnum, kind: type[_Code], *allowed: _Code) -> _Code:
-        """One byte that stands for a member of ``kind``, or of ``allowed``; raises CardAnswerMalformed."""
+        """Read one byte as a member of ``kind``, or of ``allowed``; raises CardAnswerMalformed."""
         number = self.number(tag, 1)
         members: Iterable[_Code] = allowed or kind
         for member in members:
@@ -533,7 +533,7 @@ class Fields:
         raise self._malformed(f"{_name(tag)}: expected one of {expected}, got {number:02X}")
 
     def none_of(self, tags: Iterable[IntEnum], why: str) -> None:
-        """Raises CardAnswerMalformed if one of ``tags`` stands here, where ``why`` says it must not."""
+        """Raise CardAnswerMalformed if one of ``tags`` is there; ``why`` says why it must not be."""
         for tag in tags:
             if tag in self._values:
                 raise self._malformed(f"{_name(tag)}: expected it to be absent {why}")
@@ -543,7 +543,7 @@ class Fields:
 
 
 def malformed(where: str, what: str) -> CardAnswerMalformed:
-    """The error for an answer that the contract does not allow."""
+    """Make the error for an answer that the contract does not allow."""
     return CardAnswerMalformed(
         f"the card's {where} is malformed: {what}",
         hint="is it the right card? Its application may be another version, or something answers for it",

@@ -1,4 +1,4 @@
-"""What an answer to reset says that matters here (ISO 7816-3, 8.2; ISO 7816-4, 12.1.1)."""
+"""Reading of an answer to reset (ATR; ISO 7816-3, 8.2; ISO 7816-4, 12.1.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EXTENDED = 0x40
 
 
 def historical_bytes(atr: bytes) -> bytes:
-    """The historical bytes; empty where there are none or the ATR ends too early."""
+    """Return the historical bytes; empty where there are none or the ATR ends too early."""
     if len(atr) < 2:
         return b""
     count, follows = atr[1] & 0x0F, atr[1] >> 4
@@ -26,12 +26,12 @@ def historical_bytes(atr: bytes) -> bytes:
         if position > len(atr):
             return b""
         follows = atr[position - 1] >> 4
-    found = atr[position : position + count]
-    return found if len(found) == count else b""
+    part = atr[position : position + count]
+    return part if len(part) == count else b""
 
 
 def extended_length(atr: bytes) -> bool:
-    """Whether the card says that it takes extended APDUs. False for whatever cannot be read."""
+    """Tell whether the card says that it takes extended APDUs; False where the ATR cannot be read."""
     history = historical_bytes(atr)
     if not history or history[0] not in (_COMPACT_TLV, _COMPACT_TLV_AND_STATUS):
         return False

@@ -1,4 +1,4 @@
-"""A card held open: one method per command, and the order in which a signature is authorised.
+"""The commands of a card, one method each, and their order for authorising a signature.
 
 The session keeps no secret and no state of its own but the connection: PIN and PUK go from the caller into
 one APDU and are forgotten. What the card said last is asked for again, not remembered.
@@ -73,7 +73,7 @@ _PIN_TAGS = (StatusTag.PIN_TRIES_LEFT, StatusTag.PUK_TRIES_LEFT, StatusTag.PIN_P
 
 @dataclass(frozen=True, slots=True)
 class CardStatus:
-    """What a card says of itself (docs/understand/apdu.md, status TLVs); ``None`` means absent."""
+    """The status of a card (docs/understand/apdu.md, status TLVs); ``None`` means absent."""
 
     version: int
     """1."""
@@ -146,7 +146,7 @@ class CardStatus:
 
 @dataclass(frozen=True, slots=True)
 class PinState:
-    """What the card says when asked about its PIN without one."""
+    """The state of a card's PIN, as VERIFY without a PIN answers."""
 
     verified: bool
     tries_left: int | None
@@ -154,7 +154,7 @@ class PinState:
 
 
 class CardSession:
-    """One method per command of docs/understand/apdu.md.
+    """An open card, with one method for each command of docs/understand/apdu.md.
 
     Every method raises what the connection raises, CardAnswerMalformed, and the errors of
     :func:`hsm_signer.card.apdu.status_error`; CardBlank, CardNotBlank and CardPinBlocked where the card's
@@ -188,7 +188,7 @@ class CardSession:
 
     @property
     def keypad(self) -> Keypad | None:
-        """The keypad of the card's reader; None where it has none, and for cards without a reader."""
+        """Find the keypad of the card's reader; None where it has none, and for cards without a reader."""
         connection = self._connection
         return connection.find_keypad() if isinstance(connection, KeypadConnection) else None
 
@@ -338,7 +338,7 @@ class CardSession:
             raise self._explained(refusal, command) from None
 
     def _explained(self, refusal: CardRefused, command: Command) -> CardError:
-        """6985 says "not now"; the card's state says why, in words that a user can act on."""
+        """Explain status word 6985 ("not now") by the card's state, in words that a user can act on."""
         if refusal.status_word != StatusWord.CONDITIONS_NOT_SATISFIED or command is apdu.GET_STATUS:
             return refusal
         try:
@@ -408,7 +408,7 @@ def authorise_content(
 
 
 def _check_request(challenge: Challenge, content: Content, algorithm: Algorithm) -> None:
-    """What the card would answer 6A80 to, and the server refuse."""
+    """Raise InputError for what the card would answer with 6A80 and the server refuse."""
     if algorithm not in challenge.algorithms:
         allowed = ", ".join(known.value for known in challenge.algorithms)
         raise AlgorithmNotAllowed(

@@ -1,4 +1,4 @@
-"""The border between the driver and whatever carries APDUs: a simulated card, a reader, a network."""
+"""The interface of whatever carries APDUs to a card: a simulated card, a reader, a network."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol, runtime_checkable
 
 
 class CardConnection(Protocol):
-    """One card, held for one user from opening to closing.
+    """A connection to one card, for one user from opening to closing.
 
     A transport needs to know nothing of commands, chaining, 61xx or 6Cxx: the driver does all that above it.
     """
 
     def transmit(self, apdu: bytes) -> bytes:
-        """Carry one command APDU, return the card's answer, SW1 SW2 included.
+        """Send one command APDU and return the card's answer, SW1 SW2 included.
 
         Short ones (4 to 261 bytes); longer ones only where the connection is an ExtendedConnection and says
         that it takes them.
@@ -22,14 +22,14 @@ class CardConnection(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the card; its transient memory dies. Harmless when repeated."""
+        """Release the card, which loses its transient memory; harmless when repeated."""
         ...
 
 
 @runtime_checkable
 class ExtendedConnection(Protocol):
-    """A connection that may carry more than short APDUs; CardConnection promises no such thing."""
+    """A connection that can also carry extended APDUs."""
 
     def takes_extended_length(self) -> bool:
-        """Whether card and way can be expected to take them; 6700 to one of them means: after all not."""
+        """Whether card and reader should take extended APDUs; 6700 to one of them means that they do not."""
         ...

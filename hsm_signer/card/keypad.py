@@ -1,4 +1,4 @@
-"""Readers with a keypad: the PIN goes from the user's finger to the card and never through the host.
+"""Readers with a keypad: the PIN is typed there and never passes through the host.
 
 PC/SC Workgroup specification, part 10 (IFDs with secure PIN entry capabilities), version 2.02. The host
 hands the reader a command without its PIN and a description of where the PIN goes; the reader asks for it,
@@ -46,7 +46,7 @@ _NO_PROLOGUE = bytes(3)
 
 
 class Keypad(Protocol):
-    """What a reader with a keypad does. Both give the card's SW1 SW2.
+    """A reader's keypad; both commands return the card's SW1 SW2.
 
     Both raise PinMissing where nobody typed a PIN, PinMalformed where it was too short, too long or not
     repeated alike (no try was used), CardAnswerMalformed, InputError where the reader refuses the
@@ -54,11 +54,11 @@ class Keypad(Protocol):
     """
 
     def verify(self) -> bytes:
-        """VERIFY with the PIN that is typed, 6 to 12 digits."""
+        """Send VERIFY with the PIN that is typed, 6 to 12 digits."""
         ...
 
     def change(self, digits: int) -> bytes:
-        """CHANGE REFERENCE DATA with an old and a new PIN of ``digits`` digits each.
+        """Send CHANGE REFERENCE DATA with an old and a new PIN of ``digits`` digits each.
 
         The contract puts the old PIN's length before it and the new PIN right after. A reader can put a
         PIN only where the description says, so both lengths have to be known beforehand.
@@ -67,16 +67,16 @@ class Keypad(Protocol):
 
     @property
     def can_change(self) -> bool:
-        """Whether the reader offers the second of the two."""
+        """Whether the reader can change a PIN."""
         ...
 
 
 @runtime_checkable
 class KeypadConnection(Protocol):
-    """A connection whose reader may have a keypad; CardConnection does not know of it."""
+    """A connection whose reader may have a keypad."""
 
     def find_keypad(self) -> Keypad | None:
-        """None where the reader has none."""
+        """Return the reader's keypad, None where it has none."""
         ...
 
 
@@ -85,7 +85,7 @@ Control = Callable[[int, bytes], bytes]
 
 
 class ReaderKeypad:
-    """A keypad by FEATURE_VERIFY_PIN_DIRECT and FEATURE_MODIFY_PIN_DIRECT."""
+    """A keypad that uses FEATURE_VERIFY_PIN_DIRECT and FEATURE_MODIFY_PIN_DIRECT."""
 
     def __init__(self, control: Control, features: Mapping[int, int]) -> None:
         self._control = control
@@ -101,7 +101,7 @@ class ReaderKeypad:
 
     @property
     def can_change(self) -> bool:
-        """Whether the reader offers the second of the two."""
+        """Whether the reader can change a PIN."""
         return FEATURE_MODIFY_PIN_DIRECT in self._features
 
     def _send(self, feature: int, description: bytes, what: str) -> bytes:
@@ -134,7 +134,7 @@ _TIMED_OUT, _CANCELLED, _NOT_ALIKE, _WRONG_LENGTH, _REFUSED = 0x6400, 0x6401, 0x
 
 
 def pin_verify() -> bytes:
-    """PIN_VERIFY_STRUCTURE for VERIFY; integers of two and four bytes are little endian.
+    """Make a PIN_VERIFY_STRUCTURE for VERIFY; integers of two and four bytes are little endian.
 
     The command is given by its header alone: Lc and the data come from what is typed.
     """
@@ -149,7 +149,7 @@ def pin_verify() -> bytes:
 
 
 def pin_modify(digits: int) -> bytes:
-    """PIN_MODIFY_STRUCTURE for CHANGE REFERENCE DATA with PINs of ``digits`` digits, 6 to 12.
+    """Make a PIN_MODIFY_STRUCTURE for CHANGE REFERENCE DATA with PINs of ``digits`` digits, 6 to 12.
 
     The command is complete but for the PINs: u8 length of the old one, room for both, filled with FF.
     Raises PinMalformed for another number.
@@ -169,7 +169,7 @@ def pin_modify(digits: int) -> bytes:
 
 
 def parse_features(answer: bytes) -> dict[int, int]:
-    """Feature to control code, from the answer to GET_FEATURE_REQUEST.
+    """Read the control code of each feature from the answer to GET_FEATURE_REQUEST.
 
     Each is a tag, the length 4 and a control code, big endian. Raises CardAnswerMalformed.
     """
@@ -179,7 +179,7 @@ def parse_features(answer: bytes) -> dict[int, int]:
 
 
 def max_apdu_data_size(properties: bytes) -> int | None:
-    """dwMaxAPDUDataSize from the answer to FEATURE_GET_TLV_PROPERTIES; None where it does not stand there.
+    """Read dwMaxAPDUDataSize from the answer to FEATURE_GET_TLV_PROPERTIES; None where it is not there.
 
     TLVs with one-byte tags and lengths; their numbers are little endian. What is malformed ends the search.
     """
@@ -194,7 +194,7 @@ def max_apdu_data_size(properties: bytes) -> int | None:
 
 
 def _lengths(shortest: int, longest: int) -> bytes:
-    """wPINMaxExtraDigit: the shortest PIN in the high byte, the longest in the low one."""
+    """Encode wPINMaxExtraDigit: the shortest PIN in the high byte, the longest in the low one."""
     return struct.pack("<H", shortest << 8 | longest)
 
 

@@ -35,7 +35,7 @@ _DRAWS = 1000
 
 
 class _Secret:
-    """Holds bytes that appear in no repr, no pickle, no copy and no comparison's timing."""
+    """A secret that appears in no repr, no pickle, no copy and no comparison's timing."""
 
     __slots__ = ("__value", "_source")
 
@@ -45,11 +45,11 @@ class _Secret:
 
     @property
     def source(self) -> str:
-        """Where it came from, in the user's words: ``prompt``, ``file pin.txt``, ``HSM_SIGNER_CARD_PIN``."""
+        """The source of the secret in words: ``prompt``, ``file pin.txt``, ``HSM_SIGNER_CARD_PIN``."""
         return self._source
 
     def reveal(self) -> bytes:
-        """The value itself, ASCII. For the card's APDU and for printing a new one, nothing else."""
+        """Return the value itself, ASCII: for the card's APDU and for printing a new one only."""
         return self.__value
 
     def __repr__(self) -> str:
@@ -112,13 +112,13 @@ class CardPuk(_Secret):
         super().__init__(bare.encode("ascii"), source)
 
     def grouped(self) -> str:
-        """The PUK in groups of four, ``ABCD-EFGH-...``, to be printed and handed over."""
+        """Return the PUK in groups of four, ``ABCD-EFGH-...``, to be printed and handed over."""
         text = self.reveal().decode("ascii")
         return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
 def generate_pin(random: RandomBytes = os.urandom, digits: int = PIN_MIN) -> CardPin:
-    """A PIN of 6 to 12 digits, every one equally likely but the trivial ones, which are never given.
+    """Draw a PIN of 6 to 12 digits, all equally likely but the trivial ones, which are never drawn.
 
     Raises ValueError for another number of digits, RuntimeError if ``random`` gives nothing usable.
     """
@@ -132,7 +132,7 @@ def generate_pin(random: RandomBytes = os.urandom, digits: int = PIN_MIN) -> Car
 
 
 def generate_puk(random: RandomBytes = os.urandom) -> CardPuk:
-    """A PUK of 24 letters of PUK_ALPHABET, 120 bits (docs/understand/protocol.md, 4, asks for 100)."""
+    """Draw a PUK of 24 letters of PUK_ALPHABET, 120 bits (docs/understand/protocol.md, 4, asks for 100)."""
     # 256 is a multiple of 32: the low five bits of a byte are unbiased.
     text = "".join(PUK_ALPHABET[byte & 31] for byte in random(PUK_LENGTH))
     return CardPuk(text, source="generated")
@@ -149,7 +149,7 @@ def _draw_digits(random: RandomBytes, count: int) -> str:
 
 
 def _is_trivial(text: str) -> bool:
-    """Runs with one step (000000, 123456, 987654, 024680) and repeated groups (121212, 123123)."""
+    """Find runs with one step (000000, 123456, 987654, 024680) and repeated groups (121212, 123123)."""
     steps = {(int(b) - int(a)) % 10 for a, b in pairwise(text)}
     if len(steps) == 1:
         return True
@@ -165,7 +165,7 @@ def _why_not_pin(text: str) -> str | None:
 
 
 def _kind_of(character: str) -> str:
-    """What it is, never which: it may belong to the PIN of something else."""
+    """Name the kind of a character, never the character: it may belong to the PIN of something else."""
     if character == "\ufeff":
         return "a byte order mark (BOM): save the file as UTF-8 without one"
     if character.isspace():

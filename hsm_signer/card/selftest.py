@@ -1,4 +1,4 @@
-"""Is this a card that can be enrolled? Asked before any key is made for it; changes nothing on the card.
+"""A test whether a card can be enrolled, before any key is made for it; changes nothing on the card.
 
 What a card lacks shows where it can be asked. Without our application it says so at SELECT. The application
 does not go onto a card that lacks SHA-256, AES-256 or ECDH, for it asks for them when it is installed
@@ -31,7 +31,7 @@ _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """One check of the self-test and its result."""
 
     name: str
     passed: bool | None
@@ -44,7 +44,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What was found."""
+    """The results of all checks of a card."""
 
     checks: tuple[Check, ...]
     status: CardStatus | None
@@ -52,17 +52,17 @@ class SelfTest:
 
     @property
     def missing(self) -> tuple[Check, ...]:
-        """What keeps the card from being used."""
+        """The checks whose failure keeps the card from being enrolled."""
         return tuple(check for check in self.checks if check.passed is False)
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing."""
+        """Whether the card can be enrolled."""
         return not self.missing
 
 
 def probe(connection: CardConnection) -> SelfTest:
-    """Look at a card; its application need not be selected, and is selected anew in the end.
+    """Test a card; its application need not be selected, and is selected again at the end.
 
     A card that holds a credential keeps it; only its key pair is not tried then. Whatever the card answers
     becomes a check. Raises CardRemoved where the way to the card broke off.
@@ -86,7 +86,7 @@ def probe(connection: CardConnection) -> SelfTest:
 
 
 def on_curve(point: bytes) -> bool:
-    """Whether 65 bytes, 04 || x || y, are a point of P-256."""
+    """Tell whether 65 bytes, 04 || x || y, are a point of P-256."""
     if len(point) != 65 or point[0] != 0x04:
         return False
     x, y = int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big")
@@ -94,16 +94,16 @@ def on_curve(point: bytes) -> bool:
 
 
 def _try(name: str, ask: Callable[[], T], answered: str) -> tuple[Check, T | None]:
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        found = ask()
+        answer = ask()
     except CardRemoved:
         raise
     except CardError as error:
         return Check(name, False, error.message), None
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     slow = f", slow: more than {SLOW:g} s" if seconds > SLOW else ""
-    return Check(name, True, answered + slow, seconds), found
+    return Check(name, True, answered + slow, seconds), answer
 
 
 def _features(status: CardStatus) -> list[Check]:
@@ -132,13 +132,13 @@ def _state(status: CardStatus) -> Check:
 
 
 def _key_pairs(session: CardSession) -> list[Check]:
-    """Two, which must differ: a generator of random numbers that repeats itself is found out."""
+    """Have the card make two key pairs, which must differ: this detects random numbers that repeat."""
     points: list[bytes] = []
     checks = []
     for name in ("key pair on P-256", "another key pair"):
-        check, found = _try(name, session.begin_personalisation, "made")
-        if found is not None:
-            point, _ = found
+        check, answer = _try(name, session.begin_personalisation, "made")
+        if answer is not None:
+            point, _ = answer
             if not on_curve(point):
                 check = Check(name, False, "the card's point is not on P-256", check.seconds)
             elif point in points:

@@ -32,21 +32,21 @@ class SimulatedConnection:
         _log.info("simulated card opened: %s", path)
 
     def transmit(self, apdu: bytes) -> bytes:
-        """One APDU; CardRemoved after :meth:`close`."""
+        """Carry one APDU; raises CardRemoved after :meth:`close`."""
         if self._closed:
             raise CardRemoved(f"the card at {self._path} has been taken out")
         with _our_errors(self._path):
             return self._card.transmit(apdu)
 
     def close(self) -> None:
-        """Power off: transient memory dies, the file is free again."""
+        """Switch the card off: it loses its transient memory, and its file is free again."""
         self._closed = True
         with _our_errors(self._path):
             self._card.close()
 
 
 def create_simulated(path: Path) -> None:
-    """Make a blank card at ``path``; FileError where something is there already or nothing can be written."""
+    """Make a blank card at ``path``; raises FileError where one is there already or none can be written."""
     with _our_errors(path):
         card_applet_sim.SimulatedCard.create(path)
 

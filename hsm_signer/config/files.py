@@ -19,7 +19,7 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
 
 
 def write_whole(path: Path, content: bytes, mode: int = PRIVATE) -> None:
-    """Write or replace a file; on the disk when this returns. Raises OSError and leaves what was there.
+    """Write or replace a file, synced to disk; raises OSError and then leaves the old file.
 
     ``mode``: the file's permissions, whatever the umask is.
     """
@@ -33,7 +33,7 @@ def write_whole(path: Path, content: bytes, mode: int = PRIVATE) -> None:
 
 
 def write_beside(path: Path, content: bytes, mode: int = PRIVATE) -> Path:
-    """A temporary file in the folder of ``path``, on the disk when this returns; raises OSError.
+    """Write a temporary file in the folder of ``path``, synced to disk; raises OSError.
 
     ``mode``: its permissions before the umask. :func:`put` moves it into its place.
     """
@@ -73,7 +73,7 @@ def discard(temporary: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk; raises OSError where that failed.
+    """Sync a folder, so that the names in it are on disk; raises OSError.
 
     Nothing happens where it cannot be done: folders of some network file systems, and folders that this user
     may write to and not read.

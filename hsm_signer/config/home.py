@@ -1,4 +1,4 @@
-"""The home folder and small files in it: where it is, whose it may be, what may be read. No token here."""
+"""The home folder: where it is, who may own it, and the small secret files in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_SECRET_FILE = 4096
 
 
 def resolve_home(home: Path | None) -> Path:
-    """--home, HSM_SIGNER_HOME, or ~/.hsm-signer; absolute."""
+    """Find the home folder: --home, HSM_SIGNER_HOME, or ~/.hsm-signer; absolute."""
     chosen = home or Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
     try:
         return chosen.expanduser().absolute()
@@ -25,7 +25,7 @@ def resolve_home(home: Path | None) -> Path:
 
 
 def current_actor() -> str:
-    """The system user, as evidence names who asked; the environment has no say in it."""
+    """Name the system user for evidence; environment variables do not change the name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -33,7 +33,7 @@ def current_actor() -> str:
 
 
 def read_secret_file(path: Path, what: str) -> str:
-    """The first line of a file; raises FileError, or InputError where it is empty."""
+    """Read the first line of a file; raises FileError, or InputError where it is empty."""
     try:
         with path.open("r", encoding="utf-8") as file:
             line = file.readline(MAX_SECRET_FILE).rstrip("\r\n")
@@ -48,7 +48,7 @@ def read_secret_file(path: Path, what: str) -> str:
 
 
 def refuse_open_to_others(path: Path) -> None:
-    """Raises ConfigError where others could change what is trusted here: module-path is run as code."""
+    """Raise ConfigError where other users could change ``path``: module-path, for one, is run as code."""
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigError(

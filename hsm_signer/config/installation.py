@@ -34,7 +34,7 @@ KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """``[token]``"""
+    """Section ``[token]``"""
 
     uri: str
     """PKCS#11 URI (RFC 7512): token or serial, ?module-path, &pin-source=file:PATH."""
@@ -49,7 +49,7 @@ class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[store]``"""
+    """Section ``[store]``"""
 
     url: str = "sqlite:///store.db"
     """SQLAlchemy URL."""
@@ -60,7 +60,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[card]``"""
+    """Section ``[card]``"""
 
     pin_tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 3
     """Wrong PINs before a new card blocks."""
@@ -73,7 +73,7 @@ class CardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[server]``"""
+    """Section ``[server]``"""
 
     url: str
     """The signing service: https://HOST[:PORT]."""
@@ -93,7 +93,7 @@ Format = Annotated[int, msgspec.Meta(ge=1, le=1)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file of an installation."""
+    """The configuration of an installation: all of config.toml."""
 
     format: Format
     """1."""
@@ -104,7 +104,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class WorkstationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file, wherever it is: a workstation's, or an installation's seen from outside."""
+    """The configuration of a workstation, or as much of an installation's as a workstation uses."""
 
     format: Format
     """1."""
@@ -136,34 +136,34 @@ def load(home: Path) -> Config:
 
 
 def _service_of(path: Path) -> str | None:
-    """The service's URL, where the file is a workstation's without a mistake."""
+    """Return the service's URL, where the file is a valid configuration of a workstation."""
     try:
-        found = read_toml(path, WorkstationConfig)
+        config = read_toml(path, WorkstationConfig)
     except ConfigError:
         return None
-    return found.server.url if found.token is None and found.server is not None else None
+    return config.server.url if config.token is None and config.server is not None else None
 
 
 def load_workstation(home: Path) -> WorkstationConfig:
-    """Read HOME/config.toml for what speaks to a service; the defaults where there is none.
+    """Read HOME/config.toml of a client of a service; the defaults where there is none.
 
     Raises ConfigError naming the field and what was expected.
     """
     path = home / CONFIG_FILE
     try:
-        found = read_toml(path, WorkstationConfig)
+        config = read_toml(path, WorkstationConfig)
     except FileNotFoundError:
         return WorkstationConfig(format=1)
-    if found.token is None and found.server is None:
+    if config.token is None and config.server is None:
         raise ConfigError(
             f"{path}: expected [token], or on a workstation [server]",
             hint="hsm-signer init makes an installation; --home or HSM_SIGNER_HOME names another folder",
         )
-    return found
+    return config
 
 
 def dump(config: Config | WorkstationConfig) -> str:
-    """The file's text: TOML, without the keys that are not set."""
+    """Write a configuration as TOML, without the keys that are not set."""
     document = {
         name: {key: entry for key, entry in value.items() if entry is not None}
         if isinstance(value, dict)

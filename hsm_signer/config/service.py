@@ -21,7 +21,7 @@ Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)]
 
 
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[tls]``"""
+    """Section ``[tls]``"""
 
     certificate: str = "tls/server.pem"
     """The server's certificate chain, PEM. Where neither this nor the key is there, a self-signed one is made
@@ -33,7 +33,7 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[limits]``"""
+    """Section ``[limits]``"""
 
     body: Bytes = 1 << 20
     """Bytes of a request's body, but for messages."""
@@ -62,7 +62,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[worker]``"""
+    """Section ``[worker]``"""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     """Worker processes: about one for each core or HSM session there is."""
@@ -82,7 +82,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file."""
+    """The settings of a service: all of service.toml."""
 
     format: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
     """1."""

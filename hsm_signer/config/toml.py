@@ -1,4 +1,4 @@
-"""TOML files as frozen structs: one reader for every configuration, one form of complaint."""
+"""TOML files read as frozen structs: one reader and one form of error for every configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def read_toml(path: Path, kind: type[_T]) -> _T:
-    """A file as a ``kind``. Raises FileNotFoundError; ConfigError naming the field and what was expected."""
+    """Read a file as ``kind``. Raises FileNotFoundError; ConfigError naming field and expectation."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_LENGTH + 1)
@@ -39,7 +39,7 @@ def read_toml(path: Path, kind: type[_T]) -> _T:
 
 
 def in_words(message: str) -> str:
-    """msgspec's "Expected `str`, got `int` - at `$.token.uri`" as "token.uri: expected str, got int"."""
+    """Turn "Expected `str`, got `int` - at `$.token.uri`" into "token.uri: expected str, got int"."""
     text, _, where = message.partition(" - at ")
     field = where.strip("`").removeprefix("$").removeprefix(".")
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
