@@ -24,7 +24,7 @@ from hsm_signer.core.canonical import entry_hash
 from hsm_signer.evidence.chain import START, draft_entry, next_entry
 from hsm_signer.server.installation import Installation
 from hsm_signer.store.database import is_sqlite
-from hsm_signer.store.rows import beside_record_row, entry_row, record_row
+from hsm_signer.store.rows import enrolment_row, entry_row, record_row
 from hsm_signer.store.schema import credential, evidence
 from hsm_signer.store.store import Store
 from hsm_signer.types import CREDENTIAL_ID_LENGTH, CredentialId, Event, EvidenceEntry, SealedRecord, Status
@@ -62,7 +62,7 @@ def _rows(ids: list[CredentialId], like: SealedRecord) -> Iterator[tuple[Row, Ro
     """Rows of ``credential`` and of ``evidence``, without the number that the database gives."""
     record = replace(like.record, version=1, status=Status.ACTIVE)
     # Checked once, like any row; what differs is of one length.
-    record_like = record_row(SealedRecord(record, like.mac)) | beside_record_row(os.urandom(300), 0)
+    record_like = record_row(SealedRecord(record, like.mac)) | enrolment_row(os.urandom(300), 0)
     now = time.time_ns() // 1000
     first = _enrolment(ids[0], now) if ids else None
     entry_like = entry_row(first) if first else {}

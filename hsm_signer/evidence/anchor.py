@@ -108,7 +108,7 @@ def decode_anchor(text: str) -> Anchor:
 
 
 def anchor_from_json(value: Any) -> Anchor:
-    """An anchor from JSON's values, also one that an older version made. Raises InputError."""
+    """Read an anchor from JSON's values, also one that an older version made. Raises InputError."""
     if isinstance(value, dict) and type(value.get("format")) is int and value["format"] == 1:
         # The same content, its time and its counts as numbers.
         value = {name: _respelt(name, item) for name, item in value.items()} | {"format": 2}
@@ -116,7 +116,7 @@ def anchor_from_json(value: Any) -> Anchor:
 
 
 def _respelt(name: str, value: Any) -> Any:
-    """A field of format 1 as format 2 has it; None for what was no number."""
+    """Convert a field of format 1 to format 2; None for what is no number."""
     if name not in ("time", "last_entry", "credentials", "entries"):
         return value
     if type(value) is not int or not 0 <= value <= MAX_TIME:

@@ -1,4 +1,4 @@
-"""Records, chains and signatures held against each other. Pure: no SQL, no token, no keys.
+"""The audit: records, chains and signatures checked against each other, without SQL, token or keys.
 
 What it can tell, with nothing but the database and the record MAC key: a changed, removed, added or moved
 entry; a signature or digest that was changed; a record that was changed, removed, put back or copied over
@@ -51,7 +51,7 @@ SIGNING_EVENTS = frozenset({Event.SIGN, Event.ACTIVATE})
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What an audit looked at and what it found."""
+    """The result of an audit: what was checked and what is wrong."""
 
     records: int
     chains: int
@@ -68,7 +68,7 @@ class AuditReport:
 
     @property
     def good(self) -> bool:
-        """Nothing was found."""
+        """Whether nothing is wrong."""
         return not self.findings
 
 
@@ -111,7 +111,7 @@ def audit(
 def _join(
     records: Iterable[SealedRecord], entries: Iterable[EvidenceEntry]
 ) -> Iterator[tuple[CredentialId, SealedRecord | None, Iterator[EvidenceEntry]]]:
-    """Each credential once, with its record and its chain; the chain must be read before the next one."""
+    """Pair each credential's record with its chain, which must be read before the next one."""
     record_source, entry_source = iter(records), iter(entries)
     sealed = next(record_source, None)
     entry = next(entry_source, None)
@@ -151,7 +151,7 @@ class _Audit:
     def credential(
         self, credential_id: CredentialId, sealed: SealedRecord | None, chain: Iterator[EvidenceEntry]
     ) -> None:
-        """One credential: MAC, chain, signatures, then the record against the end of the chain."""
+        """Check one credential: MAC, chain, signatures, then the record against the end of the chain."""
         owner = sealed.record.owner if sealed is not None else None
         spki: SpkiDer | None = None
         if sealed is not None:
@@ -224,7 +224,7 @@ class _Audit:
 
 
 def _hash_of_entry(entry: EvidenceEntry, algorithm: Algorithm, mode: Mode) -> Iterator[tuple[str, str]]:
-    """H against the digests of the same entry, where they determine each other."""
+    """Check H against the digests of the same entry, where they determine each other."""
     if mode is Mode.DIGESTS:
         try:
             right = digest_list_hash(entry.digests) == entry.h
@@ -238,7 +238,7 @@ def _hash_of_entry(entry: EvidenceEntry, algorithm: Algorithm, mode: Mode) -> It
 
 
 def _against_chain(sealed: SealedRecord | None, check: ChainCheck) -> Iterator[tuple[str, str]]:
-    """The record against the entry that was written with it."""
+    """Check the record against the entry that was written with it."""
     last = check.last
     if sealed is None:
         # A pending credential that was given up leaves its chain behind, and rightly no record; one that was

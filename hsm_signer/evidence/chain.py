@@ -23,7 +23,7 @@ from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, F
 
 @dataclass(frozen=True, slots=True)
 class ChainPosition:
-    """Where a chain ends: what the next entry has to follow."""
+    """The end of a chain, which the next entry has to follow."""
 
     sequence: int
     """u64 of the last entry; 0 if there is none yet."""

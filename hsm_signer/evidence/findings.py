@@ -1,4 +1,4 @@
-"""What a check found wrong: one frozen record, with a stable code for scripts and words for people."""
+"""Findings of a check: one frozen record each, with a stable code for scripts and words for people."""
 
 from __future__ import annotations
 

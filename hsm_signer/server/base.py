@@ -1,4 +1,4 @@
-"""What every operation of the server works with: secure environment, store, who asks, and the time."""
+"""The base of all operations of the server: secure environment, store, actor and clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators do to credentials: suspend, resume, unlock, revoke.
+"""Changes of a credential's status by operators: suspend, resume, unlock, revoke.
 
 docs/understand/protocol.md, section 8.
 

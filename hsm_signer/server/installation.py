@@ -1,4 +1,4 @@
-"""A home folder: configuration, token and store, made together and opened together."""
+"""An installation: the home folder with configuration, token and store, which are opened together."""
 
 from __future__ import annotations
 

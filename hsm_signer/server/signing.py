@@ -91,7 +91,7 @@ class CheckedRequest:
 
 
 class _Attempt:
-    """What evidence says of a request, as far as it has been understood."""
+    """The evidence fields of a request, as far as they are known yet."""
 
     def __init__(self, entry: EvidenceEntry) -> None:
         self.entry = entry
@@ -325,12 +325,12 @@ def _refuse_stale(record: CredentialRecord, authorisation: Authorisation) -> Non
 
 
 def _quantities_hash(authorisation: Authorisation) -> Digest:
-    """SHA-256(Q_1 || ...): what evidence holds of them."""
+    """Hash the quantities for the evidence: SHA-256(Q_1 || ...)."""
     return Digest(hashlib.sha256(b"".join(authorisation.quantities)).digest())
 
 
 def _sealed_fields(result: SigningResult) -> dict[str, Any]:
-    """What a signature makes of the record's secrets: sealing 2 always, and SK wrapped anew where it was."""
+    """Make the record's secret fields after a signature: sealing 2, and SK wrapped anew where it was."""
     sealed = {"sealing": Sealing.TOKEN, "wrapped_seal": result.wrapped_seal}
     if (rewrapped := result.rewrapped) is None:
         return sealed
@@ -343,7 +343,7 @@ def _sealed_fields(result: SigningResult) -> dict[str, Any]:
 
 
 def _earlier_outcome(checked: CheckedRequest, earlier: EvidenceEntry) -> SignOutcome:
-    """A lost answer, given again: the signatures of the evidence, once they verify for this message.
+    """Repeat a lost answer: the signatures in the evidence, once they verify for this message.
 
     Raises WrongKeyBefore for a request that was refused for its key: the very same one is no new guess, and
     whoever caught it on its way cannot lock anybody with it. Raises StoreDamaged.

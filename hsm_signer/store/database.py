@@ -1,4 +1,4 @@
-"""SQLite or PostgreSQL behind one engine, and their errors in our words.
+"""The database, SQLite or PostgreSQL: its URL, its engine, and its errors as StoreError.
 
 SQLite: WAL, so that readers do not wait for the writer; synchronous FULL, so that a signature released
 after a commit has its evidence after a power cut, too; every writer begins IMMEDIATE, so that two of them
@@ -90,7 +90,7 @@ def parse_url(url: str) -> URL:
 
 
 def is_sqlite(url: URL) -> bool:
-    """Tell whether it is SQLite, and so a file on this machine."""
+    """Tell whether a URL is of SQLite, and so names a file on this machine."""
     return url.get_backend_name() == "sqlite"
 
 
@@ -226,7 +226,7 @@ def _postgresql_settings(busy_timeout: float) -> Callable[[Any, Any], None]:
 
 
 def _still_there(connection: Any, record: Any, _proxy: Any) -> None:
-    """Before a connection of the pool is used again; raises DisconnectionError: then the pool makes another.
+    """Check a connection of the pool before its next use; on DisconnectionError the pool makes another.
 
     A server says nothing on a connection that asks for nothing. If there is something to read it is the end,
     or the server's last words; seen without asking it, which would take as long as a statement.
@@ -278,7 +278,7 @@ def is_unique_violation(error: exc.IntegrityError) -> bool:
 
 
 def _words(original: BaseException | None) -> str:
-    """What the driver says, in one line."""
+    """Return the driver's error message, in one line."""
     return " ".join(str(original).split()).rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Reading on from where the last page ended, by callers that come and go."""
+"""Pages of records and evidence, for callers that read on later from where the last page ended."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Pages(Transactions):
 
 
 def unspeakable(name: str) -> bool:
-    """Tell whether no column of text holds it: nobody has such a name, and PostgreSQL refuses to be asked."""
+    """Tell whether no text column can hold a name: nobody has it, and PostgreSQL refuses to look for it."""
     return "\0" in name or any("\ud800" <= character <= "\udfff" for character in name)
 
 

@@ -1,4 +1,4 @@
-"""Rows into records and back. A row may hold anything: whoever can write the database can write it.
+"""Records and evidence entries to and from rows, strictly: a row of the database may hold anything.
 
 SQLite's columns take values of any type, so every field is held against its definition in types.py, both
 ways: what is written can be read again, and what cannot be understood is named instead of crashing something
@@ -34,8 +34,8 @@ class Seal(msgspec.Struct, frozen=True):
     mac: Mac
 
 
-class Beside(msgspec.Struct, frozen=True):
-    """The columns that stand beside a record and its MAC."""
+class EnrolmentColumns(msgspec.Struct, frozen=True):
+    """The columns of a record's enrolment, which its MAC does not cover."""
 
     request: Der | None
     """The DER CertificationRequestInfo that ``request_hash`` is of."""
@@ -45,7 +45,7 @@ class Beside(msgspec.Struct, frozen=True):
 
 _RECORD = Columns(CredentialRecord)
 _SEAL = Columns(Seal)
-_BESIDE = Columns(Beside)
+_ENROLMENT = Columns(EnrolmentColumns)
 _ENTRY = Columns(EvidenceEntry)
 RECORD_COLUMNS = _RECORD.names
 ENTRY_COLUMNS = _ENTRY.names
@@ -55,30 +55,30 @@ ENTRY_COLUMNS = _ENTRY.names
 
 
 def credential_id_of(value: Any) -> CredentialId | None:
-    """The credential id if the value can be one; None if not."""
+    """Return ``value`` as a credential id, None if it cannot be one."""
     return CredentialId(value) if isinstance(value, bytes) and len(value) == CREDENTIAL_ID_LENGTH else None
 
 
 def who(credential_id: Any, owner: Any = None) -> str:
-    """How messages name a credential, whatever its columns hold."""
+    """Name a credential for messages, whatever its columns hold."""
     name = f" of {owner[:64]!r}" if isinstance(owner, str) and owner else ""
     number = f" {credential_id.hex()}" if credential_id_of(credential_id) is not None else ""
     return f"credential{number}{name}"
 
 
 def sealed_from_row(row: Sequence[Any]) -> SealedRecord:
-    """The record in a row of RECORD_COLUMNS and ``mac``. Raises RecordDamaged, which names the field."""
+    """Read the record in a row of RECORD_COLUMNS and ``mac``. Raises RecordDamaged, which names the field."""
     try:
         return SealedRecord(_RECORD.read(row), _SEAL.read(row[len(RECORD_COLUMNS) :]).mac)
     except BadValue as error:
-        found = dict(zip(RECORD_COLUMNS, row, strict=False))
-        raise _damaged(error, found["credential_id"], found["owner"]) from error
+        columns = dict(zip(RECORD_COLUMNS, row, strict=False))
+        raise _damaged(error, columns["credential_id"], columns["owner"]) from error
 
 
-def beside_from_row(row: Sequence[Any], record: CredentialRecord) -> Beside:
-    """What stands beside ``record`` in a row of ``request`` and ``created``. Raises RecordDamaged."""
+def enrolment_from_row(row: Sequence[Any], record: CredentialRecord) -> EnrolmentColumns:
+    """Read ``request`` and ``created`` of the row of ``record``. Raises RecordDamaged."""
     try:
-        return _BESIDE.read(row)
+        return _ENROLMENT.read(row)
     except BadValue as error:
         raise _damaged(error, record.credential_id, record.owner) from error
 
@@ -90,14 +90,14 @@ def _damaged(error: BadValue, credential_id: Any, owner: Any) -> RecordDamaged:
 
 
 def entry_from_row(row: Sequence[Any]) -> EvidenceEntry:
-    """The entry in a row of ENTRY_COLUMNS. Raises StoreDamaged, which names credential, entry and field."""
+    """Read the entry in a row of ENTRY_COLUMNS. Raises StoreDamaged, naming credential, entry and field."""
     try:
         return _ENTRY.read(row)
     except BadValue as error:
-        found = dict(zip(ENTRY_COLUMNS, row, strict=False))
-        number = f" {found['sequence']}" if isinstance(found["sequence"], int) else ""
+        columns = dict(zip(ENTRY_COLUMNS, row, strict=False))
+        number = f" {columns['sequence']}" if isinstance(columns["sequence"], int) else ""
         raise StoreDamaged(
-            f"evidence entry{number} of {who(found['credential_id'])} is damaged: "
+            f"evidence entry{number} of {who(columns['credential_id'])} is damaged: "
             f"its field {error.field} is not {error}"
         ) from error
 
@@ -106,15 +106,15 @@ def entry_from_row(row: Sequence[Any]) -> EvidenceEntry:
 
 
 def record_row(sealed: SealedRecord) -> dict[str, Any]:
-    """The columns of a record and ``mac``. Raises StoreError for what a column cannot hold."""
+    """Make the columns of a record and ``mac``. Raises StoreError for what a column cannot hold."""
     return {**_RECORD.row(sealed.record, "record"), **_SEAL.row(Seal(sealed.mac), "record")}
 
 
-def beside_record_row(request: bytes | None, created: int) -> dict[str, Any]:
-    """The columns that stand beside the record. Raises StoreError for what a column cannot hold."""
-    return _BESIDE.row(Beside(request, created), "record")
+def enrolment_row(request: bytes | None, created: int) -> dict[str, Any]:
+    """Make the columns ``request`` and ``created``. Raises StoreError for what a column cannot hold."""
+    return _ENROLMENT.row(EnrolmentColumns(request, created), "record")
 
 
 def entry_row(entry: EvidenceEntry) -> dict[str, Any]:
-    """The columns of an entry and its ``hash``. Raises StoreError for what a column cannot hold."""
+    """Make the columns of an entry and its ``hash``. Raises StoreError for what a column cannot hold."""
     return {**_ENTRY.row(entry, "evidence entry"), "hash": entry_hash(entry)}

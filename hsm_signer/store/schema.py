@@ -1,4 +1,4 @@
-"""The tables. One column per field, so that SQL can be asked and a damaged field can be named.
+"""The tables: one column per field, so that SQL can search and a damaged field can be named.
 
 Only what SQLite and PostgreSQL both have: integers up to 2**63 - 1, text without NUL, bytes, and a partial
 unique index. The tables here are what the migrations lead to; a test holds the two together.

@@ -1,4 +1,4 @@
-"""Reading all of it as it stood at one moment: for listings, anchors and audits."""
+"""A snapshot of the store: all records and evidence at one moment, for listings, anchors and audits."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ from .database import (
 )
 from .pages import Pages, unspeakable
 from .rows import (
-    beside_from_row,
-    beside_record_row,
     credential_id_of,
+    enrolment_from_row,
+    enrolment_row,
     entry_from_row,
     sealed_from_row,
     who,
@@ -231,7 +231,7 @@ class Store(Pages, ClientRows, CertificateRows):
             writer = connection.execute(WRITER, {"b_id": credential_id, "b_version": version}).one_or_none()
         written_by = None if writer is None else entry_hash(entry_from_row(writer))
         newest, sequence, digest = row[-3:]
-        request = beside_from_row(row[-5:-3], sealed.record).request
+        request = enrolment_from_row(row[-5:-3], sealed.record).request
         if sequence is None:
             return StoredCredential(sealed, request, 0, written_by, START)
         return StoredCredential(
@@ -325,7 +325,7 @@ class Store(Pages, ClientRows, CertificateRows):
         is taken, ValueError unless record and entry belong together.
         """
         row, entry_columns = rows_of(sealed, entry, START, 1)
-        row |= beside_record_row(request, created)
+        row |= enrolment_row(request, created)
         owner = sealed.record.owner
         try:
             with self._writing() as connection:

@@ -17,7 +17,7 @@ class Transactions:
     """A database engine with its two kinds of transactions."""
 
     def __init__(self, engine: Engine, url: URL) -> None:
-        """Use Store.create or Store.open."""
+        """Keep an engine; Store.create and Store.open call this."""
         self._engine = engine
         self._url = url
         self._writer = engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})

@@ -1,4 +1,4 @@
-"""Which version a database's schema has, and how it gets this one's."""
+"""The version of a database's schema, and its upgrade to this program's."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def migrating(url: URL, busy_timeout: float) -> Iterator[tuple[Connection, Calla
 
 
 def _alone(connection: Connection, url: URL) -> None:
-    """Whoever else makes or upgrades this schema waits; on SQLite BEGIN IMMEDIATE has seen to that."""
+    """Lock the schema against another upgrade; on SQLite BEGIN IMMEDIATE has done so."""
     without_timeouts(connection, url)
     if not is_sqlite(url):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{schema.VERSION_TABLE}'))")

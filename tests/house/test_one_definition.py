@@ -16,7 +16,7 @@ from hsm_signer.service.wire import operations as wire
 from hsm_signer.store import schema
 from hsm_signer.store.client_rows import ClientRow
 from hsm_signer.store.columns import BadValue, Columns
-from hsm_signer.store.rows import ENTRY_COLUMNS, RECORD_COLUMNS, Beside
+from hsm_signer.store.rows import ENTRY_COLUMNS, RECORD_COLUMNS, EnrolmentColumns
 from hsm_signer.types import (
     U64,
     Algorithms,
@@ -129,7 +129,7 @@ def test_schema() -> None:
 @pytest.mark.parametrize(
     ("table", "columns"),
     [
-        (schema.credential, {*RECORD_COLUMNS, *Beside.__struct_fields__, "mac"}),
+        (schema.credential, {*RECORD_COLUMNS, *EnrolmentColumns.__struct_fields__, "mac"}),
         (schema.evidence, {*ENTRY_COLUMNS, "id", "hash"}),
         (schema.client, set(ClientRow.__struct_fields__)),
     ],
