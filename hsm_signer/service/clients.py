@@ -1,4 +1,4 @@
-"""Who may ask the service: bearer tokens, client certificates, access tokens.
+"""Clients of the service and their authentication: bearer tokens, client certificates, access tokens.
 
 A client's row is under a MAC of the token's record key, so that whoever can write the database makes nobody a
 client and gives nobody a role. A bearer token is 32 random bytes and its SHA-256 all that is kept: nothing to
@@ -52,7 +52,7 @@ _ANEW = "remove the client and add it anew"
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client, its row's MAC checked."""
+    """A client of the service, whose row's MAC was checked."""
 
     name: str
     roles: frozenset[Role]
@@ -67,7 +67,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks."""
+    """An authenticated client."""
 
     name: str
     roles: frozenset[Role]
@@ -91,7 +91,7 @@ def add(
     actor: str,
     clock: Clock,
 ) -> tuple[Client, str | None]:
-    """Make a client; the text of its bearer token with it, which is kept nowhere. None with a certificate.
+    """Add a client; return it and its bearer token, which is kept nowhere; no token with a certificate.
 
     ``name``: 1 to 64 of A-Z a-z 0-9 . _ -, no hyphen first. ``certificate``: the client's, DER or PEM; it is
     known by its SHA-256 alone, whoever issued it. ``actor``: who adds it. Raises InputError, ClientExists,
@@ -136,7 +136,7 @@ def list_clients(environment: SecureEnvironment, store: Store) -> list[Client]:
 
 
 def certificate_hash(certificate: bytes) -> Digest:
-    """SHA-256 of the DER, 32 bytes. ``certificate``: DER or PEM. Raises CertificateUnsuitable."""
+    """Hash a certificate, DER or PEM: SHA-256 of its DER, 32 bytes. Raises CertificateUnsuitable."""
     try:
         if certificate.lstrip().startswith(b"-----BEGIN"):
             certificate = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER)
@@ -157,7 +157,7 @@ def identify(
     caller_certificate_hash: bytes | None,
     clock: Clock,
 ) -> Identity:
-    """Whose bearer token, access token or certificate it is.
+    """Find the client of a bearer token, access token or certificate.
 
     ``caller_bearer``: as it came after "Bearer " (RFC 6750, 2.1); ``caller_certificate_hash``: SHA-256 of the
     DER certificate that the TLS handshake proved. With both, the bearer says who it is, and the certificate
@@ -186,7 +186,7 @@ def identify(
 def login(
     environment: SecureEnvironment, store: Store, name: str, secret: str, lifetime: int, clock: Clock
 ) -> str:
-    """An access token for the client ``name`` with the bearer token ``secret``, for ``lifetime`` seconds.
+    """Make an access token for the client ``name`` with bearer token ``secret``, for ``lifetime`` seconds.
 
     "hsa_" || base64url without padding of payload || MAC (32 bytes); payload: name, expiry (u64, microseconds
     since 1970-01-01T00:00:00Z) and 16 random bytes as values (encoding.py). Raises NotAuthenticated,
@@ -206,7 +206,7 @@ def login(
 
 
 def logout(environment: SecureEnvironment, store: Store, token_text: str, clock: Clock) -> None:
-    """Give an access token back: it ends now. Once more is no error.
+    """End an access token now; doing so again is no error.
 
     Raises NotAuthenticated, StoreDamaged.
     """
@@ -217,7 +217,7 @@ def logout(environment: SecureEnvironment, store: Store, token_text: str, clock:
 
 
 def _refused() -> NotAuthenticated:
-    """One for all: which half was wrong is nobody's business."""
+    """Make the one error for all refusals, which does not tell whether name or secret was wrong."""
     return NotAuthenticated("the bearer token is not good: unknown, expired or given back")
 
 
@@ -281,7 +281,7 @@ def _access_mac(environment: SecureEnvironment, payload: bytes, row: ClientRow) 
 
 
 def _row_bytes(row: ClientRow) -> bytes:
-    """What the row's MAC covers: every field."""
+    """Encode a row for its MAC, which covers every field."""
     return b"".join(
         (
             text(row.name),
@@ -305,7 +305,7 @@ def _check(environment: SecureEnvironment, row: ClientRow) -> None:
 
 
 def _client(row: ClientRow) -> Client:
-    """Of a row whose MAC holds."""
+    """Make the client of a row whose MAC holds."""
     try:
         roles = frozenset(map(Role.numbered, row.roles))
     except ValueError as error:

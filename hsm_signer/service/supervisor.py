@@ -51,7 +51,7 @@ CONFIGURATION = range(2, 10)
 
 @dataclass(slots=True)
 class Child:
-    """One process that should be there, whichever generation of it is."""
+    """One process of the service, which is started again when it ends; each start is a generation."""
 
     name: str
     arguments: list[str]
@@ -69,7 +69,7 @@ class Child:
     """When it is started next."""
 
     def start(self) -> None:
-        """The next generation. Raises Stop where the first cannot be started: not executable for its user."""
+        """Start the next generation. Raises Stop where the first is not executable for its user."""
         self.generation += 1
         generation = ["--generation", str(self.generation)] if self.numbered else []
         # -P: what lies in the present folder is no part of the program.
@@ -89,7 +89,7 @@ class Child:
         _log.info("started", child=self.name, pid=self.process.pid, generation=self.generation)
 
     def ended(self) -> int | None:
-        """The exit status of a process that has ended since it was asked last; None otherwise."""
+        """Return the exit status of a process that has ended since the last call; None otherwise."""
         process = self.process
         if process is None or (status := process.poll()) is None:
             return None
@@ -99,7 +99,7 @@ class Child:
         return status
 
     def plan(self, status: int) -> None:
-        """When to start it again: at once after an end that was meant, and after the first that was not."""
+        """Plan the next start: at once after an intended end, and after the first that was not."""
         now = time.monotonic()
         if status == 0 or now - self.started >= STEADY:
             self.failures = 0
@@ -117,7 +117,7 @@ class Child:
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """To the process, if it is there."""
+        """Send a signal to the process, if it is there."""
         if self.process is not None:
             self.process.send_signal(number)
 
@@ -131,7 +131,7 @@ class Stop(Exception):
 
 @dataclass(slots=True)
 class Supervisor:
-    """The children and what becomes of them."""
+    """The child processes of the service, started, restarted and ended."""
 
     settings: Settings
     front: Child | None
@@ -141,15 +141,15 @@ class Supervisor:
 
     @property
     def children(self) -> list[Child]:
-        """All of them."""
+        """All child processes."""
         return [*self.workers, *([] if self.front is None else [self.front])]
 
     def run(self) -> int:
-        """Until told to stop; the exit status."""
+        """Run until told to stop; return the exit status."""
         try:
             while True:
                 self._start_due()
-                dues = [each.due for each in self.children if each.process is None]
+                dues = [child.due for child in self.children if child.process is None]
                 self._wait(min(dues, default=None))
                 self._reap()
         except Stop as stop:
@@ -171,7 +171,7 @@ class Supervisor:
                 raise Stop(status)
 
     def _wait(self, until: float | None) -> None:
-        """For a signal, SIGCHLD included, or for the time. Raises Stop."""
+        """Wait for a signal, SIGCHLD included, or for the time to pass. Raises Stop."""
         left = None if until is None else max(0.0, until - time.monotonic())
         if not select.select([self.signals], [], [], left)[0]:
             return
@@ -183,7 +183,7 @@ class Supervisor:
                 self.front.signal(signal.SIGHUP)
 
     def _stop(self) -> None:
-        """The front first: what it has taken in, the workers finish."""
+        """Stop the front first: the workers finish what it has taken in."""
         limits = self.settings.limits
         if self.front is not None:
             self._end([self.front], limits.stop_timeout + GRACE)
@@ -263,7 +263,7 @@ def run(
 
 
 def front_environment() -> dict[str, str]:
-    """What the front gets of this process's environment: nothing that opens a token or a database."""
+    """Return the front's environment: this process's, without what opens a token or a database."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -272,7 +272,7 @@ def front_environment() -> dict[str, str]:
 
 
 def _user(name: str | None, what: str, group: int | None, environment: dict[str, str]) -> dict[str, Any]:
-    """How Popen is told to run a child as this user: root can, and whoever is that user already.
+    """Make Popen's arguments for running a child as a user; only root can change to another.
 
     ``environment``: the child's, where it keeps the present user. Raises ConfigError.
     """
@@ -297,7 +297,7 @@ def _user(name: str | None, what: str, group: int | None, environment: dict[str,
 
 @contextmanager
 def _signals() -> Iterator[int]:
-    """A descriptor that becomes readable when one of the supervisor's signals comes."""
+    """Make a descriptor that becomes readable when one of the supervisor's signals comes."""
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     os.set_blocking(writable, False)

@@ -1,4 +1,4 @@
-"""One request's way to a worker: what was seen of the caller goes along, the answer comes back."""
+"""Calls from a request to a worker, with what identifies the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HINT = "send Authorization: Bearer TOKEN, or a client certificate; hsm-signer c
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What every endpoint can reach as :func:`front_of` its request."""
+    """What every endpoint works with, got by :func:`front_of` from its request."""
 
     settings: Settings
     pool: Pool
@@ -37,18 +37,18 @@ class Front:
 
 
 def front_of(request: Request) -> Front:
-    """The front that answers this request."""
+    """Return the front that answers a request."""
     front: Front = request.app.front
     return front
 
 
 def request_id_of(request: Request) -> str:
-    """As X-Request-Id tells it."""
+    """Return the request's id, as X-Request-Id has it."""
     return str(getattr(request.state, "request_id", "-"))
 
 
 def caller_of(request: Request) -> Caller:
-    """What the request says of who asks; nothing is believed here.
+    """Collect what a request carries to identify its client; the worker checks it.
 
     ``Authorization: Bearer`` (RFC 6750, 2.1), ``Basic`` (RFC 7617), and the certificate of the TLS handshake.
     Raises NotAuthenticated where there is none of them, or one that cannot be read.
@@ -82,7 +82,7 @@ def _name_and_secret(value: str) -> dict[str, str]:
 
 
 async def call(request: Request, operation: AnyOperation, *, message: BinaryIO | None = None) -> Any:
-    """What a worker answers to ``operation``, decoded (wire/operations.py says what each gives).
+    """Have a worker carry out ``operation`` and return its result (wire/operations.py has their types).
 
     ``message`` holds the bytes that Sign.message counts, from its position on; it is closed once it is not
     needed, whatever happens. Raises what the worker refuses with, ServiceBusy, ServiceTimeout, WorkerLost,
@@ -131,6 +131,6 @@ async def _call(
 
 
 async def _gone(request: Request) -> None:
-    """Until the client has closed the connection."""
+    """Wait until the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

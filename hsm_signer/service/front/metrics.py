@@ -1,4 +1,4 @@
-"""What /metrics tells, in a registry of its own (Prometheus text format)."""
+"""The metrics of one front, in a registry of its own (Prometheus text format)."""
 
 from __future__ import annotations
 
@@ -62,35 +62,35 @@ class Metrics:
         self.registry.register(_PoolCollector(pool))
 
     def answered(self, operation: Operation, reply: Reply) -> None:
-        """A worker carried something out."""
+        """Count a call that a worker carried out."""
         if isinstance(operation, Sign):
             self._signatures.labels(ACCEPTED).inc()
             for step, microseconds in reply.steps:
                 self._step_seconds.labels(str(step)).observe(microseconds / 1e6)
 
     def failed(self, operation: Operation, error: SignerError) -> None:
-        """A worker refused, or did not come to it."""
+        """Count a call that a worker refused or did not reach."""
         if isinstance(operation, Sign):
             self._signatures.labels(error.code).inc()
         if error.code.startswith("token."):
             self._token_errors.labels(error.code).inc()
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
-        """One answer; ``endpoint`` is a route's template."""
+        """Count one answer; ``endpoint`` is a route's template."""
         self._requests.labels(endpoint, str(status)).inc()
         self._request_seconds.labels(endpoint).observe(seconds)
 
     def rate_limited(self) -> None:
-        """One request refused for its client's rate."""
+        """Count one request that was refused for its client's rate."""
         self._rate_limited.inc()
 
     def text(self) -> bytes:
-        """Prometheus text format 0.0.4."""
+        """Return all metrics in Prometheus text format 0.0.4."""
         return generate_latest(self.registry)
 
 
 class _PoolCollector(Collector):
-    """What the pool knows at the moment it is asked."""
+    """Gauges of the pool, read when the metrics are."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

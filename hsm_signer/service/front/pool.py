@@ -1,4 +1,4 @@
-"""The front's links to the workers: one queue, one connection for each worker, calls in flight on both.
+"""The front's connections to the workers, one each, and the queue of calls that wait for one.
 
 Sockets appear and go as workers are started and end: the folder is looked at five times a second.
 docs/understand/service.md, section "The workers' socket", has the frames.
@@ -71,7 +71,7 @@ Answer = Reply | Failure
 
 @dataclass(slots=True, eq=False)
 class _PendingCall:
-    """One call, in the queue or at a worker. Whoever gave up has cancelled ``answer``."""
+    """One call, in the queue or at a worker; ``answer`` is cancelled when its caller gives up."""
 
     payload: bytes
     message: BinaryIO | None
@@ -101,7 +101,7 @@ class _Link:
     streams: set[asyncio.Task[None]] = field(default_factory=set)
 
     def takes(self, *, reads: bool) -> bool:
-        """Whether it has room for one more call, of those that only read or of the others."""
+        """Tell whether the worker has room for one more call, of those that only read or of the others."""
         there = sum(call.reads == reads for call in self.calls.values())
         return self.state.state == "ready" and not self.closing and there < (READS if reads else DEPTH)
 
@@ -115,12 +115,12 @@ class _Link:
             stream.add_done_callback(self.streams.discard)
 
     def close_at_end(self) -> None:
-        """A worker that ends waits for this, so that nothing sent to it is left unread."""
+        """Close the connection of a worker that ends, which waits for this so that nothing is left unread."""
         if self.state.state == "draining" and not self.calls:
             self.writer.close()
 
     async def _stream(self, number: int, pending: _PendingCall, message: BinaryIO) -> None:
-        """The message in CHUNK frames, until it ends or the worker has answered without it."""
+        """Send the message in CHUNK frames, until it ends or the worker has answered without it."""
         left = pending.size
         message.seek(pending.start)
         while left and self.calls.get(number) is pending:
@@ -138,7 +138,7 @@ class _Link:
 
 
 class Pool:
-    """All workers that are there, as one."""
+    """All workers, to be called as one."""
 
     def __init__(
         self, folder: Path, *, workers: int, in_flight: int, timeout: float, user: str | None = None
@@ -168,7 +168,7 @@ class Pool:
     # --- from outside ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to look for workers."""
+        """Start looking for workers."""
         self._watcher = asyncio.ensure_future(self._watch())
 
     async def stop(self) -> None:
@@ -182,20 +182,20 @@ class Pool:
 
     @property
     def queue(self) -> int:
-        """Calls waiting for a worker."""
+        """Number of calls that wait for a worker."""
         return len(self._queue)
 
     @property
     def in_flight(self) -> int:
-        """Calls waiting for a worker or with one."""
+        """Number of calls that wait for a worker or are with one."""
         return len(self._queue) + sum(len(link.calls) for link in self._links.values())
 
     def workers(self) -> list[WorkerState]:
-        """Those connected, as they said last, by slot."""
+        """The last state of each connected worker, by slot."""
         return [self._links[slot].state for slot in sorted(self._links)]
 
     async def call(self, call: Call, message: BinaryIO | None = None) -> Answer:
-        """Through the queue to whichever worker is free first; its answer, a refusal included.
+        """Send a call to whichever worker is free first; return its answer, a refusal included.
 
         ``message``: Sign.message bytes from the file's position on; closed when no longer needed. Raises
         ServiceBusy, ServiceTimeout, ServiceStopping, WorkerLost, WorkerUnavailable, RequestTooLarge.
@@ -216,7 +216,7 @@ class Pool:
                 pending.close()
 
     async def call_on(self, slot: int, call: Call) -> Answer:
-        """To this worker and no other, at once. Raises as :meth:`call`."""
+        """Send a call to one worker, at once. Raises as :meth:`call`."""
         link = self._links.get(slot)
         if link is None or link.state.state != "ready" or link.closing:
             raise WorkerUnavailable(f"worker {slot} is not ready", hint=self._reasons())
@@ -253,7 +253,7 @@ class Pool:
 
     @property
     def _hopeless(self) -> bool:
-        """Every worker there should be is there, and all of them have lost token or store."""
+        """Tell whether all workers are connected and all of them have lost token or store."""
         states = [link.state.state for link in self._links.values()]
         return len(states) >= self._workers and all(state == "recovering" for state in states)
 
@@ -311,7 +311,7 @@ class Pool:
                     await self._look.wait()
 
     async def _serve(self, slot: int) -> None:
-        """Connect, and stay connected as long as the worker is there."""
+        """Connect to a worker and stay connected as long as it is there."""
         link = None
         try:
             reader, writer = await self._connect(slot)
@@ -333,7 +333,7 @@ class Pool:
                 self._look.set()
 
     async def _connect(self, slot: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Raises OSError; FrameMalformed where another user listens there."""
+        """Connect to a worker's socket. Raises OSError; FrameMalformed where another user listens there."""
         path = socket_path(self._folder, slot)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -351,7 +351,7 @@ class Pool:
             raise FrameMalformed(f"user {uid} listens there, who is not the workers' user")
 
     async def _greet(self, slot: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Link:
-        """The worker's HELLO. Raises FrameMalformed, TimeoutError."""
+        """Read the worker's HELLO. Raises FrameMalformed, TimeoutError."""
         async with asyncio.timeout(HELLO_TIMEOUT):
             hello = await read_frame(reader)
         if hello is None:
@@ -371,7 +371,7 @@ class Pool:
         return link
 
     def _take(self, link: _Link, frame: Frame) -> None:
-        """Raises FrameMalformed."""
+        """Take a frame from the worker. Raises FrameMalformed."""
         if frame.kind is Kind.STATE:
             link.state = decode(frame.payload, WorkerState)
             link.close_at_end()
@@ -413,7 +413,7 @@ class Pool:
         self._dispatch()
 
     def _refuse(self, slot: int, why: str) -> None:
-        """Say it once, not five times a second."""
+        """Log a refused worker once, not five times a second."""
         if self._refused.get(slot) != why:
             self._refused[slot] = why
             _log.error("worker-refused", slot=slot, reason=why)

@@ -44,7 +44,7 @@ class Problem(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class HttpError(HTTPException):
-    """What HTTP itself refuses: no such path, no such method, another media type.
+    """A refusal of HTTP itself: no such path, no such method, another media type.
 
     No SignerError: these codes are HTTP's own, and no command of ours ever ends with them.
     """
@@ -62,18 +62,18 @@ class HttpError(HTTPException):
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """A struct as JSON."""
+    """Make a JSON response of a struct."""
     return Response(json_codec.encode(value), status, media_type="application/json")
 
 
 def status_of(error: Exception) -> tuple[int, str]:
-    """HTTP status and code of any error."""
+    """Return HTTP status and code of any error."""
     known = known_error(error)
     return known.http_status, known.code
 
 
 def known_error(error: Exception) -> SignerError | HttpError:
-    """The error of our own that says this; one without any particulars for what nobody expected."""
+    """Convert an exception to a SignerError, without particulars for one that is not expected."""
     if isinstance(error, SignerError | HttpError):
         return error
     if isinstance(error, HTTPException):
@@ -84,7 +84,7 @@ def known_error(error: Exception) -> SignerError | HttpError:
 
 
 def problem_of(error: Exception, request_id: str) -> Problem:
-    """The problem document."""
+    """Make the problem document of an error."""
     known = known_error(error)
     return Problem(
         title=title_of(known.http_status),
@@ -104,7 +104,7 @@ def title_of(status: int) -> str:
 
 
 def problem_response(request: Request, error: Exception) -> Response:
-    """The answer to a request that failed."""
+    """Make the response to a request that failed."""
     problem = problem_of(error, request_id_of(request))
     response = Response(json_codec.encode(problem), problem.status, headers_of(request, error))
     response.headers["content-type"] = MEDIA_TYPE
@@ -112,7 +112,7 @@ def problem_response(request: Request, error: Exception) -> Response:
 
 
 def headers_of(request: Request, error: Exception) -> dict[str, str]:
-    """What HTTP wants beside the body: WWW-Authenticate with 401, Retry-After with 429 and 503."""
+    """Make the headers that HTTP requires: WWW-Authenticate with 401, Retry-After with 429 and 503."""
     known = known_error(error)
     headers = dict(known.headers or {}) if isinstance(known, HttpError) else {}
     if isinstance(known, NotAuthenticated):

@@ -1,4 +1,4 @@
-"""Frames of the workers' socket, and who is at its other end. Both sides use this.
+"""Frames of the workers' socket, for both its ends, and the check of who is at the other.
 
 A frame: u32 length of everything after it || u64 call id || u8 kind || payload; integers big endian. Nothing
 is read beyond a length that cannot be, so whoever sends one gets no more memory than MAX_FRAME.
@@ -78,7 +78,7 @@ class Peer:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
-    """The next frame; None where the stream ends between two.
+    """Read the next frame; None where the stream ends between two.
 
     Raises FrameMalformed for a length of 0 to 8 or above MAX_FRAME, an unknown kind, and a stream that ends
     inside a frame; OSError as the stream does.
@@ -88,7 +88,7 @@ async def read_frame(reader: asyncio.StreamReader) -> Frame | None:
 
 
 async def read_parts(reader: asyncio.StreamReader) -> tuple[int, int, bytes] | None:
-    """As :func:`read_frame`, but id, kind and payload as they are: a kind may be one that nobody knows."""
+    """Read the next frame's id, kind and payload as :func:`read_frame` does, but of any kind."""
     try:
         length_bytes = await reader.readexactly(_LENGTH.size)
     except asyncio.IncompleteReadError as error:
@@ -107,7 +107,7 @@ async def read_parts(reader: asyncio.StreamReader) -> tuple[int, int, bytes] | N
 
 
 def frame_of(number: int, kind: int, payload: bytes) -> Frame:
-    """A frame of its parts. Raises FrameMalformed for an unknown kind."""
+    """Make a frame of its parts. Raises FrameMalformed for an unknown kind."""
     try:
         return Frame(number, Kind(kind), payload)
     except ValueError:
@@ -115,7 +115,7 @@ def frame_of(number: int, kind: int, payload: bytes) -> Frame:
 
 
 def frame_bytes(id: int, kind: Kind, payload: bytes) -> bytes:
-    """A frame as it is sent. Raises FrameMalformed for a payload longer than MAX_FRAME allows."""
+    """Encode a frame. Raises FrameMalformed for a payload longer than MAX_FRAME allows."""
     if len(payload) > MAX_PAYLOAD:
         raise FrameMalformed(f"frame: expected at most {MAX_PAYLOAD} bytes of payload, got {len(payload)}")
     return _LENGTH.pack(_HEAD.size + len(payload)) + _HEAD.pack(id, kind) + payload

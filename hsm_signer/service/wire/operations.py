@@ -136,13 +136,13 @@ class GetCertificationRequest(Operation, frozen=True, kw_only=True, tag="certifi
 
 
 class GetChallenge(Operation, frozen=True, kw_only=True, tag="challenge"):
-    """Step 880. -> Challenge"""
+    """What the card needs for its next authorisation (step 880). -> Challenge"""
 
     credential_id: CredentialId
 
 
 class Sign(Operation, frozen=True, kw_only=True, tag="sign"):
-    """Steps 1 to 10. -> SignOutcome
+    """Carry out what a card authorised (steps 1 to 10). -> SignOutcome
 
     Exactly one of ``digests`` and ``message``; a message follows in CHUNK frames of the same id.
     """
@@ -238,7 +238,7 @@ AnyOperation = (
 
 
 class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the front saw of whoever asks. The worker decides who that is."""
+    """What a request carries to identify its client; the worker decides who it is."""
 
     bearer: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     """A client's token or an access token, as it came."""
@@ -319,7 +319,7 @@ class ClientView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What Login gives."""
+    """The result of Login: an access token."""
 
     token: str
     expires_in: int
@@ -358,12 +358,12 @@ _CODES = {error.code: error for error in all_errors()}
 
 
 def encode(message: Any) -> bytes:
-    """MessagePack."""
+    """Encode as MessagePack."""
     return _ENCODER.encode(message)
 
 
 def decode(data: bytes, kind: type[_T]) -> _T:
-    """Strictly, as ``kind``; raises FrameMalformed, without any of the data in its words."""
+    """Decode MessagePack strictly as ``kind``; raises FrameMalformed, which quotes none of the data."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -371,7 +371,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
 
 
 def decode_result(operation: Operation, result: msgspec.Raw) -> Any:
-    """A reply's result as what the operation gives; raises FrameMalformed."""
+    """Decode a reply's result as the operation's type of result; raises FrameMalformed."""
     try:
         return msgspec.msgpack.decode(result, type=_RESULTS[type(operation)])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -384,7 +384,7 @@ def _malformed(what: str, error: Exception) -> FrameMalformed:
 
 
 def failure_of(error: SignerError) -> Failure:
-    """How an error is told over the socket.
+    """Make the failure that carries an error over the socket.
 
     Of token and store only its kind: paths, labels and what to repair are for the worker's log.
     """
@@ -394,7 +394,7 @@ def failure_of(error: SignerError) -> Failure:
 
 
 def error_of(code: str, message: str, hint: str | None) -> SignerError:
-    """The error again, of the class that has this code; ServiceError for one that is not known here."""
+    """Make the error of a failure, of the class that has its code; ServiceError for an unknown code."""
     kind = _CODES.get(code)
     if kind is None:
         return ServiceError(message, hint=hint)

@@ -100,12 +100,12 @@ def _self_signed(host: str) -> tuple[bytes, bytes]:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     names: dict[x509.GeneralName, None] = {}
-    for each in ("localhost", "127.0.0.1", "::1", socket.gethostname(), host):
+    for host_name in ("localhost", "127.0.0.1", "::1", socket.gethostname(), host):
         try:
-            names[x509.IPAddress(ipaddress.ip_address(each))] = None
+            names[x509.IPAddress(ipaddress.ip_address(host_name))] = None
         except ValueError:
             with suppress(ValueError):  # a host name that is no DNS name
-                names[x509.DNSName(each)] = None
+                names[x509.DNSName(host_name)] = None
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hsm-signer, for trying")])
     now = datetime.datetime.now(datetime.UTC)
