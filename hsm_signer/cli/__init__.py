@@ -1,1 +1,1 @@
-"""The command line: parse, prompt, print, exit status. What is done stands in the rooms below."""
+"""The command line: arguments, prompts, output and exit status of each command."""

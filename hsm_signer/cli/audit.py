@@ -20,7 +20,7 @@ from hsm_signer.types import CredentialId, EvidenceEntry
 from . import files, output
 from .context import App, pass_app
 from .options import PATH, TEXT, force_option, json_option, output_option
-from .protected_files import kept
+from .protected_files import protected_paths
 from .user_argument import credential_ids
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
             }
         )
     else:
-        for each in findings:
-            output.data(_finding_line(each))
+        for finding in findings:
+            output.data(_finding_line(finding))
         output.data(_summary(report, anchored=anchored, good=not findings))
     if findings:
         raise AuditFailed(f"{output.count(len(findings), 'thing')} not as it should be")
@@ -142,7 +142,7 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
     """
     del as_json
     if out is not None:
-        files.check_outputs([out], force=force, kept=kept(app))
+        files.check_outputs([out], force=force, protected=protected_paths(app))
 
     from hsm_signer.server.base import system_clock
 

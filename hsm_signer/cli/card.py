@@ -74,7 +74,7 @@ def list_command(app: App, as_json: bool) -> None:
 
 def _owners(app: App, credential_ids: list[CredentialId | None]) -> dict[CredentialId, str]:
     """Users of this installation by credential id; nobody where there is none, which is said."""
-    wanted = [each for each in credential_ids if each is not None]
+    wanted = [number for number in credential_ids if number is not None]
     owners: dict[CredentialId, str] = {}
     if not wanted:
         return owners
@@ -98,24 +98,29 @@ def selftest(app: App, card: str, as_json: bool) -> None:
     Exit status 0 if nothing is missing, else 7.
     """
     with connect_card(card, timeout=CARD_WAIT, wait=app.wait) as connection:
-        found = probe(connection)
+        result = probe(connection)
     if as_json:
         checks = [
-            {"name": each.name, "passed": each.passed, "found": each.found, "seconds": each.seconds}
-            for each in found.checks
+            {"name": check.name, "passed": check.passed, "found": check.found, "seconds": check.seconds}
+            for check in result.checks
         ]
-        output.json_data({"good": found.passed, "checks": checks})
+        output.json_data({"good": result.passed, "checks": checks})
     else:
         words = {True: "ok", False: "MISSING", None: "-"}
         output.table(
             ("", "CHECK", "FOUND", "TIME"),
             [
-                (words[e.passed], e.name, e.found, "" if e.seconds is None else f"{e.seconds * 1000:.1f} ms")
-                for e in found.checks
+                (
+                    words[check.passed],
+                    check.name,
+                    check.found,
+                    "" if check.seconds is None else f"{check.seconds * 1000:.1f} ms",
+                )
+                for check in result.checks
             ],
         )
-    if not found.passed:
-        missing = ", ".join(each.name for each in found.missing)
+    if not result.passed:
+        missing = ", ".join(check.name for check in result.missing)
         raise VerificationFailed(
             f"this card cannot be enrolled; it lacks: {missing}",
             hint="docs/run/readers.md says what a card needs, and how the application gets onto it",
@@ -256,8 +261,8 @@ def _described(status: CardStatus) -> dict[str, Any]:
         "puk_tries": status.puk_tries,
         "serial": status.serial.hex(),
         "features": [
-            (each.name or "").lower().replace("_", "-")
-            for each in type(status.features)
-            if each in status.features
+            (feature.name or "").lower().replace("_", "-")
+            for feature in type(status.features)
+            if feature in status.features
         ],
     }

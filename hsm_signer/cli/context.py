@@ -82,7 +82,7 @@ SERVICE_OPTIONS = (
 
 
 def service_options(command: F) -> F:
-    """Where the server is; kept in :class:`App`. The bearer token is none: every process could read it."""
+    """Add the options that name a service; none takes the bearer token, which every process could read."""
     for name, kind, metavar, words in reversed(SERVICE_OPTIONS):
         command = click.option(
             name, type=kind, metavar=metavar, expose_value=False, callback=_set_service, help=words
@@ -91,19 +91,19 @@ def service_options(command: F) -> F:
 
 
 def card_argument(command: F) -> F:
-    """CARD, and how long to wait for it."""
+    """Add the argument CARD and the option --wait."""
     return click.argument("card", metavar="CARD")(wait_option(command))
 
 
 def card_option(command: F) -> F:
-    """The same as an option."""
+    """Add the options --card and --wait."""
     option = click.option("--card", required=True, metavar="CARD", help="The card: pcsc:READER or sim:PATH.")
     return option(wait_option(command))
 
 
 @dataclass
 class ServiceOptions:
-    """What :func:`service_options` take."""
+    """The values of :func:`service_options`."""
 
     server: str | None = None
     ca: Path | None = None
@@ -113,7 +113,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where the server is, if it is not here, and as whom we go there."""
+    """A remote service: its URL and what authenticates this client to it."""
 
     url: str
     ca: Path | None
@@ -125,15 +125,15 @@ class Service:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What is read on the way there."""
+        """The files that are read to reach the service."""
         return tuple(
-            each for each in (self.ca, self.certificate, self.key, self.token_file) if each is not None
+            path for path in (self.ca, self.certificate, self.key, self.token_file) if path is not None
         )
 
 
 @dataclass
 class App:
-    """The options before the command's name, and those that many commands share."""
+    """The options before the command's name and those that many commands share, and what they lead to."""
 
     home: Path | None = None
     wait: float = 0.0
@@ -141,13 +141,13 @@ class App:
     options: ServiceOptions = field(default_factory=ServiceOptions)
 
     def installation(self) -> Installation:
-        """Raises NotInitialised, ConfigError."""
+        """Open the installation in the home folder. Raises NotInitialised, ConfigError."""
         from hsm_signer.server.installation import Installation
 
         return Installation.open(resolve_home(self.home))
 
     def service(self) -> Service | None:
-        """What --server, HSM_SIGNER_SERVER or [server] of config.toml names; None: it is all here.
+        """Find the service of --server, HSM_SIGNER_SERVER or [server] of config.toml; None: it is all here.
 
         What [server] says besides its URL counts for that URL alone: no token goes elsewhere. Raises
         ConfigError, and click's UsageError for options that go with --server and are without.
@@ -184,18 +184,18 @@ class App:
         return load_workstation(resolve_home(self.home))
 
     def _workstation_or_none(self) -> WorkstationConfig | None:
-        """A service that is named outright needs no configuration, and none without a mistake."""
+        """Read the workstation's configuration; None where it is unusable and a service is named."""
         with suppress(ConfigError):
             return self._workstation()
         return None
 
     def here(self) -> Installation | None:
-        """The installation; None where a service is named. Raises NotInitialised, ConfigError."""
+        """Return the installation; None where a service is named. Raises NotInitialised, ConfigError."""
         return None if self.service() is not None else self.installation()
 
     @contextmanager
     def server(self, installation: Installation | None = None) -> Iterator[CredentialServer]:
-        """The server, near or far. ``installation``: one that is open already, of a server near."""
+        """Open the server, in this process or remote; ``installation``: one that is open already."""
         service = None if installation is not None else self.service()
         if service is None:
             with self.local_server(installation) as local:
@@ -216,14 +216,14 @@ class App:
 
     @contextmanager
     def local_server(self, installation: Installation | None = None) -> Iterator[Server]:
-        """Token and store opened; whoever runs the command is asked for the token's PIN if need be."""
+        """Open token and store in this process; asks for the token's PIN if need be."""
         installation = installation or self.installation()
         _log.info("server: the installation in %s", installation.home)
         with installation.server(ask_token_pin) as server:
             yield server
 
     def card_settings(self, installation: Installation | None = None) -> CardConfig:
-        """Section [card], an installation's or a workstation's. Raises NotInitialised, ConfigError."""
+        """Return section [card] of installation or workstation. Raises NotInitialised, ConfigError."""
         found = installation or self.here()
         if found is not None:
             return found.config.card
@@ -231,13 +231,13 @@ class App:
         return CardConfig() if config is None else config.card
 
     def card_settings_or_default(self) -> CardConfig:
-        """The same for what works anywhere: the defaults where there is no configuration."""
+        """Return section [card], or the defaults where there is no configuration."""
         with suppress(ConfigError):
             return self.card_settings()
         return CardConfig()
 
     def card_opener(self, address: str, installation: Installation | None = None) -> OpenCard:
-        """Opens the card at ``address``; works without an installation, too."""
+        """Make a function that opens the card at ``address``; works without an installation, too."""
         wait = CARD_WAIT
         with suppress(ConfigError):  # a card can be looked at, and its PIN changed, anywhere
             wait = self.card_settings(installation).wait
@@ -258,7 +258,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def _bearer(service: Service) -> str | None:
-    """The token, from the environment or a file; None without one. Raises FileError, InputError."""
+    """Read the bearer token from environment or file; None without one. Raises FileError, InputError."""
     if token := os.environ.get(SERVER_TOKEN_VARIABLE):
         return token
     if service.token_file is None:

@@ -27,7 +27,7 @@ from hsm_signer.workstation.servers import AnyCredential
 from . import files, output
 from .context import App, confirm, pass_app, service_options
 from .options import PATH, force_option, json_option, output_option, yes_option
-from .protected_files import kept
+from .protected_files import protected_paths
 from .user_argument import record_of, records_of, user_argument
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def list_(app: App, as_json: bool) -> None:
         )
     for finding in damaged:
         output.say(f"error: {output.printable(finding.words)} [{finding.code}]")
-    for each in refused:
-        output.show_error(each)
+    for error in refused:
+        output.show_error(error)
     if damaged or refused:
         click.get_current_context().exit(RecordDamaged.exit_status)
 
@@ -108,7 +108,9 @@ def show(app: App, user: str, as_json: bool) -> None:
     with app.server() as server:
         record = record_of(server, user)
         described = _details(record)
-        earlier = [r for r in records_of(server, record.owner) if r.credential_id != record.credential_id]
+        earlier = [
+            other for other in records_of(server, record.owner) if other.credential_id != record.credential_id
+        ]
     if app.service() is None:
         with app.installation().open_store() as store:
             described |= _evidence(store, record.credential_id)
@@ -116,7 +118,7 @@ def show(app: App, user: str, as_json: bool) -> None:
         output.json_data({**described, "other_credentials": [_described(other) for other in earlier]})
         return
     rows = [(name.replace("_", " "), _words(described[name])) for name in SHOWN if name in described]
-    rows += [("other", f"{each.credential_id.hex()} ({each.status.value})") for each in earlier]
+    rows += [("other", f"{other.credential_id.hex()} ({other.status.value})") for other in earlier]
     output.fields(rows)
 
 
@@ -137,7 +139,7 @@ def public_key(app: App, user: str, out: Path | None, force: bool) -> None:
 
 def _check_output(app: App, out: Path | None, *, force: bool) -> None:
     if out is not None:
-        files.check_outputs([out], force=force, kept=kept(app))
+        files.check_outputs([out], force=force, protected=protected_paths(app))
 
 
 def _put(pem: str, out: Path | None, *, force: bool) -> None:

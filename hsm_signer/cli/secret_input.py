@@ -99,7 +99,7 @@ class Secret(Generic[S]):
         return self._value is not None or has_terminal()
 
     def __call__(self) -> S:
-        """The value, asked for the first time only. Raises PinMissing where nobody is there."""
+        """Return the value, asking the first time only. Raises PinMissing where nobody can be asked."""
         if self._value is None:
             if not has_terminal():
                 raise PinMissing(
@@ -138,7 +138,7 @@ class Secret(Generic[S]):
 
 
 def _read(file: Path, option: str) -> str:
-    """The first line of a file, or the next one of standard input."""
+    """Read the first line of a file, or the next one of standard input."""
     if file != STDIN:
         return read_secret_file(file, option)
     if sys.stdin.isatty():
@@ -164,7 +164,7 @@ def card_pin(
     confirm: bool = False,
     before_prompt: Callable[[], None] = lambda: None,
 ) -> Secret[CardPin]:
-    """The card's present PIN, or with ``confirm`` the one that it is enrolled with."""
+    """Make the source of the card's present PIN, or with ``confirm`` of the one for enrolment."""
     return Secret(
         CardPin,
         "PIN",
@@ -178,7 +178,7 @@ def card_pin(
 
 
 def new_card_pin(file: Path | None) -> Secret[CardPin]:
-    """The PIN that `pin change` and `pin unblock` set."""
+    """Make the source of the PIN that `pin change` and `pin unblock` set."""
     return Secret(
         CardPin,
         "new PIN",
@@ -191,14 +191,14 @@ def new_card_pin(file: Path | None) -> Secret[CardPin]:
 
 
 def card_puk(file: Path | None) -> Secret[CardPuk]:
-    """The card's PUK."""
+    """Make the source of the card's PUK."""
     return Secret(
         CardPuk, "PUK", file=file, option="--puk-file", variable=PUK_VARIABLE, prompt="PUK of the card"
     )
 
 
 def ask_token_pin(what: str) -> str:
-    """The token's PIN from a person (:data:`hsm_signer.server.installation.AskSecret`). Raises PinMissing."""
+    """Ask for the token's PIN (:data:`hsm_signer.server.installation.AskSecret`). Raises PinMissing."""
     if not has_terminal():
         raise PinMissing(
             f"{what}: not given, and there is no terminal to ask at",
@@ -208,7 +208,7 @@ def ask_token_pin(what: str) -> str:
 
 
 def has_terminal() -> bool:
-    """Whether there is a terminal to prompt at, wherever the standard streams lead."""
+    """Tell whether there is a terminal to prompt at, wherever the standard streams lead."""
     try:
         descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

@@ -21,7 +21,7 @@ _ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def credential_ids(store: Store, user: str) -> list[CredentialId]:
-    """Every credential that ``user`` names, the newest first, believed as the store has it.
+    """Find the ids of all credentials that ``user`` names, newest first, without checking the records.
 
     Raises CredentialUnknown; InputError for an id that is also another credential's user name.
     """
@@ -46,26 +46,26 @@ def credential_ids(store: Store, user: str) -> list[CredentialId]:
 
 
 def record_of(server: CredentialServer, user: str) -> AnyCredential:
-    """The one that ``user`` names, checked: a user's live one, else the newest revoked one."""
+    """Return the credential that ``user`` names, checked: a user's live one, else the newest revoked one."""
     return _by_id(server, user) if _ID.fullmatch(user) else server.credential(user)
 
 
 def records_of(server: CredentialServer, user: str) -> list[AnyCredential]:
-    """Every one that ``user`` names, checked, the live one first."""
+    """Return every credential that ``user`` names, checked, the live one first."""
     if _ID.fullmatch(user):
         return [_by_id(server, user)]
     return list(server.credentials_of(user)) or [server.credential(user)]  # which raises
 
 
 def _by_id(server: CredentialServer, user: str) -> AnyCredential:
-    """Raises CredentialUnknown; InputError for an id that is also another credential's user name."""
+    """Find a credential by its id. Raises CredentialUnknown; InputError if the id is also a user's name."""
     named = server.credentials_of(user)
     try:
-        found = server.credential_by_id(CredentialId(bytes.fromhex(user)))
+        by_id = server.credential_by_id(CredentialId(bytes.fromhex(user)))
     except CredentialUnknown:
         if not named:
             raise
         return named[0]
-    if named and found.credential_id not in [each.credential_id for each in named]:
+    if named and by_id.credential_id not in [record.credential_id for record in named]:
         raise InputError(f"{user}: both a user's name and the id of another credential")
-    return found
+    return by_id

@@ -83,21 +83,23 @@ def command(
     message = files.look_at(file)
     signed = files.read_bounded(signature, MAX_SIGNATURE, "signature")
     candidates = _from_file(public_key) if public_key is not None else _of_user(app, user or "")
-    wanted = tuple(Algorithm) if algorithm is None else (Algorithm.named(algorithm),)
+    accepted = tuple(Algorithm) if algorithm is None else (Algorithm.named(algorithm),)
     checks = [
-        (candidate, each, verify)
+        (candidate, fitting, verify)
         for candidate in candidates
-        for each, verify in verifiers(candidate.spki).items()
-        if each in wanted
+        for fitting, verify in verifiers(candidate.spki).items()
+        if fitting in accepted
     ]
     if not checks:
         raise AlgorithmUnsuitable(f"{algorithm} does not fit the key")
     with Progress() as progress:
         progress.start("Hashing", message.size)
-        digests = digests_of(FileSource(message.path), {each.hash for _, each, _ in checks}, progress.step)
-    for candidate, each, verify in checks:
-        if holds(verify, digests[each.hash], signed):
-            _show_good(file, signature, candidate.record, each, as_json=as_json)
+        digests = digests_of(
+            FileSource(message.path), {fitting.hash for _, fitting, _ in checks}, progress.step
+        )
+    for candidate, fitting, verify in checks:
+        if holds(verify, digests[fitting.hash], signed):
+            _show_good(file, signature, candidate.record, fitting, as_json=as_json)
             return
     whose = f"user {user!r}" if public_key is None else f"the key in {public_key}"
     raise SignatureInvalid(f"{signature} is not a signature of {file} by {whose}")
