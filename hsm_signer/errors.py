@@ -28,7 +28,7 @@ The tree, where names are indented below their base class:
             WrongKey
                 WrongKeyBefore
         TokenError
-            TokenNotFound, TokenPinWrong, TokenKeyMissing, TokenMismatch, TokenUnsuitable
+            TokenNotFound, TokenPinWrong, TokenKeyMissing, TokenMismatch, TokenUnsuitable, TokenWeak
             TokenUnavailable
                 TokenSessionLost
         StoreError
