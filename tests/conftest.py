@@ -29,7 +29,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # --- markers -----------------------------------------------------------------------------------------------
 
-BY_FIXTURE = {"postgresql": "database", "_own_pcscd": "reader", "running": "service", "as_root": "users"}
+BY_FIXTURE = {
+    "postgresql": "database",
+    "_own_pcscd": "reader",
+    "running": "service",
+    "as_root": "users",
+    "as_somebody": "users",
+}
 BY_PARAMETER = {"postgresql": "database", "pcsc": "reader", "jcardsim": "applet"}
 """Of fixtures that choose by their parameter what they need."""
 BY_NAME = {"serving": "service", "far_service": "service"}

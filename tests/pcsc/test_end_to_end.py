@@ -170,7 +170,9 @@ def test_a_card_that_is_shared(process: Process, reader: Reader, card: Simulated
         with other_program(reader.name):
             shared = process("card", "info", "pcsc:", "--json")
             assert shared.json["state"] == "blank"
-            assert shared.err.splitlines()[0].startswith(f"another program has the card in {reader.name}")
+            assert shared.err.splitlines()[0].startswith(
+                f"warning: another program has the card in {reader.name}"
+            )
         assert "another program" not in process("card", "info", "pcsc:", "--json").err
 
 
