@@ -21,13 +21,23 @@ from msgspec.structs import replace
 from sqlalchemy import Table
 
 from hsm_signer.core.canonical import entry_hash
-from hsm_signer.evidence.chain import START, draft_entry, next_entry
+from hsm_signer.core.chain_position import START
+from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.server.installation import Installation
 from hsm_signer.store.database import is_sqlite
 from hsm_signer.store.rows import enrolment_row, entry_row, record_row
 from hsm_signer.store.schema import credential, evidence
 from hsm_signer.store.store import Store
-from hsm_signer.types import CREDENTIAL_ID_LENGTH, CredentialId, Event, EvidenceEntry, SealedRecord, Status
+from hsm_signer.types import (
+    CREDENTIAL_ID_LENGTH,
+    MAC_LENGTH,
+    CredentialId,
+    Event,
+    EvidenceEntry,
+    SealedEntry,
+    SealedRecord,
+    Status,
+)
 
 BATCH = 20_000
 """Credentials in one transaction."""
@@ -65,7 +75,7 @@ def _rows(ids: list[CredentialId], like: SealedRecord) -> Iterator[tuple[Row, Ro
     record_like = record_row(SealedRecord(record, like.mac)) | enrolment_row(os.urandom(300), 0)
     now = time.time_ns() // 1000
     first = _enrolment(ids[0], now) if ids else None
-    entry_like = entry_row(first) if first else {}
+    entry_like = entry_row(SealedEntry(first, bytes(MAC_LENGTH))) if first else {}
     lengths = {name: len(record_like[name]) for name in RANDOM if record_like[name] is not None}
     total = sum(lengths.values())
     for number, credential_id in enumerate(ids):

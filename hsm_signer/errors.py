@@ -33,7 +33,8 @@ The tree, where names are indented below their base class:
                 TokenSessionLost
         StoreError
             StoreMissing, StoreReadOnly, StoreBusy, StoreUnavailable, StoreTooNew, StoreTooOld,
-            StoreDamaged, RecordDamaged, RecordOutdated, EvidenceMissing, EvidenceDamaged, RecordConflict
+            StoreDamaged, RecordDamaged, RecordOutdated, EvidenceMissing, EvidenceDamaged, RecordConflict,
+            InstallationDamaged, InstallationOutdated
         ServiceError
             ServiceUnreachable, ServiceAnswerMalformed, ServiceBusy, ServiceStopping, ServiceTimeout,
             WorkerLost, WorkerUnavailable, FrameMalformed, RateLimited, NotAuthenticated, NotPermitted,
@@ -464,9 +465,21 @@ class EvidenceMissing(StoreError):
 
 
 class EvidenceDamaged(StoreError):
-    """The entry written with a record is not the one the record names: evidence was changed."""
+    """Evidence was changed: an entry's MAC does not hold, or a record names another one."""
 
     code = "evidence.damaged"
+
+
+class InstallationDamaged(StoreError):
+    """The installation's own row is missing, was changed, or is another's."""
+
+    code = "installation.damaged"
+
+
+class InstallationOutdated(StoreError):
+    """The installation's own row is older than its evidence: an old row was put back."""
+
+    code = "installation.outdated"
 
 
 class RecordConflict(StoreError):

@@ -20,6 +20,7 @@ CREDENTIAL_ID_LENGTH = 16
 NONCE_LENGTH = 16
 KEY_LENGTH = 32
 KEY_ID_LENGTH = 8
+INSTALLATION_ID_LENGTH = 8
 KW_LENGTH = 40
 ROLLING_VALUE_LENGTH = 32
 MAC_LENGTH = 32
@@ -111,6 +112,9 @@ Code = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=_NO_NUL)]
 Owner = Annotated[str, Meta(min_length=1, max_length=MAX_OWNER, pattern=_NO_CONTROLS)]
 """A user's name; core/owners.py says what else it may not be."""
 KeyId = Annotated[bytes, _hexadecimal(KEY_ID_LENGTH)]
+InstallationId = Annotated[bytes, _hexadecimal(INSTALLATION_ID_LENGTH)]
+PackedKey = Annotated[bytes, _hexadecimal(KEY_ID_LENGTH + 2)]
+"""A token key in an installation's record: u8 kind || id(8) || u8 state."""
 CardSerial = Annotated[bytes, _hexadecimal(SERIAL_LENGTH)]
 Nonce = Annotated[bytes, _base64(NONCE_LENGTH)]
 Point = Annotated[bytes, _base64(POINT_LENGTH)]
@@ -359,6 +363,29 @@ class Event(ProtocolEnum):
     REVOKE = "revoke", 7
     EXPIRE = "expire", 8
     """A pending credential given up: its record is deleted."""
+    BEGIN = "begin", 20
+    """The installation's own first entry."""
+
+
+class TokenKeyKind(ProtocolEnum):
+    """What a key on the token is for."""
+
+    MASTER = "master", 1
+    """MK: wraps KCAR and S of every credential."""
+    RECORD_MAC = "record-mac", 2
+    """Seals records and evidence."""
+    IDENTITY = "identity", 6
+    """ECDSA P-256: signs what others have to believe of this installation."""
+
+
+class TokenKeyState(ProtocolEnum):
+    """Where a key on the token is in its life."""
+
+    ACTIVE = "active", 1
+    RETIRING = "retiring", 2
+    """Another one is active; rows still hang on this one."""
+    ENDING = "ending", 3
+    """No row hangs on it any more; it is being destroyed."""
 
 
 # --- entities ----------------------------------------------------------------------------------------------
@@ -655,3 +682,66 @@ class EvidenceEntry(Struct, frozen=True, forbid_unknown_fields=True, rename=PUBL
     digests: Annotated[tuple[AnyDigest, ...], Meta(max_length=MAX_DIGESTS)]
     """What was signed: the list of mode digests; in mode message its digest under the algorithm's hash."""
     signatures: Annotated[tuple[Signature, ...], Meta(max_length=MAX_DIGESTS)]
+
+
+class SealedEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry and the MAC made when it was written; None where an older version wrote it."""
+
+    entry: EvidenceEntry
+    mac: Mac | None
+
+
+INSTALLATION_CHAIN = CredentialId(bytes(CREDENTIAL_ID_LENGTH))
+"""The chain of the installation's own entries, among those of the credentials: 16 zero bytes."""
+
+
+class TokenKey(Struct, frozen=True, forbid_unknown_fields=True):
+    """A key on the token as the installation's record names it."""
+
+    kind: TokenKeyKind
+    key_id: KeyId
+    """Its CKA_ID."""
+    state: TokenKeyState
+
+    @property
+    def packed(self) -> bytes:
+        """u8 kind || id(8) || u8 state."""
+        return bytes((self.kind.number, *self.key_id, self.state.number))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> TokenKey:
+        """Read a key from its 10 bytes. Raises ValueError for an unknown kind or state."""
+        return cls(TokenKeyKind.numbered(packed[0]), packed[1:-1], TokenKeyState.numbered(packed[-1]))
+
+
+class InstallationRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an installation knows of itself; sealed and chained as credentials are (protocol.md, 8)."""
+
+    format: Annotated[int, Meta(ge=1, le=1)]
+    """1."""
+    mac_key_id: KeyId
+    """Which record MAC key made the MAC."""
+    version: Ordinal
+    """Raised by every write, 1 at the beginning."""
+    installation_id: InstallationId
+    """8 random bytes, for ever."""
+    epoch: U32
+    """Raised by every restore from a backup; 0 at the beginning."""
+    keys: Annotated[tuple[PackedKey, ...], Meta(min_length=1, max_length=255)]
+    """The keys on the token, ascending."""
+    group_policy: Sha256 | None
+    """Of the group of servers it belongs to; None where there is no group."""
+    evidence_head: Sha256
+    """SHA-256 of the entry written with this version of the record."""
+
+    @property
+    def token_keys(self) -> tuple[TokenKey, ...]:
+        """The keys on the token. Raises ValueError for a kind or state that this version does not know."""
+        return tuple(map(TokenKey.unpack, self.keys))
+
+
+class SealedInstallation(Struct, frozen=True, forbid_unknown_fields=True):
+    """An installation's record and its MAC, as a credential's is made."""
+
+    record: InstallationRecord
+    mac: Mac

@@ -19,6 +19,7 @@ from hsm_signer.types import CredentialId, EvidenceEntry
 
 from . import files, output
 from .context import App, pass_app
+from .findings import finding_line
 from .options import PATH, TEXT, force_option, json_option, output_option
 from .protected_files import protected_paths
 from .user_argument import credential_ids
@@ -123,7 +124,7 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
         )
     else:
         for finding in findings:
-            output.data(_finding_line(finding))
+            output.data(finding_line(finding))
         output.data(_summary(report, anchored=anchored, good=not findings))
     if findings:
         raise AuditFailed(f"{output.count(len(findings), 'thing')} not as it should be")
@@ -171,16 +172,6 @@ def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -
 
     described: dict[str, Any] = json_codec.to_json(NumberedEntry.of(number, entry))
     return {**described, "owner": owners.get(entry.credential_id), "hash": entry_hash(entry).hex()}
-
-
-def _finding_line(finding: Finding) -> str:
-    where = [finding.owner or ""]
-    if finding.credential_id is not None:
-        where.append(f"credential {finding.credential_id.hex()}")
-    if finding.sequence is not None:
-        where.append(f"entry {finding.sequence}")
-    place = ", ".join(filter(None, where))
-    return output.printable(f"{finding.code}: {place}{': ' if place else ''}{finding.words}")
 
 
 def _summary(report: AuditReport, *, anchored: bool, good: bool) -> str:

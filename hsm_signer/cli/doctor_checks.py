@@ -119,10 +119,12 @@ def examine(
         else:
             token = _Token(installation, ask, stack)
             yield from token.checks()
-            environment = token.environment
             opened = _Store(installation, stack)
             yield from opened.checks()
             store = opened.store
+            keys = _Keys(installation)
+            yield from keys.checks(token, store)
+            environment = keys.environment
         if card is not None:
             yield _card(card[0], card[1](installation), environment, store)
         if environment is None:
@@ -136,20 +138,21 @@ def _failed(name: str, error: SignerError) -> Check:
 
 
 class _Token:
-    """Login, keys, profile."""
+    """Login and profile."""
 
     def __init__(self, installation: Installation, ask: AskSecret, stack: ExitStack) -> None:
         self._installation, self._ask, self._stack = installation, ask, stack
-        self.environment: SecureEnvironment | None = None
+        self.session: TokenSession | None = None
+        self.profile: TokenProfile | None = None
 
     def checks(self) -> Iterator[Check]:
         try:
             session = self._stack.enter_context(self._installation.open_token(self._ask))
         except SignerError as error:
             yield _failed("token.login", error)
-            for name in ("token.profile", "token.keys"):
-                yield Check(name, Result.SKIPPED, "it needs the token")
+            yield Check("token.profile", Result.SKIPPED, "it needs the token")
             return
+        self.session = session
         words = f"{session.label!r}, serial {session.serial}; {session.identity}"
         yield Check("token.login", Result.OK, words)
         try:
@@ -157,23 +160,10 @@ class _Token:
         except SignerError as error:
             yield _failed("token.profile", error)
             return
-        token = self._installation.config.token
+        self.profile = profile
         yield self._same_profile(session, profile)
         yield from _abilities(profile)
-        yield from _confinements(profile, accepted=token.accept_weak)
-        try:
-            self.environment = SecureEnvironment(
-                session,
-                profile,
-                mk_id=bytes.fromhex(token.master_key),
-                record_key_id=bytes.fromhex(token.record_key),
-            )
-        except SignerError as error:
-            yield _failed("token.keys", error)
-        else:
-            words = f"master key {token.master_key}, record key {token.record_key}"
-            yield Check("token.keys", Result.OK, words)
-            yield _changeable(self.environment)
+        yield from _confinements(profile, accepted=self._installation.config.token.accept_weak)
 
     def _same_profile(self, session: TokenSession, profile: TokenProfile) -> Check:
         path = self._installation.home / PROFILE_FILE
@@ -224,6 +214,28 @@ def _confinements(profile: TokenProfile, *, accepted: bool) -> Iterator[Check]:
         words = f"{wanted}: {taken}, {'enforced' if found.enforced else 'NOT enforced'}"
         telling = result in (Result.WARNING, Result.FAILED)
         yield Check(f"token.{name}", result, words, hint if telling else None, found)
+
+
+class _Keys:
+    """The installation's own row, and the keys it names on the token."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self.environment: SecureEnvironment | None = None
+
+    def checks(self, token: _Token, store: Store | None) -> Iterator[Check]:
+        if token.session is None or token.profile is None or store is None:
+            yield Check("token.keys", Result.SKIPPED, "it needs token and store")
+            return
+        try:
+            environment = self._installation.environment(store, token.session, token.profile)
+        except SignerError as error:
+            yield _failed("token.keys", error)
+            return
+        self.environment = environment
+        words = f"master key {environment.mk_id.hex()}, record key {environment.record_key_id.hex()}"
+        yield Check("token.keys", Result.OK, words)
+        yield _changeable(environment)
 
 
 def _changeable(environment: SecureEnvironment) -> Check:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import click
 
+from hsm_signer.config.home import resolve_home
+
 from . import output
 from .context import App, pass_app
+from .findings import finding_line
+from .secret_input import ask_token_pin
 
 
 @click.group("store")
@@ -14,12 +18,28 @@ def command() -> None:
 
 
 @command.command("upgrade")
+@click.option(
+    "--leave-damaged",
+    is_flag=True,
+    help="Go on although evidence is damaged; what it is about is refused from then on.",
+)
 @pass_app
-def upgrade(app: App) -> None:
-    """Bring the store to this program's version.
+def upgrade(app: App, leave_damaged: bool) -> None:
+    """Bring an installation to this program's version: its store, its keys on the token, config.toml.
 
-    Does nothing where it is there already. Make a backup first, and stop other processes that use the store:
-    an older program cannot open it then.
+    Does nothing where it is there already. Make a backup first, and stop other processes that use the
+    installation: an older program cannot open it then. Killed half-way, it goes on when it is run again.
     """
-    app.installation().upgrade_store()
-    output.say("The store has this program's version.")
+    from hsm_signer.server.upgrade import upgrade as carry_out
+
+    done = carry_out(
+        resolve_home(app.home),
+        ask_token_pin,
+        lambda words: output.say(f"{words} ..."),
+        lambda finding: output.say(finding_line(finding)),
+        leave_damaged=leave_damaged,
+    )
+    if done:
+        output.say("The installation has this program's version.")
+    else:
+        output.say("The store has this program's version.")

@@ -8,13 +8,14 @@ file that ``token_file`` names, or from ``HSM_SIGNER_SERVER_TOKEN``.
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import tomli_w
 
-from hsm_signer.errors import ConfigError, NotInitialised
+from hsm_signer.errors import ConfigError, NotInitialised, StoreTooOld
 
 from .toml import read_toml
 
@@ -38,10 +39,10 @@ class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     uri: str
     """PKCS#11 URI (RFC 7512): token or serial, ?module-path, &pin-source=file:PATH."""
-    master_key: KeyId
-    """CKA_ID of MK, 16 hexadecimal digits."""
-    record_key: KeyId
-    """CKA_ID of the record MAC key, 16 hexadecimal digits."""
+    master_key: KeyId | None = None
+    """Format 1 only: CKA_ID of MK, 16 hexadecimal digits."""
+    record_key: KeyId | None = None
+    """Format 1 only: CKA_ID of the record MAC key, 16 hexadecimal digits."""
     softhsm_conf: str | None = None
     """SoftHSM2's settings file, for tokens of `hsm-signer init` without --module."""
     accept_weak: bool = False
@@ -89,14 +90,17 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Seconds to wait for an answer."""
 
 
-Format = Annotated[int, msgspec.Meta(ge=1, le=1)]
+FORMAT = 2
+Format = Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The configuration of an installation: all of config.toml."""
 
     format: Format
-    """1."""
+    """2; 1 in installations of version 0.1, where the token's section named the keys."""
+    installation: KeyId | None = None
+    """The installation's id, 16 hexadecimal digits: the database has to be this one's. None in format 1."""
     token: TokenConfig
     store: StoreConfig = StoreConfig()
     card: CardConfig = CardConfig()
@@ -107,7 +111,8 @@ class WorkstationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """The configuration of a workstation, or as much of an installation's as a workstation uses."""
 
     format: Format
-    """1."""
+    """1 or 2: a workstation's part is the same in both."""
+    installation: KeyId | None = None
     token: TokenConfig | None = None
     """Where this is an installation, too."""
     store: StoreConfig | None = None
@@ -116,11 +121,14 @@ class WorkstationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """The service to speak to where no other is named."""
 
 
-def load(home: Path) -> Config:
-    """Read HOME/config.toml; raises NotInitialised, or ConfigError naming the field and what was expected."""
+def load(home: Path, *, older: bool = False) -> Config:
+    """Read HOME/config.toml; raises NotInitialised, or ConfigError naming the field and what was expected.
+
+    ``older``: of format 1, too, which only an upgrade reads; StoreTooOld otherwise.
+    """
     path = home / CONFIG_FILE
     try:
-        return read_toml(path, Config)
+        config = read_toml(path, Config)
     except FileNotFoundError as error:
         raise NotInitialised(
             f"there is no installation in {home}",
@@ -133,6 +141,27 @@ def load(home: Path) -> Config:
                 hint="this is done where the installation is; --home or HSM_SIGNER_HOME names another folder",
             ) from None
         raise
+    _check_format(path, config)
+    if config.format < FORMAT and not older:
+        raise StoreTooOld(
+            f"the installation in {home} was made by an older version",
+            hint="hsm-signer store upgrade brings it on",
+        )
+    return config
+
+
+def _check_format(path: Path, config: Config) -> None:
+    """Raise ConfigError where a field belongs to the other format."""
+    fields = {
+        "installation": (config.installation, 2),
+        "token.master_key": (config.token.master_key, 1),
+        "token.record_key": (config.token.record_key, 1),
+    }
+    for name, (value, number) in fields.items():
+        if config.format == number and value is None:
+            raise ConfigError(f"{path}: {name} is missing: expected 16 hexadecimal digits")
+        if config.format != number and value is not None:
+            raise ConfigError(f"{path}: {name}: not known in format {config.format}")
 
 
 def _service_of(path: Path) -> str | None:
@@ -153,13 +182,21 @@ def load_workstation(home: Path) -> WorkstationConfig:
     try:
         config = read_toml(path, WorkstationConfig)
     except FileNotFoundError:
-        return WorkstationConfig(format=1)
+        return WorkstationConfig(format=FORMAT)
     if config.token is None and config.server is None:
         raise ConfigError(
             f"{path}: expected [token], or on a workstation [server]",
             hint="hsm-signer init makes an installation; --home or HSM_SIGNER_HOME names another folder",
         )
     return config
+
+
+def says(text: str, wanted: Config) -> bool:
+    """Whether a file with this text would be read as ``wanted``."""
+    try:
+        return msgspec.convert(tomllib.loads(text), type=Config) == wanted
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError):
+        return False
 
 
 def dump(config: Config | WorkstationConfig) -> str:

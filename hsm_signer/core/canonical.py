@@ -1,4 +1,4 @@
-"""Canonical bytes of records and evidence entries, over which record MACs and chain hashes are computed.
+"""Canonical bytes of records and evidence entries, over which MACs and chain hashes are computed.
 
 Each value is u32 length || bytes, an absent value is the length FFFFFFFF alone, integers have a fixed
 width, lists are u32 count and then each value (docs/understand/protocol.md, section 5). No two different
@@ -10,10 +10,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from hsm_signer.types import CredentialRecord, Digest, EvidenceEntry, ProtocolEnum
+from hsm_signer.types import (
+    CredentialRecord,
+    Digest,
+    EvidenceEntry,
+    InstallationRecord,
+    ProtocolEnum,
+)
 
 RECORD_PREFIX = b"hsm-signer/1/record"
 EVIDENCE_PREFIX = b"hsm-signer/1/evidence"
+INSTALLATION_PREFIX = b"hsm-signer/1/installation"
 ABSENT = b"\xff\xff\xff\xff"
 NO_PREVIOUS = Digest(bytes(32))
 
@@ -121,3 +128,20 @@ def entry_bytes(entry: EvidenceEntry) -> bytes:
 def entry_hash(entry: EvidenceEntry) -> Digest:
     """Return the SHA-256 of an entry's canonical bytes: 32 bytes."""
     return Digest(hashlib.sha256(entry_bytes(entry)).digest())
+
+
+def installation_bytes(record: InstallationRecord) -> bytes:
+    """Encode an installation's record for its MAC, in the order of docs/understand/protocol.md, section 8."""
+    return b"".join(
+        (
+            INSTALLATION_PREFIX,
+            number(record.format, 2),
+            value(record.mac_key_id),
+            number(record.version, 8),
+            value(record.installation_id),
+            number(record.epoch, 4),
+            value(sequence(record.keys)),
+            value(record.group_policy),
+            value(record.evidence_head),
+        )
+    )

@@ -2,14 +2,15 @@
 
 What it can tell, with nothing but the database and the record MAC key: a changed, removed, added or moved
 entry; a signature or digest that was changed; a record that was changed, removed, put back or copied over
-another's. What it cannot: an old record put back together with its old chain, or both of them removed. For
-that there is the anchor.
+another's. What it cannot: an old record put back together with its old chain, both of them removed, or the
+refusals at the very end of a chain removed. For that there is the anchor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hsm_signer.core.content import digest_list_hash
 from hsm_signer.errors import InputError, SignerError, StoreDamaged
@@ -17,11 +18,12 @@ from hsm_signer.types import (
     ACCEPTED,
     Algorithm,
     CredentialId,
+    Digest,
     Event,
     EvidenceEntry,
     HashName,
     Mode,
-    SealedRecord,
+    SealedEntry,
     SpkiDer,
 )
 
@@ -29,6 +31,7 @@ from .chain import ChainCheck
 from .findings import (
     ENTRY_HASH,
     ENTRY_INCOMPLETE,
+    ENTRY_MAC,
     RECORD_AHEAD,
     RECORD_DAMAGED,
     RECORD_HEAD,
@@ -43,10 +46,25 @@ from .findings import (
 
 Verify = Callable[[SpkiDer, Algorithm, bytes, bytes], bool]
 """(PK, algorithm, digest, signature) -> does it hold? ECDSA signatures in DER."""
-CheckMac = Callable[[SealedRecord], bool]
-"""Does the record MAC hold? A token that cannot be asked raises, and the audit ends with that error."""
+EntryHolds = Callable[[SealedEntry], bool]
+"""Does an entry's MAC hold? A token that cannot be asked raises, and the audit ends with that error."""
 
 SIGNING_EVENTS = frozenset({Event.SIGN, Event.ACTIVATE})
+
+
+class ChainRow(NamedTuple):
+    """A row that names the entry it was written with: what a chain is held against."""
+
+    chain: CredentialId
+    name: str | None
+    """Whose it is, for people."""
+    version: int
+    evidence_head: Digest | None
+    holds: bool
+    """Whether its MAC holds. What it says counts only so."""
+    spki: SpkiDer | None = None
+    """PK of a credential."""
+    at_sealing_1: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +91,24 @@ class AuditReport:
 
 
 def audit(
-    records: Iterable[SealedRecord],
-    entries: Iterable[EvidenceEntry],
+    rows: Iterable[ChainRow],
+    entries: Iterable[SealedEntry],
     *,
     verify: Verify,
-    check_mac: CheckMac,
+    entry_holds: EntryHolds,
     damaged: Iterable[Finding] = (),
 ) -> AuditReport:
-    """Check every record against its chain and every accepted signature against PK and digest.
+    """Check every row against its chain, every entry's MAC, every signature against PK and digest.
 
-    ``records`` ascend by credential id, ``entries`` by credential id and then sequence: so each is read once
-    and memory does not grow with their number. ``damaged`` is what the reading of both could not turn into
-    records and entries; it is read last, so a list that fills meanwhile will do.
+    ``rows`` ascend by chain, ``entries`` by chain and then sequence: so each is read once and memory does not
+    grow with their number. ``damaged`` is what the reading of both could not turn into records and entries;
+    it is read last, so a list that fills meanwhile will do.
     Raises StoreDamaged where the order is not kept (the database's index is damaged), and whatever
-    ``check_mac`` raises.
+    ``entry_holds`` raises.
     """
-    run = _Audit(verify, check_mac)
-    for credential_id, sealed, chain in _join(records, entries):
-        run.credential(credential_id, sealed, chain)
+    run = _Audit(verify, entry_holds)
+    for chain, row, entries_of_chain in _join(rows, entries):
+        run.chain(chain, row, entries_of_chain)
     unreadable = list(damaged)
     # A record that cannot be read is there all the same.
     there = {f.credential_id for f in unreadable if f.code == RECORD_DAMAGED}
@@ -109,71 +127,73 @@ def audit(
 
 
 def _join(
-    records: Iterable[SealedRecord], entries: Iterable[EvidenceEntry]
-) -> Iterator[tuple[CredentialId, SealedRecord | None, Iterator[EvidenceEntry]]]:
-    """Pair each credential's record with its chain, which must be read before the next one."""
-    record_source, entry_source = iter(records), iter(entries)
-    sealed = next(record_source, None)
-    entry = next(entry_source, None)
+    rows: Iterable[ChainRow], entries: Iterable[SealedEntry]
+) -> Iterator[tuple[CredentialId, ChainRow | None, Iterator[SealedEntry]]]:
+    """Pair each row with its chain, which must be read before the next one."""
+    row_source, entry_source = iter(rows), iter(entries)
+    row = next(row_source, None)
+    sealed = next(entry_source, None)
     before: bytes = b""
 
-    def chain_of(credential_id: CredentialId) -> Iterator[EvidenceEntry]:
-        nonlocal entry
-        while entry is not None and entry.credential_id == credential_id:
-            current = entry
-            entry = next(entry_source, None)
+    def chain_of(chain: CredentialId) -> Iterator[SealedEntry]:
+        nonlocal sealed
+        while sealed is not None and sealed.entry.credential_id == chain:
+            current = sealed
+            sealed = next(entry_source, None)
             yield current
 
-    while sealed is not None or entry is not None:
-        ids = [sealed.record.credential_id] if sealed is not None else []
-        if entry is not None:
-            ids.append(entry.credential_id)
-        credential_id = min(ids)
-        if credential_id <= before:
+    while row is not None or sealed is not None:
+        ids = [row.chain] if row is not None else []
+        if sealed is not None:
+            ids.append(sealed.entry.credential_id)
+        chain = min(ids)
+        if chain <= before:
             raise StoreDamaged("the database returns its rows in the wrong order; an index is damaged")
-        before = credential_id
+        before = chain
         own = None
-        if sealed is not None and sealed.record.credential_id == credential_id:
-            own, sealed = sealed, next(record_source, None)
-        yield credential_id, own, chain_of(credential_id)
+        if row is not None and row.chain == chain:
+            own, row = row, next(row_source, None)
+        yield chain, own, chain_of(chain)
 
 
 class _Audit:
     """The counts and findings of one run."""
 
-    def __init__(self, verify: Verify, check_mac: CheckMac) -> None:
+    def __init__(self, verify: Verify, entry_holds: EntryHolds) -> None:
         self._verify = verify
-        self._check_mac = check_mac
+        self._entry_holds = entry_holds
         self.findings: list[Finding] = []
         self.records = self.chains = self.entries = self.signatures = self.unchecked = 0
         self.at_sealing_1 = 0
 
-    def credential(
-        self, credential_id: CredentialId, sealed: SealedRecord | None, chain: Iterator[EvidenceEntry]
-    ) -> None:
-        """Check one credential: MAC, chain, signatures, then the record against the end of the chain."""
-        owner = sealed.record.owner if sealed is not None else None
+    def chain(self, chain: CredentialId, row: ChainRow | None, entries: Iterator[SealedEntry]) -> None:
+        """Check one chain: MACs, links, signatures, then the row against the end of the chain."""
+        name = row.name if row is not None else None
         spki: SpkiDer | None = None
-        if sealed is not None:
+        if row is not None:
             self.records += 1
-            if self._check_mac(sealed):
-                spki = sealed.record.spki
-                self.at_sealing_1 += sealed.record.opens_with_card_alone
+            if row.holds:
+                spki = row.spki
+                self.at_sealing_1 += row.at_sealing_1
             else:
-                self._found(RECORD_MAC, "the record was changed: its MAC does not hold", credential_id, owner)
-        check = ChainCheck(credential_id)
-        for entry in chain:
+                self._found(RECORD_MAC, "the record was changed: its MAC does not hold", chain, name)
+        check = ChainCheck(chain)
+        for sealed in entries:
+            entry = sealed.entry
             self.entries += 1
+            if not self._entry_holds(sealed):
+                words = "the entry was changed: its MAC is missing or does not hold"
+                self._found(ENTRY_MAC, words, chain, name, entry.sequence)
             for finding in check.add(entry):
-                self._found(finding.code, finding.words, credential_id, owner, finding.sequence)
+                self._found(finding.code, finding.words, chain, name, finding.sequence)
             for code, words in self._signatures(entry, spki):
-                self._found(code, words, credential_id, owner, entry.sequence)
+                self._found(code, words, chain, name, entry.sequence)
         if check.last is not None:
             self.chains += 1
         # What a record says about itself counts only under its MAC.
-        if sealed is None or spki is not None:
-            for code, words in _against_chain(sealed, check):
-                self._found(code, words, credential_id, owner)
+        if row is None or row.holds:
+            for code, words in _against_chain(row, check):
+                self._found(code, words, chain, name)
 
     def _signatures(self, entry: EvidenceEntry, spki: SpkiDer | None) -> Iterator[tuple[str, str]]:
         if entry.outcome != ACCEPTED or entry.event not in SIGNING_EVENTS:
@@ -237,30 +257,28 @@ def _hash_of_entry(entry: EvidenceEntry, algorithm: Algorithm, mode: Mode) -> It
         yield ENTRY_HASH, "H is not the digest in the entry, though both are SHA-256 of one message"
 
 
-def _against_chain(sealed: SealedRecord | None, check: ChainCheck) -> Iterator[tuple[str, str]]:
-    """Check the record against the entry that was written with it."""
+def _against_chain(row: ChainRow | None, check: ChainCheck) -> Iterator[tuple[str, str]]:
+    """Check the row against the entry that was written with it."""
     last = check.last
-    if sealed is None:
+    if row is None:
         # A pending credential that was given up leaves its chain behind, and rightly no record; one that was
         # active, or was revoked, keeps its record for ever.
         given_up = last is not None and last.event is Event.EXPIRE and last.outcome == ACCEPTED
         if last is not None and (check.lived or not given_up):
             yield RECORD_MISSING, "there is evidence about the credential, but its record is gone"
-        return
-    record = sealed.record
-    if last is None:
+    elif last is None:
         yield RECORD_WITHOUT_EVIDENCE, "there is a record, but no evidence at all about it"
-    elif record.version < check.version:
+    elif row.version < check.version:
         yield (
             RECORD_OUTDATED,
-            f"the record is version {record.version}, the evidence knows version {check.version}: "
+            f"the record is version {row.version}, the evidence knows version {check.version}: "
             "an old row was put back",
         )
-    elif record.version > check.version:
+    elif row.version > check.version:
         yield (
             RECORD_AHEAD,
-            f"the record is version {record.version}, the evidence ends at version {check.version}: "
+            f"the record is version {row.version}, the evidence ends at version {check.version}: "
             "entries were removed",
         )
-    elif record.evidence_head != check.head:
+    elif row.evidence_head != check.head:
         yield RECORD_HEAD, "the entry written with this version of the record is not the one the record names"

@@ -10,25 +10,18 @@ at a time, and the entry that raised it last is the one whose hash the record ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
+from hsm_signer.core.canonical import NO_PREVIOUS
+from hsm_signer.core.chain_position import START, ChainPosition, position_of
 from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntry
 
-from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, Finding
+from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, ENTRY_TIME, Finding
 
-
-@dataclass(frozen=True, slots=True)
-class ChainPosition:
-    """The end of a chain, which the next entry has to follow."""
-
-    sequence: int
-    """u64 of the last entry; 0 if there is none yet."""
-    hash: Digest
-    """SHA-256 of the last entry, 32 bytes; zeros if there is none yet."""
+CLOCKS_DIFFER = 60_000_000
+"""Microseconds that the clocks of two nodes may be apart: less is nothing to find."""
 
 
 class Head(NamedTuple):
@@ -39,15 +32,6 @@ class Head(NamedTuple):
     """u64."""
     hash: Digest
     """SHA-256 of the entry, 32 bytes."""
-
-
-START = ChainPosition(0, NO_PREVIOUS)
-"""The position of a chain without entries."""
-
-
-def position_of(entry: EvidenceEntry) -> ChainPosition:
-    """Give the position of a chain that ends with ``entry``."""
-    return ChainPosition(entry.sequence, entry_hash(entry))
 
 
 def draft_entry(
@@ -129,6 +113,11 @@ class ChainCheck:
                 if self.position.sequence
                 else "the first entry names one before it",
                 entry,
+            )
+        if self.last is not None and entry.time + CLOCKS_DIFFER < self.last.time:
+            seconds = (self.last.time - entry.time) // 1_000_000
+            yield self._finding(
+                ENTRY_TIME, f"the entry is {seconds} seconds older than the one before it", entry
             )
         self._lost |= gap
         yield from self._versions(entry)

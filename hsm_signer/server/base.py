@@ -10,11 +10,19 @@ from typing import Any
 from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.chain_position import ChainPosition
 from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, RecordOutdated
-from hsm_signer.evidence.chain import ChainPosition, draft_entry, next_entry
+from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.store.store import Store, StoredCredential
 from hsm_signer.token.environment import Observe, SecureEnvironment
-from hsm_signer.types import CredentialId, CredentialRecord, Event, EvidenceEntry, SealedRecord
+from hsm_signer.types import (
+    CredentialId,
+    CredentialRecord,
+    Event,
+    EvidenceEntry,
+    SealedEntry,
+    SealedRecord,
+)
 
 Clock = Callable[[], int]
 """Microseconds since 1970-01-01T00:00:00Z."""
@@ -68,15 +76,22 @@ class ServerBase:
         """Begin an evidence entry about what is asked for now; :meth:`place` gives it its place."""
         return draft_entry(credential_id, event, actor=self.actor, record_version=record_version)
 
-    def place(self, draft: EvidenceEntry, position: ChainPosition, **fields: Any) -> EvidenceEntry:
-        """Put an entry at the end of a chain, with the time it is; ``fields`` in place of the draft's."""
-        return next_entry(position, draft, time=self.clock(), **fields)
+    def place(self, draft: EvidenceEntry, position: ChainPosition, **fields: Any) -> SealedEntry:
+        """Put an entry at the end of a chain, sealed, with the time it is.
 
-    def seal(self, record: CredentialRecord, entry: EvidenceEntry, **changes: Any) -> SealedRecord:
-        """Seal ``record`` with its ``changes`` as the version that ``entry`` writes.
+        ``fields`` stand in place of the draft's. To be called inside the transaction that found ``position``.
+        Raises EvidenceDamaged where the chain's end is not what was written there: nothing is ever chained to
+        what somebody else put into the database.
+        """
+        self.environment.check_end(draft.credential_id, position)
+        return self.environment.seal_entry(next_entry(position, draft, time=self.clock(), **fields))
+
+    def seal(self, record: CredentialRecord, written: SealedEntry, **changes: Any) -> SealedRecord:
+        """Seal ``record`` with its ``changes`` as the version that the entry ``written`` is about.
 
         It names that entry under its MAC.
         """
+        entry = written.entry
         head = entry_hash(entry)
         return self.environment.seal(
             replace(record, version=entry.record_version, evidence_head=head, **changes)

@@ -87,9 +87,9 @@ class StatusChanges(ServerBase):
             )
         draft = self.draft(credential_id, event, record.version + 1)
         with self.store.changing(credential_id, record.version) as change:
-            entry = self.place(draft, change.position)
-            sealed = self.seal(changed, entry)
-            change.write(sealed, entry)
+            written = self.place(draft, change.position)
+            sealed = self.seal(changed, written)
+            change.write(sealed, written)
         if event is Event.REVOKE:
             with suppress(StoreError):  # it is revoked in any case
                 self.store.forget()

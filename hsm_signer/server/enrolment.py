@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+from hsm_signer.core.chain_position import START
 from hsm_signer.core.owners import check_owner
 from hsm_signer.errors import (
     CredentialPending,
@@ -18,7 +19,6 @@ from hsm_signer.errors import (
     StoreReadOnly,
     TokenMismatch,
 )
-from hsm_signer.evidence.chain import START
 from hsm_signer.types import (
     ACCEPTED,
     CredentialId,
@@ -52,9 +52,9 @@ class Enrolment(ServerBase):
         name = certificate_requests.subject_name(wanted.owner, subject)
         record, personalisation = self.environment.create(wanted)
         info = certificate_requests.certification_request_info(name, record.spki)
-        entry = self.place(self.draft(record.credential_id, Event.ENROL, record.version), START)
-        sealed = self.seal(record, entry, request_hash=_request_hash(info))
-        self.store.insert(sealed, entry, request=info, created=entry.time)
+        written = self.place(self.draft(record.credential_id, Event.ENROL, record.version), START)
+        sealed = self.seal(record, written, request_hash=_request_hash(info))
+        self.store.insert(sealed, written, request=info, created=written.entry.time)
         return EnrolmentStarted(CredentialView.of(sealed.record), personalisation, info)
 
     def request_info(self, credential_id: CredentialId) -> bytes:

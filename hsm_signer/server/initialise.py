@@ -12,9 +12,10 @@ from pathlib import Path
 
 from hsm_signer.config import installation as configuration
 from hsm_signer.config.files import write_whole
-from hsm_signer.config.home import read_secret_file, refuse_open_to_others
+from hsm_signer.config.home import current_actor, read_secret_file, refuse_open_to_others
 from hsm_signer.config.installation import (
     CONFIG_FILE,
+    FORMAT,
     TOKEN_PIN_VARIABLE,
     Config,
     StoreConfig,
@@ -35,7 +36,9 @@ from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession, find_token, load_library
 from hsm_signer.token.uri import TokenUri
 
+from .base import system_clock
 from .installation import PROFILE_FILE, SOFTHSM_FILE, SQLITE, AskSecret, absolute_url, token_pin
+from .installation_record import begin
 
 TOKEN_FOLDER = "tokens"  # noqa: S105  a folder
 PIN_FILE = "token.pin"
@@ -63,7 +66,7 @@ class NewInstallation:
 
 
 def initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell = lambda _: None) -> Config:
-    """Make token (or use an existing one), store, MK, record MAC key and config.toml, in this order.
+    """Make token (or use an existing one), store, the token's keys and config.toml, in this order.
 
     config.toml comes last: without it there is no installation, and what was made before a failure is
     removed again, but for keys on a token that was there before. The folder is claimed first, so that two at
@@ -126,13 +129,22 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
         tell("making the store")
         Store.create(absolute_url(store_url, home)).close()
         try:
-            tell("making the master key and the record MAC key")
+            tell("making master key, record MAC key and identity key")
+            with Store.open(absolute_url(store_url, home)) as store:
+                sealed = begin(
+                    session,
+                    profile,
+                    store,
+                    mk_id=session.create_master_key(profile),
+                    record_key_id=session.create_record_key(profile),
+                    actor=current_actor(),
+                    time=system_clock(),
+                )
             config = Config(
-                format=1,
+                format=FORMAT,
+                installation=sealed.record.installation_id.hex(),
                 token=TokenConfig(
                     uri=str(uri),
-                    master_key=session.create_master_key(profile).hex(),
-                    record_key=session.create_record_key(profile).hex(),
                     softhsm_conf=conf,
                     accept_weak=bool(profile.weaknesses),
                 ),

@@ -20,6 +20,7 @@ from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession
 from hsm_signer.token.uri import TokenUri
 
+from .installation_record import load
 from .server import Server
 
 PROFILE_FILE = "profile.json"
@@ -65,9 +66,12 @@ class Installation:
     config: Config
 
     @classmethod
-    def open(cls, home: Path) -> Installation:
-        """Read the configuration of a home folder. Raises NotInitialised, ConfigError."""
-        config = configuration.load(home)
+    def open(cls, home: Path, *, older: bool = False) -> Installation:
+        """Read the configuration of a home folder. Raises NotInitialised, ConfigError, StoreTooOld.
+
+        ``older``: one that an older version made, too, for the upgrade.
+        """
+        config = configuration.load(home, older=older)
         for path in (home, home / CONFIG_FILE):
             refuse_open_to_others(path)
         return cls(home, config)
@@ -103,13 +107,7 @@ class Installation:
             connections=config.connections,
         )
 
-    def upgrade_store(self) -> None:
-        """Bring the store to this program's schema version. Raises StoreError."""
-        Store.upgrade(
-            absolute_url(self.config.store.url, self.home), busy_timeout=self.config.store.busy_timeout
-        )
-
-    def open_token(self, ask: AskSecret = no_prompt) -> TokenSession:
+    def open_token(self, ask: AskSecret = no_prompt, *, read_write: bool = False) -> TokenSession:
         """Find the token and log in. Raises TokenError, PinMissing, FileError."""
         if self.config.token.softhsm_conf is not None:
             path = self.home / self.config.token.softhsm_conf
@@ -117,7 +115,7 @@ class Installation:
                 raise ConfigError(f"token.softhsm_conf: there is no file {path}")
             softhsm.use_configuration(path)
         uri = self.token_uri
-        return TokenSession.open(uri, token_pin(uri, self.home, ask))
+        return TokenSession.open(uri, token_pin(uri, self.home, ask), read_write=read_write)
 
     def profile(self, session: TokenSession) -> TokenProfile:
         """Read the stored profile; make a new one where the token, its firmware or its library is another."""
@@ -134,14 +132,17 @@ class Installation:
             write_whole(path, profile.to_json())
         return profile
 
+    def environment(self, store: Store, session: TokenSession, profile: TokenProfile) -> SecureEnvironment:
+        """Bring the token together with the record that names its keys.
+
+        Raises InstallationDamaged, InstallationOutdated, EvidenceMissing, EvidenceDamaged, TokenKeyMissing.
+        """
+        assert self.config.installation is not None  # load() refuses it otherwise
+        return SecureEnvironment(session, profile, load(store, self.config.installation))
+
     @contextmanager
     def server(self, ask: AskSecret = no_prompt, observe: Observe = lambda _: None) -> Iterator[Server]:
         """Open token and store as one server; both are closed when the ``with`` ends."""
         with self.open_store() as store, self.open_token(ask) as session:
-            environment = SecureEnvironment(
-                session,
-                self.profile(session),
-                mk_id=bytes.fromhex(self.config.token.master_key),
-                record_key_id=bytes.fromhex(self.config.token.record_key),
-            )
+            environment = self.environment(store, session, self.profile(session))
             yield Server(environment, store, actor=current_actor(), observe=observe)

@@ -8,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hsm_signer.core import algorithms, certificates
-from hsm_signer.errors import CredentialUnknown, RecordDamaged, TokenMismatch
+from hsm_signer.core import certificates
+from hsm_signer.errors import CredentialUnknown
 from hsm_signer.evidence.anchor import Anchor, check_anchor, make_anchor
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.types import (
-    Algorithm,
     Combine,
     CredentialId,
     CredentialRecord,
     EvidenceEntry,
     KeySpec,
     Scheme,
-    SealedRecord,
-    SpkiDer,
     Status,
 )
 
@@ -115,27 +112,7 @@ class Server(Signing, Enrolment, StatusChanges):
     def audit(self) -> AuditReport:
         """Check all chains, signatures and records against each other."""
         # Here and not above: signing does without.
-        from hsm_signer.evidence.audit import audit
+        from .audit import audit_store
 
-        damaged: list[Finding] = []
         with self.store.snapshot() as snapshot:
-            return audit(
-                snapshot.records(damaged.append),
-                snapshot.chains(damaged.append),
-                verify=_holds,
-                check_mac=self._mac_holds,
-                damaged=damaged,
-            )
-
-    def _mac_holds(self, sealed: SealedRecord) -> bool:
-        try:
-            self.environment.check(sealed)
-        except RecordDamaged:
-            return False
-        except TokenMismatch:
-            return True  # sealed by us, for another master key
-        return True
-
-
-def _holds(spki: SpkiDer, algorithm: Algorithm, digest: bytes, signature: bytes) -> bool:
-    return algorithms.holds(algorithms.verifier(spki, algorithm), digest, signature)
+            return audit_store(snapshot, self.environment)

@@ -132,7 +132,7 @@ class Signing(ServerBase):
         # 9. One transaction: the new record, if nobody wrote it meanwhile, and the evidence.
         record = checked.record
         with self.store.changing(record.credential_id, record.version) as change:
-            entry = self.place(
+            written = self.place(
                 attempt.entry,
                 change.position,
                 event=Event.ACTIVATE if record.status is Status.PENDING else Event.SIGN,
@@ -140,12 +140,12 @@ class Signing(ServerBase):
                 digests=checked.measured.digests,
                 signatures=result.signatures,
             )
-            sealed = self.seal(record, entry, status=Status.ACTIVE, failures=0, **_sealed_fields(result))
-            change.write(sealed, entry)
+            sealed = self.seal(record, written, status=Status.ACTIVE, failures=0, **_sealed_fields(result))
+            change.write(sealed, written)
         self.observe(9)
 
         # 10. Only now.
-        return _outcome(checked, entry, repeated=False)
+        return _outcome(checked, written.entry, repeated=False)
 
     def examine(self, request: SigningRequest, *, admit: Admit = lambda _: None) -> None:
         """Carry out steps 1 and 2 alone: whether :meth:`sign` would go on to the token. Changes nothing.
@@ -173,11 +173,21 @@ class Signing(ServerBase):
         )
 
     def carried_out(self, record: CredentialRecord, request: SigningRequest) -> EvidenceEntry | None:
-        """Find the entry of this very request, if it got as far as SK before; None if it did not."""
+        """Find the entry of this very request, if it got as far as SK before; None if it did not.
+
+        Raises EvidenceDamaged where the entry's MAC does not hold.
+        """
         authorisation = request.authorisation
         measured = measure(request.content, authorisation.algorithm)
         d = d_of(record, authorisation, measured.mode, measured.h)
-        return self.store.carried_out(record.credential_id, d, _quantities_hash(authorisation))
+        return self._earlier(record, d, _quantities_hash(authorisation))
+
+    def _earlier(self, record: CredentialRecord, d: Digest, quantities_hash: Digest) -> EvidenceEntry | None:
+        found = self.store.carried_out(record.credential_id, d, quantities_hash)
+        if found is None:
+            return None
+        self.environment.check_entry(found)
+        return found.entry
 
     def _attempt(self, authorisation: Authorisation) -> _Attempt:
         """Begin with what the request says of itself; raises InputError for what it cannot be."""
@@ -209,7 +219,7 @@ class Signing(ServerBase):
         attempt.learn(d=d, mode=measured.mode, h=measured.h)
         _refuse_unsuitable(record, authorisation, measured)
         quantities_hash = _quantities_hash(authorisation)
-        earlier = self.store.carried_out(record.credential_id, d, quantities_hash)
+        earlier = self._earlier(record, d, quantities_hash)
         if earlier is None:
             _refuse_stale(record, authorisation)
             self.observe(2)
@@ -238,7 +248,7 @@ class Signing(ServerBase):
         for _ in range(MAX_COUNTING_ATTEMPTS):
             record = self.load(checked.record.credential_id).sealed.record
             # After the record: whoever counts this request later than this look writes the record, too.
-            if self.store.carried_out(record.credential_id, checked.d, checked.quantities_hash) is not None:
+            if self._earlier(record, checked.d, checked.quantities_hash) is not None:
                 raise WrongKeyBefore(
                     "this request was refused at the same moment: its key opens nothing"
                 ) from error
@@ -247,10 +257,10 @@ class Signing(ServerBase):
             status = Status.LOCKED if locks else record.status
             try:
                 with self.store.changing(record.credential_id, record.version) as change:
-                    entry = self.place(
+                    written = self.place(
                         draft, change.position, outcome=error.code, record_version=record.version + 1
                     )
-                    change.write(self.seal(record, entry, failures=failures, status=status), entry)
+                    change.write(self.seal(record, written, failures=failures, status=status), written)
             except RecordConflict:
                 continue
             left = FAILURES_BEFORE_LOCK - failures

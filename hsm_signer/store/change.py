@@ -9,15 +9,17 @@ from typing import Any
 
 from sqlalchemy import Connection, delete
 
+from hsm_signer.core.chain_position import START, ChainPosition
 from hsm_signer.errors import CredentialUnknown, EvidenceMissing, RecordConflict, StatusUnsuitable
-from hsm_signer.evidence.chain import START, ChainPosition
 from hsm_signer.types import (
     ACCEPTED,
     U64,
     CredentialId,
     Event,
     EvidenceEntry,
+    Mac,
     Ordinal,
+    SealedEntry,
     SealedRecord,
     Sha256,
     Status,
@@ -42,25 +44,26 @@ class LockedChain:
         # As the columns hold them: a refusal is written down whatever they hold.
         self._found_version, self._status = row
         last = connection.execute(LAST, {"b_id": credential_id}).one_or_none()
-        self.position = START if last is None else position_from(credential_id, *last)
-        """Where the chain ends: what the entry has to follow."""
+        self.position = START if last is None else _position_from(credential_id, *last)
+        """Where the chain ends, as its row says: believed by nobody before the token has checked its MAC."""
         self._written = False
 
-    def append(self, entry: EvidenceEntry) -> None:
+    def append(self, sealed: SealedEntry) -> None:
         """Write an entry alone: an attempt that was refused and changes no record.
 
         Raises EvidenceMissing if the entry names a record version that no evidence wrote; ValueError for an
         entry that is accepted or does not belong here.
         """
+        entry = sealed.entry
         check_place(entry, self.position, self._credential_id)
         if entry.outcome == ACCEPTED:
             raise ValueError("an entry without a record is a refusal")
         newest = self._connection.execute(NEWEST_VERSION, {"b_id": self._credential_id}).scalar_one()
         name = f"a record version in the evidence of {who(self._credential_id)}"
-        if entry.record_version > checked(U64, newest or 0, name):
+        if entry.record_version > newest_version(newest, name):
             # Written down, it would pass for the missing one that wrote that version.
             raise EvidenceMissing(f"evidence about the {who(self._credential_id)} is missing")
-        self._insert(entry_row(entry))
+        self._insert(entry_row(sealed))
 
     def refuse_unwritten(self) -> None:
         """Raise ValueError where nothing was written: its caller would go on as if it were."""
@@ -82,7 +85,7 @@ class Change(LockedChain):
             raise conflict(credential_id)
         self._version = version
 
-    def write(self, sealed: SealedRecord, entry: EvidenceEntry) -> None:
+    def write(self, sealed: SealedRecord, entry: SealedEntry) -> None:
         """Write the record's next version and its entry. Raises ValueError unless they belong together."""
         if sealed.record.credential_id != self._credential_id:
             raise ValueError("the record belongs to another credential")
@@ -91,21 +94,22 @@ class Change(LockedChain):
         self._execute_on_record(UPDATE, row)
         self._insert(entry_columns)
 
-    def expire(self, entry: EvidenceEntry) -> None:
-        """Delete the record of a pending credential, whose chain ends with ``entry``: an accepted EXPIRE.
+    def expire(self, sealed: SealedEntry) -> None:
+        """Delete the record of a pending credential; ``sealed`` ends its chain: an accepted EXPIRE.
 
         The entry's ``record_version`` is one above the record's, so that the row is outdated if put back.
         Raises StatusUnsuitable if the credential is not pending, ValueError for another entry.
         """
         if self._status != Status.PENDING.number:
             raise StatusUnsuitable("only a credential whose enrolment was not finished can be given up")
+        entry = sealed.entry
         check_place(entry, self.position, self._credential_id)
         if (entry.event, entry.outcome, entry.record_version) != (Event.EXPIRE, ACCEPTED, self._version + 1):
             raise ValueError("a credential's last entry is an accepted EXPIRE with the next version")
         self._execute_on_record(DELETE, {})
         own = certificate.c.credential_id == self._credential_id
         self._connection.execute(delete(certificate).where(own))
-        self._insert(entry_row(entry))
+        self._insert(entry_row(sealed))
 
     def _execute_on_record(self, statement: Any, columns: dict[str, Any]) -> None:
         own = {"b_id": self._credential_id, "b_version": self._version}
@@ -122,27 +126,39 @@ def check_place(entry: EvidenceEntry, position: ChainPosition, credential_id: Cr
 
 
 def rows_of(
-    sealed: SealedRecord, entry: EvidenceEntry, position: ChainPosition, version: int
+    sealed: SealedRecord, sealed_entry: SealedEntry, position: ChainPosition, version: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Turn a record and the entry written with it into their rows.
 
     Raises ValueError for a record that its evidence would contradict: a mistake of the caller; StoreError for
     what a column cannot hold.
     """
-    record = sealed.record
+    record, entry = sealed.record, sealed_entry.entry
     check_place(entry, position, record.credential_id)
     if not record.version == entry.record_version == version:
         raise ValueError(f"record and entry have to be of version {version}")
-    entry_columns = entry_row(entry)
+    entry_columns = entry_row(sealed_entry)
     if record.evidence_head != entry_columns["hash"]:
         raise ValueError("the record does not name the entry written with it")
     return record_row(sealed), entry_columns
 
 
-def position_from(credential_id: CredentialId, sequence: Any, digest: Any) -> ChainPosition:
+def newest_version(column: Any, name: str) -> int:
+    """Read the highest record version of a chain; 0 of one without entries. Raises StoreDamaged."""
+    return 0 if column is None else checked(U64, column, name)
+
+
+def _position_from(
+    credential_id: CredentialId, sequence: Any, digest: Any, previous: Any, mac: Any
+) -> ChainPosition:
     """Read the end of a chain out of its columns. Raises StoreDamaged."""
     name = f"the end of the evidence of {who(credential_id)}"
-    return ChainPosition(checked(Ordinal, sequence, name), checked(Sha256, digest, name))
+    return ChainPosition(
+        checked(Ordinal, sequence, name),
+        checked(Sha256, digest, name),
+        checked(Sha256, previous, name),
+        checked(Mac | None, mac, name),
+    )
 
 
 def unknown(credential_id: CredentialId) -> CredentialUnknown:

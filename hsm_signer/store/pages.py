@@ -109,4 +109,4 @@ def unspeakable(name: str) -> bool:
 
 
 def _numbered(row: Row) -> tuple[int, EvidenceEntry]:
-    return checked(U64, row[-1], NUMBER), entry_from_row(row)
+    return checked(U64, row[-1], NUMBER), entry_from_row(row).entry

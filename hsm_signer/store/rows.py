@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hsm_signer.core.canonical import entry_hash
-from hsm_signer.errors import RecordDamaged, StoreDamaged
+from hsm_signer.errors import InstallationDamaged, RecordDamaged, StoreDamaged
 from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
     U64,
@@ -21,7 +21,10 @@ from hsm_signer.types import (
     CredentialRecord,
     Der,
     EvidenceEntry,
+    InstallationRecord,
     Mac,
+    SealedEntry,
+    SealedInstallation,
     SealedRecord,
 )
 
@@ -32,6 +35,12 @@ class Seal(msgspec.Struct, frozen=True):
     """The column of a record's MAC."""
 
     mac: Mac
+
+
+class EntrySeal(msgspec.Struct, frozen=True):
+    """The column of an entry's MAC."""
+
+    mac: Mac | None
 
 
 class EnrolmentColumns(msgspec.Struct, frozen=True):
@@ -47,8 +56,11 @@ _RECORD = Columns(CredentialRecord)
 _SEAL = Columns(Seal)
 _ENROLMENT = Columns(EnrolmentColumns)
 _ENTRY = Columns(EvidenceEntry)
+_ENTRY_SEAL = Columns(EntrySeal)
+_INSTALLATION = Columns(InstallationRecord)
 RECORD_COLUMNS = _RECORD.names
-ENTRY_COLUMNS = _ENTRY.names
+ENTRY_COLUMNS = (*_ENTRY.names, "mac")
+INSTALLATION_COLUMNS = (*_INSTALLATION.names, "mac")
 
 
 # --- out of the database -----------------------------------------------------------------------------------
@@ -89,16 +101,26 @@ def _damaged(error: BadValue, credential_id: Any, owner: Any) -> RecordDamaged:
     )
 
 
-def entry_from_row(row: Sequence[Any]) -> EvidenceEntry:
+def entry_from_row(row: Sequence[Any]) -> SealedEntry:
     """Read the entry in a row of ENTRY_COLUMNS. Raises StoreDamaged, naming credential, entry and field."""
     try:
-        return _ENTRY.read(row)
+        return SealedEntry(_ENTRY.read(row), _ENTRY_SEAL.read(row[len(_ENTRY.names) :]).mac)
     except BadValue as error:
         columns = dict(zip(ENTRY_COLUMNS, row, strict=False))
         number = f" {columns['sequence']}" if isinstance(columns["sequence"], int) else ""
         raise StoreDamaged(
             f"evidence entry{number} of {who(columns['credential_id'])} is damaged: "
             f"its field {error.field} is not {error}"
+        ) from error
+
+
+def installation_from_row(row: Sequence[Any]) -> SealedInstallation:
+    """Read the installation's record in a row of INSTALLATION_COLUMNS. Raises InstallationDamaged."""
+    try:
+        return SealedInstallation(_INSTALLATION.read(row), _SEAL.read(row[len(_INSTALLATION.names) :]).mac)
+    except BadValue as error:
+        raise InstallationDamaged(
+            f"the installation's row is damaged: its field {error.field} is not {error}"
         ) from error
 
 
@@ -115,6 +137,13 @@ def enrolment_row(request: bytes | None, created: int) -> dict[str, Any]:
     return _ENROLMENT.row(EnrolmentColumns(request, created), "record")
 
 
-def entry_row(entry: EvidenceEntry) -> dict[str, Any]:
-    """Make the columns of an entry and its ``hash``. Raises StoreError for what a column cannot hold."""
-    return {**_ENTRY.row(entry, "evidence entry"), "hash": entry_hash(entry)}
+def entry_row(sealed: SealedEntry) -> dict[str, Any]:
+    """Make the columns of an entry, ``hash`` and ``mac``. Raises StoreError for what a column cannot hold."""
+    columns = _ENTRY.row(sealed.entry, "evidence entry")
+    return {**columns, "hash": entry_hash(sealed.entry), "mac": sealed.mac}
+
+
+def installation_row(sealed: SealedInstallation) -> dict[str, Any]:
+    """Make the columns of the installation's record and ``mac``. Raises StoreError."""
+    columns = _INSTALLATION.row(sealed.record, "installation's record")
+    return {**columns, **_SEAL.row(Seal(sealed.mac), "installation's record")}

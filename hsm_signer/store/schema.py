@@ -115,17 +115,36 @@ evidence = Table(
     Column("digests", LargeBinary, nullable=False),
     Column("signatures", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
+    # Since 0003; NULL in entries of before that no upgrade has sealed.
+    Column("mac", LargeBinary),
     UniqueConstraint("credential_id", "sequence", name="evidence_chain"),
     # AUTOINCREMENT: a number is never given twice, even if the newest rows were deleted.
     sqlite_autoincrement=True,
 )
 """One row per attempt; rows are only ever added. No foreign key: a chain outlives an expired credential.
-``hash`` is SHA-256 of the entry, kept so that the end of a chain is found without reading the entry; audit
-and anchor compute it anew and never believe the column."""
+``hash`` is SHA-256 of the entry, kept so that the end of a chain is found without reading the entry, and
+believed only under ``mac``; audit and anchor compute it anew."""
 
 # All three columns of what is asked for, so that a chain's length costs nothing.
 Index("evidence_carried_out", evidence.c.credential_id, evidence.c.d, evidence.c.sequence)
 Index("evidence_written", evidence.c.credential_id, evidence.c.record_version, evidence.c.sequence)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("format", Integer, nullable=False),
+    Column("mac_key_id", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("installation_id", LargeBinary, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("keys", LargeBinary, nullable=False),
+    Column("group_policy", LargeBinary),
+    Column("evidence_head", LargeBinary, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+"""One row, number 1: what the installation knows of itself, sealed as records are. Its chain is that of 16
+zero bytes."""
 
 client = Table(
     "client",

@@ -9,15 +9,28 @@ from sqlalchemy import Connection, Select, and_, func, select
 from sqlalchemy.engine import URL
 
 from hsm_signer.core.canonical import entry_hash
-from hsm_signer.errors import RecordDamaged, StoreDamaged, StoreError
+from hsm_signer.errors import InstallationDamaged, RecordDamaged, StoreDamaged, StoreError
 from hsm_signer.evidence.chain import Head
 from hsm_signer.evidence.findings import ENTRY_DAMAGED, RECORD_DAMAGED, Finding
-from hsm_signer.types import CredentialId, EvidenceEntry, SealedRecord
+from hsm_signer.types import (
+    CredentialId,
+    EvidenceEntry,
+    SealedEntry,
+    SealedInstallation,
+    SealedRecord,
+)
 
 from .database import translated
-from .rows import ENTRY_COLUMNS, RECORD_COLUMNS, credential_id_of, entry_from_row, sealed_from_row
+from .rows import (
+    ENTRY_COLUMNS,
+    RECORD_COLUMNS,
+    credential_id_of,
+    entry_from_row,
+    installation_from_row,
+    sealed_from_row,
+)
 from .schema import credential, evidence
-from .statements import ENTRY, RECORD, Row
+from .statements import ENTRY, INSTALLATION, RECORD, Row
 
 Damaged = Callable[[Finding], None]
 """Called for a row that cannot be understood, in place of an error, by readers that go on to the next row."""
@@ -39,8 +52,16 @@ class Snapshot:
         statement = select(*RECORD).order_by(credential.c.credential_id)
         return self._read(statement, sealed_from_row, damaged, RECORD_DAMAGED)
 
-    def chains(self, damaged: Damaged | None = None) -> Iterator[EvidenceEntry]:
-        """Read every entry by credential id and sequence. Raises StoreDamaged, or tells ``damaged``."""
+    def installation(self) -> SealedInstallation | None:
+        """Read the installation's own record; None without one. Raises InstallationDamaged."""
+        with translated(self._url):
+            rows = self._connection.execute(INSTALLATION).all()
+        if len(rows) > 1:
+            raise InstallationDamaged(f"the database has {len(rows)} installations' rows")
+        return installation_from_row(rows[0]) if rows else None
+
+    def chains(self, damaged: Damaged | None = None) -> Iterator[SealedEntry]:
+        """Read every entry by chain and sequence. Raises StoreDamaged, or tells ``damaged``."""
         statement = select(*ENTRY).order_by(evidence.c.credential_id, evidence.c.sequence)
         return self._read(statement, entry_from_row, damaged, ENTRY_DAMAGED)
 
@@ -66,7 +87,7 @@ class Snapshot:
             statement = statement.where(evidence.c.id.in_(newest.scalar_subquery()))
 
         def numbered(row: Row) -> tuple[int, EvidenceEntry]:
-            return int(row[-1]), entry_from_row(row)
+            return int(row[-1]), entry_from_row(row).entry
 
         return self._read(statement, numbered, damaged, ENTRY_DAMAGED)
 
@@ -93,7 +114,7 @@ class Snapshot:
         )
 
         def head(row: Row) -> Head:
-            entry = entry_from_row(row)
+            entry = entry_from_row(row).entry
             return Head(entry.credential_id, entry.sequence, entry_hash(entry))
 
         return self._read(statement, head, None, ENTRY_DAMAGED)

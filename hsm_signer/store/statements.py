@@ -11,8 +11,8 @@ from sqlalchemy.types import NullType
 from hsm_signer.errors import WrongKey
 from hsm_signer.types import ACCEPTED
 
-from .rows import ENTRY_COLUMNS, RECORD_COLUMNS
-from .schema import credential, evidence
+from .rows import ENTRY_COLUMNS, INSTALLATION_COLUMNS, RECORD_COLUMNS
+from .schema import credential, evidence, installation
 
 Row = Sequence[Any]
 
@@ -28,21 +28,18 @@ VERSION = bindparam("b_version", type_=credential.c.version.type)
 OWN = evidence.c.credential_id == ID
 RECORD = raw(credential, (*RECORD_COLUMNS, "mac"))
 ENTRY = raw(evidence, ENTRY_COLUMNS)
-LAST = select(*raw(evidence, ("sequence", "hash"))).where(OWN).order_by(evidence.c.sequence.desc()).limit(1)
+LAST = (
+    select(*raw(evidence, ("sequence", "hash", "previous", "mac")))
+    .where(OWN)
+    .order_by(evidence.c.sequence.desc())
+    .limit(1)
+)
 NEWEST_VERSION = select(type_coerce(func.max(evidence.c.record_version), NullType())).where(OWN)
 # One statement sees one moment, on both databases.
 LOAD = select(
     *RECORD,
     *raw(credential, ("request", "created")),
     NEWEST_VERSION.scalar_subquery(),
-    *(
-        select(type_coerce(end, NullType()))
-        .where(OWN)
-        .order_by(evidence.c.sequence.desc())
-        .limit(1)
-        .scalar_subquery()
-        for end in (evidence.c.sequence, evidence.c.hash)
-    ),
 ).where(credential.c.credential_id == ID)
 # Refusals that came later have the same version: the first entry is the one that wrote it.
 WRITER = (
@@ -67,3 +64,8 @@ UPDATE = update(credential).where(credential.c.credential_id == ID, credential.c
 DELETE = delete(credential).where(credential.c.credential_id == ID, credential.c.version == VERSION)
 INSERT_RECORD = insert(credential)
 INSERT_ENTRY = insert(evidence)
+SEAL_ENTRY = update(evidence).where(
+    OWN, evidence.c.sequence == bindparam("b_sequence"), evidence.c.mac.is_(None)
+)
+INSTALLATION = select(*raw(installation, INSTALLATION_COLUMNS))
+INSERT_INSTALLATION = insert(installation)

@@ -7,7 +7,7 @@ and if anything fails nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.chain_position import START
 from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import (
     CredentialExists,
@@ -27,14 +28,22 @@ from hsm_signer.errors import (
     StoreReadOnly,
     StoreTooOld,
 )
-from hsm_signer.evidence.chain import START, ChainPosition, Head
-from hsm_signer.types import U64, CredentialId, Digest, EvidenceEntry, SealedRecord, Status
+from hsm_signer.evidence.chain import Head
+from hsm_signer.types import (
+    INSTALLATION_CHAIN,
+    CredentialId,
+    Digest,
+    EvidenceEntry,
+    SealedEntry,
+    SealedInstallation,
+    SealedRecord,
+    Status,
+)
 
 from . import schema
 from .certificate_rows import CertificateRows
-from .change import Change, LockedChain, position_from, rows_of, unknown
+from .change import Change, LockedChain, check_place, newest_version, rows_of, unknown
 from .client_rows import ClientRows
-from .columns import checked
 from .database import (
     CONNECTIONS,
     MISSING_HINT,
@@ -52,6 +61,8 @@ from .rows import (
     enrolment_from_row,
     enrolment_row,
     entry_from_row,
+    entry_row,
+    installation_row,
     sealed_from_row,
     who,
 )
@@ -61,9 +72,12 @@ from .statements import (
     CARRIED_OUT,
     DELETE,
     INSERT_ENTRY,
+    INSERT_INSTALLATION,
     INSERT_RECORD,
     LOAD,
+    NEWEST_VERSION,
     RECORD,
+    SEAL_ENTRY,
     WRITER,
     raw,
 )
@@ -84,8 +98,15 @@ class StoredCredential:
     written_by: Digest | None
     """SHA-256 of the entry written with this version of the record, computed from its row; None if there is
     none. A record whose MAC holds names it in ``evidence_head``."""
-    position: ChainPosition
-    """The end of the chain, for information: it may move before anything is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstallation:
+    """The installation's own record as it stood at one moment, as StoredCredential is for a credential."""
+
+    sealed: SealedInstallation
+    newest_version: int
+    written_by: Digest | None
 
 
 # --- the store ----------------------------------------------------------------------------------------------
@@ -229,17 +250,27 @@ class Store(Pages, ClientRows, CertificateRows):
             sealed = sealed_from_row(row)
             version = sealed.record.version
             writer = connection.execute(WRITER, {"b_id": credential_id, "b_version": version}).one_or_none()
-        written_by = None if writer is None else entry_hash(entry_from_row(writer))
-        newest, sequence, digest = row[-3:]
-        request = enrolment_from_row(row[-5:-3], sealed.record).request
-        if sequence is None:
-            return StoredCredential(sealed, request, 0, written_by, START)
-        return StoredCredential(
+        written_by = None if writer is None else entry_hash(entry_from_row(writer).entry)
+        newest = newest_version(row[-1], f"a record version in the evidence of {who(credential_id)}")
+        request = enrolment_from_row(row[-3:-1], sealed.record).request
+        return StoredCredential(sealed, request, newest, written_by)
+
+    def installation(self) -> StoredInstallation | None:
+        """Read the installation's own record with what its evidence says about its version; None without one.
+
+        Raises InstallationDamaged, StoreDamaged.
+        """
+        with self._reading() as connection:
+            sealed = Snapshot(connection, self._url).installation()
+            if sealed is None:
+                return None
+            own = {"b_id": INSTALLATION_CHAIN, "b_version": sealed.record.version}
+            newest = connection.execute(NEWEST_VERSION, own).scalar_one()
+            writer = connection.execute(WRITER, own).one_or_none()
+        return StoredInstallation(
             sealed,
-            request,
-            checked(U64, newest, f"a record version in the evidence of {who(credential_id)}"),
-            written_by,
-            position_from(credential_id, sequence, digest),
+            newest_version(newest, "a record version in the evidence of the installation"),
+            None if writer is None else entry_hash(entry_from_row(writer).entry),
         )
 
     def find(self, owner: str) -> list[SealedRecord]:
@@ -279,12 +310,11 @@ class Store(Pages, ClientRows, CertificateRows):
 
     def carried_out(
         self, credential_id: CredentialId, d: Digest, quantities_hash: Digest
-    ) -> EvidenceEntry | None:
+    ) -> SealedEntry | None:
         """Find the entry of an equal request that got as far as SK, accepted or a wrong key, if there is one.
 
         ``d`` is D, ``quantities_hash`` is SHA-256(Q_1 || ...); both have 32 bytes. The entry is what the row
-        says, believed by nobody yet: the caller verifies its signatures before it releases them again.
-        Raises StoreDamaged.
+        says: its MAC is for the token to check. Raises StoreDamaged.
         """
         asked = {"b_id": credential_id, "b_d": d, "b_quantities": quantities_hash}
         with self._reading() as connection:
@@ -315,8 +345,33 @@ class Store(Pages, ClientRows, CertificateRows):
 
     # --- writing ---
 
+    def begin(self, sealed: SealedInstallation, entry: SealedEntry) -> None:
+        """Write the installation's own record and the first entry of its chain, both or neither.
+
+        Raises StoreError if there is one already, ValueError unless they belong together.
+        """
+        check_place(entry.entry, START, INSTALLATION_CHAIN)
+        columns = entry_row(entry)
+        if sealed.record.evidence_head != columns["hash"]:
+            raise ValueError("the record does not name the entry written with it")
+        try:
+            with self._writing() as connection:
+                connection.execute(INSERT_INSTALLATION, {"id": 1, **installation_row(sealed)})
+                connection.execute(INSERT_ENTRY, columns)
+        except RecordConflict as conflict:
+            raise StoreError(f"the store {name_of(self._url)} belongs to an installation") from conflict
+
+    def seal_entries(self, entries: Sequence[SealedEntry]) -> None:
+        """Give entries of an older version their MACs, all or none; whatever has one keeps it."""
+        rows = [
+            {"b_id": sealed.entry.credential_id, "b_sequence": sealed.entry.sequence, "mac": sealed.mac}
+            for sealed in entries
+        ]
+        with self._writing() as connection:
+            connection.execute(SEAL_ENTRY, rows)
+
     def insert(
-        self, sealed: SealedRecord, entry: EvidenceEntry, *, request: bytes | None, created: int
+        self, sealed: SealedRecord, entry: SealedEntry, *, request: bytes | None, created: int
     ) -> None:
         """Write a new credential and the first entry of its chain, both or neither.
 

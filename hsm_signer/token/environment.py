@@ -9,21 +9,18 @@ section 5, and step 2 of section 7.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism
 
 from hsm_signer.core import algorithms
-from hsm_signer.core.canonical import record_bytes
 from hsm_signer.core.content import Measured, digest_list_hash
 from hsm_signer.errors import (
     AuthorisationMismatch,
     InputError,
-    RecordDamaged,
+    InstallationDamaged,
     SignatureInvalid,
     TokenError,
     TokenMismatch,
@@ -35,19 +32,25 @@ from hsm_signer.schemes.authorise import d_of, personalisation_digest, position_
 from hsm_signer.schemes.key_operations import Key
 from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
+    HASH_LENGTH,
     Algorithm,
     Authorisation,
     CardPersonalisation,
     Combine,
     CredentialId,
     CredentialRecord,
+    Digest,
     HashName,
+    InstallationRecord,
     Mode,
     NewCredential,
+    SealedInstallation,
     SealedRecord,
     Sealing,
     Status,
     SuspendedBy,
+    TokenKeyKind,
+    TokenKeyState,
     WrappedKey,
 )
 
@@ -55,18 +58,9 @@ from . import selftest
 from .faults import token_call
 from .primitives import GeneratedPair
 from .profile import TokenProfile
-from .session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession
+from .seal import RECORD_FORMAT, TokenSeal
+from .session import MASTER_KEY_LABEL, TokenSession
 from .workspace import TokenWorkspace
-
-RECORD_FORMAT = 2
-BEYOND_FORMAT_1: dict[str, Any] = {
-    "sealing": Sealing.CARD,
-    "wrapped_seal": None,
-    "card_point": None,
-    "enrolment_proof": None,
-    "suspended_by": SuspendedBy.NOBODY,
-}
-TAG_PREFIX = b"hsm-signer/1/"
 
 Observe = Callable[[int], None]
 """Told the number of each step of docs/understand/protocol.md, section 5, when it is done."""
@@ -85,19 +79,23 @@ class SigningResult:
     """Session objects destroyed in step 8."""
 
 
-class SecureEnvironment:
-    """One token session with its profile, MK and record MAC key."""
+class SecureEnvironment(TokenSeal):
+    """One token session with its profile and the keys that the installation's record names."""
 
-    def __init__(
-        self, session: TokenSession, profile: TokenProfile, *, mk_id: bytes, record_key_id: bytes
-    ) -> None:
-        """Find both keys by their ids, 8 bytes. Raises TokenKeyMissing."""
-        self.session = session
+    def __init__(self, session: TokenSession, profile: TokenProfile, sealed: SealedInstallation) -> None:
+        """Check the installation's record and find its keys. Raises InstallationDamaged, TokenKeyMissing.
+
+        Nothing in the record is believed before its MAC holds, under the key of this token that it names.
+        """
+        super().__init__(session, sealed.record.mac_key_id)
+        self.check_installation(sealed)
         self.profile = profile
-        self.mk_id = mk_id
-        self.record_key_id = record_key_id
-        self._master_key = session.find_key(MASTER_KEY_LABEL, mk_id)
-        self._record_key = session.find_key(RECORD_KEY_LABEL, record_key_id)
+        self.installation_id = sealed.record.installation_id
+        self.mk_id = _active(sealed.record, TokenKeyKind.MASTER)
+        self._master_key = session.find_key(MASTER_KEY_LABEL, self.mk_id)
+        self._identity_key, self.identity_spki = session.find_identity(
+            _active(sealed.record, TokenKeyKind.IDENTITY)
+        )
         self._profiles = {profile.private_wrap: profile}
         self._known_wrap: bytes | None = None
         with self._workspace() as workspace:
@@ -121,53 +119,30 @@ class SecureEnvironment:
                 if key[Attribute.MODIFIABLE]
             )
 
-    # --- records ---------------------------------------------------------------------------------------
-
-    def seal(self, record: CredentialRecord) -> SealedRecord:
-        """Seal a record, in today's format, with its MAC: HMAC-SHA-256 by the token, 32 bytes."""
-        current = replace(record, format=RECORD_FORMAT)
-        return SealedRecord(current, self._mac(current))
+    # --- the installation and its records --------------------------------------------------------------
 
     def check(self, sealed: SealedRecord) -> None:
         """Raise RecordDamaged unless the MAC holds, TokenMismatch if KCAR is wrapped under another MK."""
+        super().check(sealed)
         record = sealed.record
-        if record.mac_key_id != self.record_key_id:
-            raise RecordDamaged(
-                f"the record of {record.owner!r} is not sealed by this installation's key",
-                hint="the database belongs to another installation, or the row was changed",
-            )
-        # What a record of format 1 cannot say is not under its MAC: there it must say nothing.
-        silent = record.format > 1 or replace(record, **BEYOND_FORMAT_1) == record
-        if not silent or not hmac.compare_digest(self._mac(record), sealed.mac):
-            raise RecordDamaged(
-                f"the record of {record.owner!r} was changed outside this program: its MAC does not hold",
-                hint="restore the row from a backup; `hsm-signer audit verify` lists what else is wrong",
-            )
         if record.mk_id != self.mk_id:
             raise TokenMismatch(
                 f"the record of {record.owner!r} needs master key {record.mk_id.hex()}, "
                 f"this installation has {self.mk_id.hex()}"
             )
 
-    def tag(self, domain: str, data: bytes) -> bytes:
-        """Make a MAC for what else this installation has to recognise as its own: clients, access tokens.
+    def sign_as_installation(self, digest: Digest) -> bytes:
+        """Sign a SHA-256 digest with the identity key: ECDSA on P-256, in DER (RFC 3279, 2.2.3).
 
-        HMAC-SHA-256 under the record MAC key, 32 bytes, over "hsm-signer/1/" || domain || data. ``domain``
-        says what it is and is never "record" nor the beginning of another one in use; ``data`` is in
-        canonical form (core/canonical.py).
+        What was hashed begins with "hsm-signer/2/" and a word for what it is, so that no statement of one
+        kind passes for one of another. Raises ValueError for another length.
         """
-        if not domain or "record".startswith(domain) or domain.startswith("record"):
-            raise ValueError(f"{domain!r} could be taken for a record")
-        return self._hmac(TAG_PREFIX + domain.encode("ascii") + data)
-
-    def _mac(self, record: CredentialRecord) -> bytes:
-        return self._hmac(record_bytes(record))
-
-    def _hmac(self, data: bytes) -> bytes:
+        if len(digest) != HASH_LENGTH:
+            raise ValueError(f"expected {HASH_LENGTH} bytes")
         self.session.require_owner()
-        with token_call("computing a MAC"):
-            mac: bytes = self._record_key.sign(data, mechanism=Mechanism.SHA256_HMAC)
-        return mac
+        with token_call("signing with the identity key"):
+            signature = self._identity_key.sign(digest, mechanism=Mechanism.ECDSA)
+        return algorithms.ecdsa_der(signature)
 
     def random(self, length: int) -> bytes:
         """Draw ``length`` bytes from the token's generator."""
@@ -393,3 +368,13 @@ def _present(wrapped: WrappedKey | None, name: str) -> WrappedKey:
     if wrapped is None:
         raise AssertionError(f"a live record without {name}")
     return wrapped
+
+
+def _active(record: InstallationRecord, kind: TokenKeyKind) -> bytes:
+    """Find the id of the active key of one kind. Raises InstallationDamaged."""
+    active = [
+        key.key_id for key in record.token_keys if (key.kind, key.state) == (kind, TokenKeyState.ACTIVE)
+    ]
+    if len(active) != 1:
+        raise InstallationDamaged(f"the installation's row names {len(active)} active {kind.value} keys")
+    return active[0]

@@ -320,9 +320,20 @@ class TokenSession:
                 KeySpec.P256, public[Attribute.EC_POINT]
             )
 
-    def _new_key_id(self) -> bytes:
+    def find_identity_id(self) -> bytes | None:
+        """The CKA_ID of the identity key; None unless there is exactly one."""
+        template = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: IDENTITY_KEY_LABEL}
+        with token_call("looking for its keys"):
+            found = [key[Attribute.ID] for key in self.pkcs11.get_objects(template)]
+        return bytes(found[0]) if len(found) == 1 else None
+
+    def random(self, length: int) -> bytes:
+        """``length`` bytes of the token's generator."""
         with token_call("drawing random bytes"):
-            return bytes(self.pkcs11.generate_random(KEY_ID_LENGTH * 8))
+            return bytes(self.pkcs11.generate_random(length * 8))
+
+    def _new_key_id(self) -> bytes:
+        return self.random(KEY_ID_LENGTH)
 
 
 def load_library(uri: TokenUri) -> Any:

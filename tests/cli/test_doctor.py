@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +19,11 @@ from hsm_signer.store.store import Store
 from hsm_signer.testing import PIN, Home
 from hsm_signer.token.profile import CONFINEMENTS, Confinement
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL
-from hsm_signer.types import Event, KeySpec, Scheme
+from hsm_signer.types import Event, KeySpec, Scheme, TokenKeyKind
 from tests.support.commandline import Cli, as_nobody, changed, tree
+from tests.support.installation_rows import name_key
 from tests.support.older import as_older_versions_made_it
-from tests.support.scenes import writable
+from tests.support.scenes import sql, writable
 
 CYCLE = frozenset({"ok", "not-possible"})
 
@@ -109,11 +109,12 @@ def test_token_keys_of_an_older_version_are_named(run: Cli, home: Home, older: t
         before = msgspec.structs.replace(profile, confinement=confinement)
         made = {"master_key": session.create_master_key, "record_key": session.create_record_key}
         keys = {name: made[name](before) for name in older}
-        config = home.path / CONFIG_FILE
-        for name, key_id in keys.items():
-            config.write_text(re.sub(rf'{name} = "\w+"', f'{name} = "{key_id.hex()}"', config.read_text()))
-        for label, name in ((MASTER_KEY_LABEL, "master_key"), (RECORD_KEY_LABEL, "record_key")):
+        for name, kind, label in (
+            ("master_key", TokenKeyKind.MASTER, MASTER_KEY_LABEL),
+            ("record_key", TokenKeyKind.RECORD_MAC, RECORD_KEY_LABEL),
+        ):
             if name in older:
+                name_key(home, session, kind, keys[name])
                 key = session.find_key(label, keys[name])
                 key[Attribute.DECRYPT] = True
                 assert key[Attribute.DECRYPT]
@@ -145,8 +146,8 @@ def test_records_at_sealing_1_are_counted(run: Cli, home: Home) -> None:
         ("token", {"token.login"}, {"token.profile", "token.keys", "cycle"}),
         ("token pin", {"token.login"}, {"token.profile", "token.keys", "cycle"}),
         ("keys", {"token.keys"}, {"cycle"}),
-        ("store", {"store.open"}, {"store.writable", "store.contents"}),
-        ("store damaged", {"store.open"}, {"store.writable", "store.contents"}),
+        ("store", {"store.open"}, {"store.writable", "store.contents", "token.keys", "cycle"}),
+        ("store damaged", {"store.open"}, {"store.writable", "store.contents", "token.keys", "cycle"}),
         ("uri", {"config"}, {"cycle"}),
     ],
 )
@@ -164,7 +165,7 @@ def test_broken_installations(run: Cli, home: Home, broken: str, failed: set[str
         case "token pin":
             (home.path / "token.pin").write_text("not the pin")
         case "keys":
-            config.write_text(text.replace('record_key = "', 'record_key = "0011223344556677" #'))
+            sql(home, "UPDATE installation SET mac_key_id = ?", bytes(8))
         case "store":
             (home.path / "store.db").unlink()
         case "store damaged":
@@ -175,7 +176,7 @@ def test_broken_installations(run: Cli, home: Home, broken: str, failed: set[str
     # What can be looked at all the same is.
     assert found["card"] == "ok"
     if broken.startswith("store"):
-        assert found["cycle.rolling.p256"] == "ok"
+        assert found["token.profile"] == "ok"
     if broken.startswith("token"):
         assert found["store.contents"] == "ok"
 

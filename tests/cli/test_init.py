@@ -131,11 +131,15 @@ def test_broken_installations(run: Cli, home: Home) -> None:
     for broken, status, code in (
         (text + "\ncolour = 1\n", 2, "config.invalid"),
         (text.replace("pin_tries = 3", 'pin_tries = "three"'), 2, "config.invalid"),
-        (text.replace("format = 1", "format = = 1"), 2, "config.invalid"),
+        (text.replace("format = 2", "format = = 2"), 2, "config.invalid"),
         (text.replace("token=hsm-signer", "token=gone"), 5, "token.not-found"),
         (text.replace("libsofthsm2.so", "gone.so"), 5, "token.not-found"),
         (text.replace("sqlite:///store.db", "sqlite:///gone.db"), 6, "store.missing"),
-        (_other_master_key(text), 5, "token.key-missing"),
+        (
+            re.sub(r'(?m)^installation = "\w+"$', f'installation = "{"0" * 16}"', text),
+            6,
+            "installation.damaged",
+        ),
     ):
         config.write_text(broken)
         assert run("credential", "list", status=status).code == code
@@ -144,10 +148,6 @@ def test_broken_installations(run: Cli, home: Home) -> None:
     assert run("credential", "list", status=5).code == "token.pin-wrong"
     (home.path / PIN_FILE).unlink()
     assert run("credential", "list", status=2).code == "file.unusable"
-
-
-def _other_master_key(text: str) -> str:
-    return re.sub(r"(?m)^master_key = .*$", 'master_key = "0011223344556677"', text)
 
 
 def test_store_upgrade_of_a_current_store_changes_nothing(run: Cli, home: Home) -> None:

@@ -19,18 +19,24 @@ from hsm_signer.config.installation import (
     WorkstationConfig,
 )
 from hsm_signer.config.toml import MAX_LENGTH
-from hsm_signer.errors import ConfigError, NotInitialised
+from hsm_signer.errors import ConfigError, NotInitialised, StoreTooOld
 
 PLAIN = st.text(st.characters(codec="utf-8", min_codepoint=0x20), max_size=30)
 KEY = "00112233445566aa"
 GOOD = f"""\
+format = 2
+installation = "{KEY}"
+[token]
+uri = "pkcs11:token=x"
+"""
+OLDER = f"""\
 format = 1
 [token]
 uri = "pkcs11:token=x"
 master_key = "{KEY}"
 record_key = "{KEY}"
 """
-TOKEN = TokenConfig(uri="pkcs11:token=x", master_key=KEY, record_key=KEY)
+TOKEN = TokenConfig(uri="pkcs11:token=x")
 
 
 def load(folder: Path, text: str | bytes) -> Config:
@@ -41,7 +47,7 @@ def load(folder: Path, text: str | bytes) -> Config:
 
 def test_defaults(tmp_path: Path) -> None:
     loaded = load(tmp_path, GOOD)
-    assert loaded == Config(format=1, token=TOKEN)
+    assert loaded == Config(format=2, installation=KEY, token=TOKEN)
     assert loaded.store.url == "sqlite:///store.db"
     assert (loaded.card.pin_tries, loaded.card.puk_tries) == (3, 10)
     assert loaded.card.hash_on_card_up_to == 4096
@@ -58,21 +64,24 @@ def test_there_is_no_installation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        (GOOD.replace("format = 1", ""), "missing key 'format'"),
-        (GOOD.replace("format = 1", "format = 2"), "format: expected int <= 1"),
-        (GOOD.replace("format = 1", "format = 0"), "format: expected int >= 1"),
-        (GOOD.replace("format = 1", "format = true"), "format: expected int, got bool"),
-        ("format = 1\n", "missing key 'token'"),
-        ("format = 1\ntoken = 7\n", "token: expected object, got int"),
+        (GOOD.replace("format = 2", ""), "missing key 'format'"),
+        (GOOD.replace("format = 2", "format = 3"), "format: expected int <= 2"),
+        (GOOD.replace("format = 2", "format = 0"), "format: expected int >= 1"),
+        (GOOD.replace("format = 2", "format = true"), "format: expected int, got bool"),
+        (f'format = 2\ninstallation = "{KEY}"\n', "missing key 'token'"),
+        (f'format = 2\ninstallation = "{KEY}"\ntoken = 7\n', "token: expected object, got int"),
         (GOOD.replace('uri = "pkcs11:token=x"', ""), "missing key 'token.uri'"),
         (GOOD.replace('"pkcs11:token=x"', "7"), "token.uri: expected str, got int"),
-        (GOOD.replace("master_key", "mistress_key"), "'token.mistress_key'|'token.master_key'"),
-        (
-            GOOD.replace(f'master_key = "{KEY}"', 'master_key = "xyz"'),
-            "token.master_key: expected str matching",
-        ),
-        (GOOD.replace(f'master_key = "{KEY}"', f'master_key = "{KEY}00"'), "token.master_key: expected str"),
-        (GOOD.replace(KEY, KEY.upper()), "token.master_key: expected str matching"),
+        (GOOD.replace("installation", "instillation"), "unknown key 'instillation'"),
+        (GOOD.replace(f'installation = "{KEY}"', ""), "installation is missing: expected 16 hex"),
+        (GOOD.replace(KEY, "xyz"), "installation: expected str matching"),
+        (GOOD.replace(KEY, f"{KEY}00"), "installation: expected str"),
+        (GOOD.replace(KEY, KEY.upper()), "installation: expected str matching"),
+        (GOOD + f'master_key = "{KEY}"\n', "token.master_key: not known in format 2"),
+        (GOOD + f'record_key = "{KEY}"\n', "token.record_key: not known in format 2"),
+        (OLDER.replace("master_key", "mistress_key"), "unknown key 'token.mistress_key'"),
+        (OLDER.replace(f'master_key = "{KEY}"', ""), "token.master_key is missing: expected 16 hex"),
+        (OLDER.replace("[token]", f'installation = "{KEY}"\n[token]'), "installation: not known in format 1"),
         (GOOD + "pin = 1234\n", "unknown key 'token.pin'"),
         (GOOD + "[store]\nurl = 7\n", "store.url: expected str, got int"),
         (GOOD + "[store]\nport = 7\n", "unknown key 'store.port'"),
@@ -105,7 +114,7 @@ def test_each_mistake_is_named(tmp_path: Path, text: str | bytes, match: str) ->
 
 def test_as_large_as_allowed(tmp_path: Path) -> None:
     filler = MAX_LENGTH - len(GOOD)
-    assert load(tmp_path, GOOD + "#" * filler).format == 1
+    assert load(tmp_path, GOOD + "#" * filler).format == 2
 
 
 def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
@@ -136,8 +145,9 @@ def test_what_is_written_is_read(
     conf: str | None,
 ) -> None:
     wanted = Config(
-        format=1,
-        token=TokenConfig(uri=uri, master_key=KEY, record_key=KEY, softhsm_conf=conf),
+        format=2,
+        installation=KEY,
+        token=TokenConfig(uri=uri, softhsm_conf=conf),
         store=StoreConfig(url=uri, busy_timeout=timeout),
         card=CardConfig(pin_tries=tries, hash_on_card_up_to=limit),
     )
@@ -145,9 +155,17 @@ def test_what_is_written_is_read(
     assert load(folder, config.dump(wanted)) == wanted
 
 
+def test_an_older_format_is_for_the_upgrade_alone(tmp_path: Path) -> None:
+    with pytest.raises(StoreTooOld, match="was made by an older version") as caught:
+        load(tmp_path, OLDER)
+    assert caught.value.hint == "hsm-signer store upgrade brings it on"
+    older = config.load(tmp_path, older=True)
+    assert (older.token.master_key, older.token.record_key, older.installation) == (KEY, KEY, None)
+
+
 @pytest.mark.parametrize("text", ["tab\there", "line\nbreak", "nul\0", "del\x7f", "bell\x07"])
 def test_control_characters_survive_too(tmp_path: Path, text: str) -> None:
-    wanted = Config(format=1, token=TokenConfig(uri=text, master_key=KEY, record_key=KEY))
+    wanted = Config(format=2, installation=KEY, token=TokenConfig(uri=text))
     assert load(tmp_path, config.dump(wanted)) == wanted
 
 
@@ -171,7 +189,7 @@ def test_a_workstation_has_a_service_and_no_token(tmp_path: Path) -> None:
 
 
 def test_without_a_file_a_workstation_has_the_defaults(tmp_path: Path) -> None:
-    assert config.load_workstation(tmp_path) == WorkstationConfig(format=1)
+    assert config.load_workstation(tmp_path) == WorkstationConfig(format=2)
 
 
 def test_an_installation_may_name_a_service_too(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import fields, replace
 
 from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
-from hsm_signer.evidence.chain import START, ChainCheck, check_chain, draft_entry, next_entry, position_of
+from hsm_signer.core.chain_position import START, position_of
+from hsm_signer.evidence.chain import ChainCheck, check_chain, draft_entry, next_entry
 from hsm_signer.types import Algorithm, CredentialId, Event, EvidenceEntry, Mode
 from tests.support.factories import credential_id, make_entry, sha
 

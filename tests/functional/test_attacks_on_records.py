@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.chain_position import position_of
 from hsm_signer.errors import (
     CredentialUnknown,
     EvidenceDamaged,
@@ -26,11 +27,11 @@ from hsm_signer.errors import (
     TokenMismatch,
 )
 from hsm_signer.evidence import findings
-from hsm_signer.evidence.chain import draft_entry, next_entry, position_of
+from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.server.server import Server
 from hsm_signer.store.rows import entry_row
 from hsm_signer.testing import Home
-from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, Status
+from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, SealedEntry, Status
 from tests.support.scenes import (
     authorise,
     chain,
@@ -409,7 +410,10 @@ def test_entry_in_the_middle_removed_or_changed(home: Home, server: Server) -> N
     assert findings.CHAIN_GAP in {each.code for each in server.audit().findings}
     sql(home, f"INSERT INTO evidence VALUES ({', '.join('?' * len(saved))})", *saved)
     sql(home, "UPDATE evidence SET actor = 'mallory' WHERE credential_id = ? AND sequence = 3", credential_id)
-    assert {each.code for each in server.audit().findings} == {findings.CHAIN_PREVIOUS}
+    assert {each.code for each in server.audit().findings} == {
+        findings.CHAIN_PREVIOUS,
+        findings.ENTRY_MAC,
+    }
     actor = saved[columns(home, "evidence").index("actor")]
     sql(home, "UPDATE evidence SET actor = ? WHERE credential_id = ? AND sequence = 3", actor, credential_id)
     still_signs(server, alice)
@@ -466,9 +470,13 @@ def test_status_of_the_row_is_not_believed(home: Home, server: Server) -> None:
 
 
 def _write_entry(home: Home, entry: EvidenceEntry) -> None:
-    """Put it over the entry of the same sequence, or at the end, with everything the columns need."""
-    row = entry_row(entry)
+    """Put it over the entry of the same sequence, or at the end, with everything the columns need.
+
+    The MAC stays what it was: nobody outside the token can make one.
+    """
     own = "credential_id = ? AND sequence = ?"
+    macs = sql(home, f"SELECT mac FROM evidence WHERE {own}", entry.credential_id, entry.sequence)
+    row = entry_row(SealedEntry(entry, macs[0][0] if macs else bytes(32)))
     sql(home, f"DELETE FROM evidence WHERE {own}", entry.credential_id, entry.sequence)
     names = ", ".join(row)
     sql(home, f"INSERT INTO evidence ({names}) VALUES ({', '.join('?' * len(row))})", *row.values())
@@ -560,5 +568,6 @@ def test_credential_hidden_behind_an_expiry(home: Home, server: Server, name: st
     sql(home, "DELETE FROM credential WHERE credential_id = ?", record.credential_id)
     found = server.audit().findings
     assert [(each.code, each.credential_id) for each in found] == [
-        (findings.RECORD_MISSING, record.credential_id)
+        (findings.RECORD_MISSING, record.credential_id),
+        (findings.ENTRY_MAC, record.credential_id),
     ]

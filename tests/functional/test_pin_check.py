@@ -43,11 +43,11 @@ from hsm_signer.types import (
     CredentialRecord,
     Digest,
     Event,
-    EvidenceEntry,
     KeySpec,
     PinCheck,
     Quantity,
     Scheme,
+    SealedEntry,
     Status,
     WrappedKey,
 )
@@ -207,7 +207,7 @@ def test_one_wrong_request_counted_by_another_at_the_last_moment_counts_once(
     request = authorise(scene.server, scene.person, pin=scene.wrong[0])
     real, looks = Store.carried_out, 0
 
-    def carried_out(self: Store, *arguments: Any) -> EvidenceEntry | None:
+    def carried_out(self: Store, *arguments: Any) -> SealedEntry | None:
         nonlocal looks
         looks += 1
         found = real(self, *arguments)

@@ -136,8 +136,7 @@ def test_the_trace_is_a_trace(trace: Trace) -> None:
     assert counted["C_Login"] == counted["C_OpenSession"] == counted["C_CloseSession"] == 1
     assert counted["C_UnwrapKey"] > 50
     assert counted["C_DeriveKey"] > 40
-    (identity,) = trace.of("identity")
-    numbers = [call.number for call in trace.init + identity.calls + trace.after_init]
+    numbers = [call.number for call in trace.init + trace.after_init]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no call is missing"
 
 
@@ -257,17 +256,17 @@ def test_nothing_is_decrypted_copied_or_changed(trace: Trace) -> None:
 
 
 def test_every_object_is_destroyed_before_its_session_closes(trace: Trace) -> None:
-    """In daily use all; at init all but the two token keys, which are not session objects."""
+    """In daily use all; at init all but the token keys, which are not session objects."""
     lives = spy.lives(trace.after_init)
     assert lives.made == lives.destroyed > 100
     assert lives.left == ()
-    kept = [call.made[0] for call in trace.init if call.template.get("CKA_TOKEN") is True]
-    assert len(kept) == 2
+    kept = [handle for call in token_keys(trace) for handle in call.made]
+    assert len(kept) == 4
     assert spy.lives(trace.init).left == tuple(sorted(kept))
     destroyed = {
         int(call.given["hObject"], 16) for call in trace.after_init if call.name == "C_DestroyObject"
     }
-    assert len(found(trace.after_init)) == 2
+    assert len(found(trace.after_init)) == 4
     assert not destroyed & found(trace.after_init), "the token's own keys are left alone"
 
 
@@ -281,8 +280,17 @@ def test_every_operation_destroys_what_it_made_itself(trace: Trace, name: str) -
 
 
 def found(calls: Iterable[Call]) -> set[int]:
-    """Handles that C_FindObjects gave: MK and the record MAC key."""
+    """Handles that C_FindObjects gave: MK, the record MAC key, both halves of the identity key."""
     return {handle for call in calls for handle in call.found}
+
+
+def token_keys(trace: Trace) -> list[Call]:
+    """The calls that made token objects."""
+    return [
+        call
+        for call in trace.init
+        if any(template.get("CKA_TOKEN") is True for template in call.templates.values())
+    ]
 
 
 def test_nothing_becomes_a_token_object_after_init(trace: Trace) -> None:
@@ -868,10 +876,14 @@ def test_nothing_else_is_ever_wrapped(trace: Trace) -> None:
 
 
 def test_token_keys(trace: Trace) -> None:
-    """MK and the record MAC key: the only token objects, made at init."""
-    made = [call for call in trace.init if call.template.get("CKA_TOKEN") is True]
-    mk, record_key = (dict(call.template) for call in made)
-    assert [call.mechanism for call in made] == ["CKM_AES_KEY_GEN", "CKM_GENERIC_SECRET_KEY_GEN"]
+    """MK, the record MAC key and the identity key: the only token objects, made at init."""
+    made = token_keys(trace)
+    assert [call.mechanism for call in made] == [
+        "CKM_AES_KEY_GEN",
+        "CKM_GENERIC_SECRET_KEY_GEN",
+        "CKM_EC_KEY_PAIR_GEN",
+    ]
+    mk, record_key = (dict(call.template) for call in made[:2])
     for template in (mk, record_key):
         assert isinstance(template["CKA_ID"], bytes)
         assert len(template["CKA_ID"]) == 8
@@ -890,20 +902,31 @@ def test_token_keys(trace: Trace) -> None:
 def test_identity_key(trace: Trace) -> None:
     """A pair of token objects, found again by label and id; of the private half nothing is read."""
     (phase,) = trace.of("identity")
-    (call,) = [call for call in phase.calls if call.name in spy.MAKERS]
+    call = token_keys(trace)[-1]
     assert (call.name, call.mechanism, call.ok) == ("C_GenerateKeyPair", "CKM_EC_KEY_PAIR_GEN", True)
-    own = {"CKA_TOKEN": True, "CKA_LABEL": Unseen(19), "CKA_ID": bytes.fromhex(phase.facts["key_id"])}
+    key_id = call.templates["pPublicKeyTemplate"]["CKA_ID"]
+    assert isinstance(key_id, bytes)
+    assert len(key_id) == 8
+    own = {"CKA_TOKEN": True, "CKA_LABEL": Unseen(19), "CKA_ID": key_id}
     public, private = (call.templates[name] for name in ("pPublicKeyTemplate", "pPrivateKeyTemplate"))
     assert (public, private) == tuple(template | own for template in IDENTITY)
     assert [*public][-1] == [*private][-1] == "CKA_MODIFIABLE"
-    asked = [call for call in phase.calls if call.name == "C_GetAttributeValue"]
-    assert asked_for(asked) <= READABLE
-    points = [call for call in asked if "CKA_EC_POINT" in call.template]
+    points = [
+        call
+        for call in trace.after_init
+        if call.name == "C_GetAttributeValue"
+        and "CKA_EC_POINT" in call.template
+        and call.number < phase.calls[0].number
+    ]
     assert points
-    assert {int(each.given["hObject"], 16) for each in points} == {call.made[0]}, "the public half's"
+    assert {int(each.given["hObject"], 16) for each in points} <= found(trace.after_init), "the public half's"
     point = next(each.answers["pTemplate"]["CKA_EC_POINT"] for each in reversed(points) if each.ok)
     assert isinstance(point, bytes)
     assert phase.facts["spki"].endswith(point[-65:].hex())
+    # And it signs, in one phase of its own, what begins with our words, and nothing else.
+    assert [call.name for call in phase.calls] == ["C_SignInit", "C_Sign", "C_Sign"]
+    assert phase.calls[0].mechanism == "CKM_ECDSA"
+    assert {call.buffers["pData"].hex() for call in phase.calls[1:]} == {phase.facts["digest"]}
 
 
 def test_private_keys_are_never_named_in_public(trace: Trace) -> None:
@@ -939,5 +962,5 @@ def test_calls_per_signature(
     assert len(set(single)) == 1, "every signature costs the same"
     # One C_SignInit and two C_Sign (python-pkcs11 asks for the length first) for each further digest.
     assert batch == single[0] + 9 * 3
-    assert single[0] <= (32 if name.startswith("basic") else 51)
+    assert single[0] <= (38 if name.startswith("basic") else 57)
     assert challenge == 3

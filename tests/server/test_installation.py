@@ -88,11 +88,12 @@ def test_new_installation_with_a_token_of_its_own(tmp_path: Path) -> None:
         assert server.audit().good
         keys = server.environment.session
         for label, key_id in (
-            (MASTER_KEY_LABEL, made.token.master_key),
-            (RECORD_KEY_LABEL, made.token.record_key),
+            (MASTER_KEY_LABEL, server.environment.mk_id),
+            (RECORD_KEY_LABEL, server.environment.record_key_id),
         ):
-            assert keys.find_key(label, bytes.fromhex(key_id)).handle
-        assert len(list(keys.pkcs11.get_objects())) == 2, "nothing is left of the probe"
+            assert keys.find_key(label, key_id).handle
+        assert len(list(keys.pkcs11.get_objects())) == 4, "nothing is left of the probe"
+        assert server.environment.installation_id.hex() == made.installation
 
 
 def test_a_home_is_not_made_twice(tmp_path: Path) -> None:
@@ -199,11 +200,13 @@ def test_two_installations_share_a_token_without_sharing_keys(tmp_path: Path) ->
         )
         for name in ("one", "two")
     ]
-    keys = {key for each in made for key in (each.token.master_key, each.token.record_key)}
-    assert len(keys) == 4
+    assert made[0].installation != made[1].installation
+    keys = set()
     for name in ("one", "two"):
         with Installation.open(tmp_path / name).server() as server:
             assert list(server.credentials()) == []
+            keys |= {server.environment.mk_id, server.environment.record_key_id}
+    assert len(keys) == 4
 
 
 # --- finding it again --------------------------------------------------------------------------------------
@@ -332,7 +335,7 @@ def test_what_everybody_can_write_is_not_trusted(home: Home, name: str) -> None:
     with pytest.raises(ConfigError, match="can be written by everybody"):
         home.installation  # noqa: B018
     path.chmod(path.stat().st_mode & ~0o002)
-    assert home.installation.config.format == 1
+    assert home.installation.config.format == 2
 
 
 def test_what_belongs_to_somebody_else_is_not_trusted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,7 +423,7 @@ def test_anything_in_a_column_of_an_entry(store: Store, path: Path, column: str)
             list(store.entries())
         damaged: list[Finding] = []
         with store.snapshot() as snapshot:
-            assert [entry.credential_id for entry in snapshot.chains(damaged.append)] == [bob.id]
+            assert [sealed.entry.credential_id for sealed in snapshot.chains(damaged.append)] == [bob.id]
         assert [(f.code, f.credential_id) for f in damaged] == [("entry.damaged", alice.id)]
         if value is not None and column in ("sequence", "record_version"):
             # What a version or a chain is continued from has to be good.
@@ -437,8 +437,6 @@ def test_anything_as_the_hash_at_the_end_of_a_chain(store: Store, path: Path, va
     loosen(path, "evidence")
     execute(path, "UPDATE evidence SET hash = ?", value)
     with pytest.raises(StoreDamaged, match="the end of the evidence"):
-        store.load(alice.id)
-    with pytest.raises(StoreDamaged):
         alice.write(store, Event.SUSPEND)
     with pytest.raises(StoreDamaged):
         alice.refused(store)

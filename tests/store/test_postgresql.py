@@ -41,7 +41,7 @@ from hsm_signer.store.store import Store
 from hsm_signer.testing import make_person
 from hsm_signer.types import Event
 from tests.support import needs
-from tests.support.factories import TIME, Person, sha
+from tests.support.factories import TIME, Person, first_of_installation, sha
 from tests.support.people import SOFTHSM_CONF
 from tests.support.scenes import still_signs
 
@@ -175,6 +175,8 @@ def sent(store: Store) -> list[str]:
 
 
 def _use_everything(opened: Store) -> None:
+    opened.begin(*first_of_installation())
+    assert opened.installation()
     alice, bob = Person(1).enrol(opened), Person(2).enrol(opened)
     alice.activate(opened)
     alice.sign(opened, "a")
@@ -199,7 +201,9 @@ def _use_everything(opened: Store) -> None:
         assert list(opened.heads(upto))
     with opened.snapshot() as snapshot:
         assert list(snapshot.records())
-        assert list(snapshot.chains())
+        assert snapshot.installation()
+        written = list(snapshot.chains())
+    opened.seal_entries(written)
     opened.insert_client(ClientRow("portal", b"\x01", sha("t"), sha("c"), None, TIME, "root", sha("mac")))
     assert len(opened.clients()) == 1
     assert opened.client_by_name("portal")

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import fields, replace
 
 from hsm_signer.core.canonical import NO_PREVIOUS, entry_hash
+from hsm_signer.core.chain_position import START, ChainPosition, position_of
 from hsm_signer.errors import (
     CredentialExists,
     CredentialUnknown,
@@ -18,7 +19,7 @@ from hsm_signer.errors import (
     StatusUnsuitable,
     StoreError,
 )
-from hsm_signer.evidence.chain import START, ChainPosition, check_chain, position_of
+from hsm_signer.evidence.chain import check_chain
 from hsm_signer.store.store import Store
 from hsm_signer.types import (
     MAX_TIME,
@@ -38,10 +39,12 @@ from tests.support.factories import (
     Person,
     check_mac,
     credential_id,
+    end_of,
     make_entry,
     make_record,
     new_store,
     seal,
+    seal_entry,
     sha,
 )
 
@@ -64,7 +67,7 @@ def put(store: Store, record: CredentialRecord, **fields_of_entry: Any) -> Seale
     """Insert ``record`` with a first entry that has these fields; returns what was written."""
     entry = make_entry(credential_id=record.credential_id, **fields_of_entry)
     written = seal(replace(record, version=1, evidence_head=entry_hash(entry)))
-    store.insert(written, entry, request=b"request", created=TIME)
+    store.insert(written, seal_entry(entry), request=b"request", created=TIME)
     return written
 
 
@@ -99,8 +102,7 @@ def test_every_field_of_a_record_comes_back(store: Store, changes: dict[str, Any
     assert check_mac(loaded.sealed)
     assert loaded.request == b"request"
     assert loaded.newest_version == 1
-    assert loaded.position.sequence == 1
-    assert loaded.position.hash == written.record.evidence_head
+    assert end_of(store, written.record.credential_id).hash == written.record.evidence_head
     assert store.find(written.record.owner) == [written]
     assert list(store.list_records()) == [written]
     for field in fields(CredentialRecord):
@@ -203,7 +205,8 @@ def test_a_life_is_one_good_chain(store: Store) -> None:
     assert list(check_chain(alice.id, chain)) == []
     loaded = store.load(alice.id)
     assert loaded.newest_version == loaded.sealed.record.version == 6
-    assert loaded.position == position_of(chain[-1])
+    with pytest.raises(ValueError, match="nothing was written"), store.appending(alice.id) as end:
+        assert end.position == position_of(chain[-1], seal_entry(chain[-1]).mac)
     assert loaded.sealed.record.evidence_head == entry_hash(chain[-1])
     assert [number for number, _ in store.entries()] == list(range(1, 10))
     assert [head.credential_id for head in store.heads()] == [alice.id, bob.id]
@@ -248,7 +251,7 @@ def test_what_was_carried_out_is_found_by_d_and_quantities(store: Store) -> None
     entry = alice.sign(store, "a")
     assert entry.d is not None
     assert entry.quantities_hash is not None
-    assert store.carried_out(alice.id, entry.d, entry.quantities_hash) == entry
+    assert store.carried_out(alice.id, entry.d, entry.quantities_hash) == seal_entry(entry)
     assert store.carried_out(alice.id, entry.d, sha("other quantities")) is None
     assert store.carried_out(bob.id, entry.d, entry.quantities_hash) is None
     assert store.carried_out(alice.id, sha("another"), entry.quantities_hash) is None
@@ -270,7 +273,7 @@ def test_the_writer_of_a_record_is_named(store: Store) -> None:
     alice.activate(store)
     alice.refused(store)
     loaded = store.load(alice.id)
-    assert loaded.written_by == loaded.sealed.record.evidence_head != loaded.position.hash
+    assert loaded.written_by == loaded.sealed.record.evidence_head != end_of(store, alice.id).hash
 
 
 def test_probing_and_forgetting_change_nothing(store: Store) -> None:
@@ -403,7 +406,7 @@ def test_a_change_is_written_once(store: Store) -> None:
 
 def test_what_does_not_belong_together_is_not_written(store: Store) -> None:
     alice, bob = Person(1).enrol(store), Person(2).enrol(store)
-    good, entry = alice.next(store.load(alice.id).position, Event.SUSPEND)
+    good, entry = alice.next(end_of(store, alice.id), Event.SUSPEND)
     pairs = [
         (seal(replace(good.record, **changes)), entry)
         for changes in ({"version": 3}, {"credential_id": bob.id}, {"evidence_head": None})
@@ -414,8 +417,8 @@ def test_what_does_not_belong_together_is_not_written(store: Store) -> None:
         {"previous": NO_PREVIOUS},
         {"credential_id": bob.id},
     ):
-        other = replace(entry, **changes)
-        pairs.append((seal(replace(good.record, evidence_head=entry_hash(other))), other))
+        other = replace(entry.entry, **changes)
+        pairs.append((seal(replace(good.record, evidence_head=entry_hash(other))), seal_entry(other)))
     for sealed, wrong in pairs:
         with pytest.raises(ValueError), store.changing(alice.id, 1) as change:
             change.write(sealed, wrong)
@@ -424,8 +427,8 @@ def test_what_does_not_belong_together_is_not_written(store: Store) -> None:
     for sealed, wrong in (
         (seal(replace(first.record, evidence_head=None)), entry_of_first),
         (seal(replace(first.record, version=2)), entry_of_first),
-        (first, replace(entry_of_first, sequence=2)),
-        (first, replace(entry_of_first, credential_id=bob.id)),
+        (first, seal_entry(replace(entry_of_first.entry, sequence=2))),
+        (first, seal_entry(replace(entry_of_first.entry, credential_id=bob.id))),
     ):
         with pytest.raises(ValueError):
             store.insert(sealed, wrong, request=None, created=TIME)
@@ -467,6 +470,6 @@ def test_a_pending_credential_expires_and_leaves_its_chain(store: Store) -> None
 
 
 def test_positions_of_an_empty_chain(store: Store) -> None:
-    assert ChainPosition(0, NO_PREVIOUS) == START
+    assert ChainPosition(0, NO_PREVIOUS, NO_PREVIOUS) == START
     assert store.last_entry() == 0
     assert list(store.heads()) == []

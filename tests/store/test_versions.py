@@ -20,7 +20,7 @@ from hsm_signer.store import schema
 from hsm_signer.store.client_rows import ClientRow
 from hsm_signer.store.database import parse_url, sqlite_url
 from hsm_signer.store.store import Store
-from hsm_signer.types import CredentialRecord, EvidenceEntry
+from hsm_signer.types import CredentialRecord, EvidenceEntry, InstallationRecord
 from tests.support.factories import FORMAT_1, TIME, Person, new_store, older_store
 
 
@@ -252,8 +252,10 @@ def test_the_migrations_lead_to_the_schema_on_postgresql(postgresql_url: str) ->
 def test_every_field_has_its_column() -> None:
     record_columns = {field.name for field in fields(CredentialRecord)} | {"mac", "request", "created"}
     assert {column.name for column in schema.credential.columns} == record_columns
-    entry_columns = {field.name for field in fields(EvidenceEntry)} | {"id", "hash"}
+    entry_columns = {field.name for field in fields(EvidenceEntry)} | {"id", "hash", "mac"}
     assert {column.name for column in schema.evidence.columns} == entry_columns
+    installation_columns = {field.name for field in fields(InstallationRecord)} | {"id", "mac"}
+    assert {column.name for column in schema.installation.columns} == installation_columns
     client_columns = {field.name for field in fields(ClientRow)}
     assert {column.name for column in schema.client.columns} == client_columns
 

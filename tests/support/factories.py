@@ -17,14 +17,17 @@ from sqlalchemy import column as sql_column
 from sqlalchemy import create_engine, insert, inspect, select
 from sqlalchemy import table as sql_table
 
-from hsm_signer.core.canonical import entry_hash, record_bytes
+from hsm_signer.core.canonical import entry_hash, installation_bytes, record_bytes
+from hsm_signer.core.chain_position import START, ChainPosition, link_bytes, position_of
 from hsm_signer.core.content import digest_list_hash
-from hsm_signer.evidence.chain import START, ChainPosition, draft_entry, next_entry
+from hsm_signer.evidence.audit import ChainRow
+from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.store import schema
 from hsm_signer.store.database import parse_url, sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.types import (
     ACCEPTED,
+    INSTALLATION_CHAIN,
     Algorithm,
     Combine,
     CredentialId,
@@ -32,16 +35,22 @@ from hsm_signer.types import (
     Digest,
     Event,
     EvidenceEntry,
+    InstallationRecord,
     Mode,
     PinCheck,
     PinPolicy,
     RollingValue,
     Scheme,
+    SealedEntry,
+    SealedInstallation,
     SealedRecord,
     Sealing,
     SpkiDer,
     Status,
     SuspendedBy,
+    TokenKey,
+    TokenKeyKind,
+    TokenKeyState,
     WrappedKey,
 )
 
@@ -69,6 +78,53 @@ def seal(record: CredentialRecord) -> SealedRecord:
 
 def check_mac(sealed: SealedRecord) -> bool:
     return hmac.compare_digest(seal(sealed.record).mac, sealed.mac)
+
+
+def seal_entry(entry: EvidenceEntry) -> SealedEntry:
+    link = link_bytes(entry.credential_id, position_of(entry))
+    return SealedEntry(entry, hmac.digest(MAC_KEY, link, "sha256"))
+
+
+def entry_holds(sealed: SealedEntry) -> bool:
+    return seal_entry(sealed.entry) == sealed
+
+
+def first_of_installation() -> tuple[SealedInstallation, SealedEntry]:
+    """The installation's own record and its first entry."""
+    draft = draft_entry(INSTALLATION_CHAIN, Event.BEGIN, actor="tests", record_version=1)
+    entry = next_entry(START, draft, time=TIME)
+    record = InstallationRecord(
+        format=1,
+        mac_key_id=bytes(8),
+        version=1,
+        installation_id=b"installs",
+        epoch=0,
+        keys=(TokenKey(TokenKeyKind.MASTER, bytes(8), TokenKeyState.ACTIVE).packed,),
+        group_policy=None,
+        evidence_head=entry_hash(entry),
+    )
+    mac = hmac.digest(MAC_KEY, installation_bytes(record), "sha256")
+    return SealedInstallation(record, mac), seal_entry(entry)
+
+
+def chain_row(sealed: SealedRecord) -> ChainRow:
+    """What an audit holds the record's chain against."""
+    record = sealed.record
+    return ChainRow(
+        record.credential_id,
+        record.owner,
+        record.version,
+        record.evidence_head,
+        check_mac(sealed),
+        record.spki,
+        record.opens_with_card_alone,
+    )
+
+
+def end_of(store: Store, credential_id: CredentialId) -> ChainPosition:
+    """Where a chain ends."""
+    *_, (_, last) = store.entries(credential_id)
+    return position_of(last)
 
 
 def verify(spki: SpkiDer, algorithm: Algorithm, digest: bytes, signature: bytes) -> bool:
@@ -219,13 +275,13 @@ class Person:
         outcome: str = ACCEPTED,
         record: dict[str, Any] | None = None,
         **fields: Any,
-    ) -> tuple[SealedRecord, EvidenceEntry]:
+    ) -> tuple[SealedRecord, SealedEntry]:
         """The next version of the record, and its entry, for this end of the chain."""
         version = self.record.version + 1
         draft = draft_entry(self.id, event, actor="tests", outcome=outcome, record_version=version)
         entry = next_entry(position, draft, time=TIME + position.sequence, **fields)
         new = replace(self.record, version=version, evidence_head=entry_hash(entry), **(record or {}))
-        return seal(new), entry
+        return seal(new), seal_entry(entry)
 
     def _keep(self, store: Store) -> None:
         self.record = store.load(self.id).sealed.record
@@ -237,10 +293,10 @@ class Person:
 
     def write(self, store: Store, event: Event, **fields: Any) -> EvidenceEntry:
         with store.changing(self.id, self.record.version) as change:
-            sealed, entry = self.next(change.position, event, **fields)
-            change.write(sealed, entry)
+            sealed, written = self.next(change.position, event, **fields)
+            change.write(sealed, written)
         self._keep(store)
-        return entry
+        return written.entry
 
     def signature_fields(self, *names: object) -> dict[str, Any]:
         """The fields of an accepted signature over a digest list: one digest per name."""
@@ -271,9 +327,9 @@ class Person:
     def refused(self, store: Store, **changes: Any) -> EvidenceEntry:
         """An attempt that is refused and does not count."""
         with store.appending(self.id) as chain:
-            entry = self.refusal(chain.position, **changes)
-            chain.append(entry)
-        return entry
+            written = self.refusal(chain.position, **changes)
+            chain.append(written)
+        return written.entry
 
     def refusal(
         self,
@@ -282,10 +338,10 @@ class Person:
         version: int | None = None,
         outcome: str = "authorisation.mismatch",
         **fields: Any,
-    ) -> EvidenceEntry:
+    ) -> SealedEntry:
         version = self.record.version if version is None else version
         draft = draft_entry(self.id, Event.SIGN, actor="tests", outcome=outcome, record_version=version)
-        return next_entry(position, draft, time=TIME, **fields)
+        return seal_entry(next_entry(position, draft, time=TIME, **fields))
 
     def failed(self, store: Store) -> EvidenceEntry:
         """An attempt that is refused and counts."""
@@ -298,11 +354,11 @@ class Person:
 
     def expire(self, store: Store) -> EvidenceEntry:
         with store.changing(self.id, self.record.version) as change:
-            entry = self.last(change.position)
-            change.expire(entry)
-        return entry
+            written = self.last(change.position)
+            change.expire(written)
+        return written.entry
 
-    def last(self, position: ChainPosition) -> EvidenceEntry:
+    def last(self, position: ChainPosition) -> SealedEntry:
         """The end of a chain whose credential is given up."""
         draft = draft_entry(self.id, Event.EXPIRE, actor="tests", record_version=self.record.version + 1)
-        return next_entry(position, draft, time=TIME)
+        return seal_entry(next_entry(position, draft, time=TIME))

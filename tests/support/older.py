@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from pkcs11 import Attribute
 
 from hsm_signer.core import algorithms
-from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.canonical import entry_hash, record_bytes
 from hsm_signer.core.content import measure
 from hsm_signer.schemes import steps_of
 from hsm_signer.schemes.authorise import d_of, position_digests
@@ -67,6 +67,6 @@ def write_as_format_1(server: Server, record: CredentialRecord) -> CredentialRec
     draft = server.draft(record.credential_id, Event.RESUME, older.version)
     with server.store.changing(record.credential_id, record.version) as change:
         entry = server.place(draft, change.position)
-        written = replace(older, evidence_head=entry_hash(entry))
-        change.write(SealedRecord(written, server.environment._mac(written)), entry)
+        written = replace(older, evidence_head=entry_hash(entry.entry))
+        change.write(SealedRecord(written, server.environment._mac(record_bytes(written))), entry)
     return server.credential_by_id(record.credential_id)

@@ -31,8 +31,8 @@ from hsm_signer.server.installation import (
 )
 from hsm_signer.testing import Person, make_person
 from hsm_signer.token import softhsm
-from hsm_signer.token.session import TokenSession
 from hsm_signer.types import (
+    Algorithm,
     Authorisation,
     Content,
     CredentialRecord,
@@ -114,16 +114,13 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
             NewInstallation(home, module=spy_module(), token_label=LABEL, token_pin_file=folder / "pin"),
             no_prompt,
         )
-    installation = Installation.open(home)
-    with (
-        log.phase("identity") as identity,
-        TokenSession.open(installation.token_uri, PIN, read_write=True) as session,
-    ):
-        key_id = session.create_identity_key(installation.profile(session))
-        _, spki = session.find_identity(key_id)
-        identity |= {"key_id": key_id.hex(), "spki": spki.hex()}
     written: list[str] = []
     with log.phase("life") as life, Installation.open(home).server() as server:
+        with log.phase("identity") as identity:
+            digest = Digest(hashlib.sha256(b"hsm-signer/2/trace").digest())
+            signature = server.environment.sign_as_installation(digest)
+        identity |= {"spki": server.environment.identity_spki.hex(), "digest": digest.hex()}
+        algorithms.verifier(server.environment.identity_spki, Algorithm.ECDSA_SHA256)(digest, signature)
         for name, scheme, key in people:
             with log.phase(f"enrol {name}"):
                 person = make_person(server, folder, name, scheme=scheme, key=key)

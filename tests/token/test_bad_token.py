@@ -38,8 +38,9 @@ from hsm_signer.testing import Home, make_person
 from hsm_signer.token import softhsm
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL, TokenSession, load_library
 from hsm_signer.token.uri import TokenUri
-from hsm_signer.types import Combine, KeySpec, Scheme
+from hsm_signer.types import Combine, KeySpec, Scheme, TokenKeyKind
 from tests.support.enrolments import wanted
+from tests.support.installation_rows import key_id_of, name_key
 from tests.support.scenes import objects, sql, still_signs, writable
 
 
@@ -109,7 +110,7 @@ def test_another_token_in_its_place(home: Home, tmp_path: Path) -> None:
     assert error.hint == "tokens present: 'hsm-signer'"
     # And if the URI does not name the serial, its keys are missed.
     change_uri(home, serial=None)
-    refuses(home, TokenKeyMissing, MASTER_KEY_LABEL)
+    refuses(home, TokenKeyMissing, RECORD_KEY_LABEL)
 
 
 def test_two_tokens_of_one_label(home: Home, tmp_path: Path) -> None:
@@ -152,23 +153,31 @@ def test_token_initialised_again(home: Home) -> None:
             session.init_pin(pin)
     finally:
         library.finalize()
-    error = refuses(home, TokenKeyMissing, "has 0 keys 'hsm-signer MK'")
+    error = refuses(home, TokenKeyMissing, "has 0 keys 'hsm-signer record MAC'")
     assert error.hint is not None
     assert "initialised again" in error.hint
 
 
 @pytest.mark.parametrize("label", [MASTER_KEY_LABEL, RECORD_KEY_LABEL])
 def test_token_key_destroyed(home: Home, label: str) -> None:
-    config = home.config.token
-    key_id = config.master_key if label == MASTER_KEY_LABEL else config.record_key
+    kind = TokenKeyKind.MASTER if label == MASTER_KEY_LABEL else TokenKeyKind.RECORD_MAC
+    key_id = key_id_of(home, kind)
     with writable(home) as session:
-        session.find_key(label, bytes.fromhex(key_id)).destroy()
-    refuses(home, TokenKeyMissing, f"has 0 keys {label!r} with id {key_id}")
+        session.find_key(label, key_id).destroy()
+    refuses(home, TokenKeyMissing, f"has 0 keys {label!r} with id {key_id.hex()}")
+
+
+def test_identity_key_destroyed(home: Home) -> None:
+    key_id = key_id_of(home, TokenKeyKind.IDENTITY)
+    with writable(home) as session:
+        for key in list(session.pkcs11.get_objects({pkcs11.Attribute.ID: key_id})):
+            key.destroy()
+    refuses(home, TokenKeyMissing, f"has 0 keys 'hsm-signer identity' with id {key_id.hex()}")
 
 
 def test_second_key_of_the_same_id(home: Home) -> None:
     """An object planted beside MK: neither is used."""
-    key_id = bytes.fromhex(home.config.token.master_key)
+    key_id = key_id_of(home, TokenKeyKind.MASTER)
     with writable(home) as session:
         session.pkcs11.generate_key(
             pkcs11.KeyType.AES,
@@ -186,9 +195,9 @@ def test_second_key_of_the_same_id(home: Home) -> None:
     refuses(home, TokenKeyMissing, "has 2 keys")
 
 
-def test_master_key_named_wrongly_in_the_configuration(home: Home) -> None:
-    key_id = home.config.token.master_key
-    change_config(home, lambda text: text.replace(key_id, "00" * 8))
+def test_master_key_named_wrongly_in_the_installations_row(home: Home) -> None:
+    with writable(home) as session:
+        name_key(home, session, TokenKeyKind.MASTER, bytes(8))
     refuses(home, TokenKeyMissing, "with id 0000000000000000; expected 1")
 
 

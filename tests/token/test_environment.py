@@ -105,6 +105,6 @@ def test_tags_are_apart_from_each_other_and_from_records(home: Home, server: Ser
     assert {len(each) for each in tags} == {32}
     assert len(tags) == 3
     assert environment.tag("a", b"x") in tags, "the same again"
-    for domain in ("", "record", "rec", "records"):
-        with pytest.raises(ValueError, match="could be taken for a record"):
+    for domain in ("", "record", "rec", "records", "evidence", "installation", "inst"):
+        with pytest.raises(ValueError, match="could be taken for something else"):
             environment.tag(domain, b"")
