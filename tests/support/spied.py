@@ -7,6 +7,7 @@ Prints one line of JSON: a list of [what, first byte, last byte, facts] for each
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 from card_applet_sim.constants import Combine
 from card_applet_sim.keys import combine
 from hsm_signer.card.commands import authorise_content
+from hsm_signer.core import algorithms
 from hsm_signer.core.canonical import entry_bytes, record_bytes
 from hsm_signer.schemes.authorise import position_digests
 from hsm_signer.server.initialise import (
