@@ -289,7 +289,8 @@ def token_keys(trace: Trace) -> list[Call]:
     return [
         call
         for call in trace.init
-        if any(template.get("CKA_TOKEN") is True for template in call.templates.values())
+        if call.name in spy.MAKERS
+        and any(template.get("CKA_TOKEN") is True for template in call.templates.values())
     ]
 
 
