@@ -42,4 +42,4 @@ def upgrade(app: App, leave_damaged: bool) -> None:
     if done:
         output.say("The installation has this program's version.")
     else:
-        output.say("The store has this program's version.")
+        output.say("The installation has this program's version already.")
