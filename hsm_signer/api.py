@@ -20,6 +20,7 @@ from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.config.installation import CardConfig
 from hsm_signer.core.algorithms import holds, key_spec_of, load_public_pem, load_spki, spki_of, verifiers
 from hsm_signer.core.content import BytesSource, FileSource, digests_of
+from hsm_signer.core.identity import parse_fingerprint
 from hsm_signer.errors import AlgorithmUnsuitable, FileError, SignatureInvalid, os_words
 from hsm_signer.types import (
     Algorithm,
@@ -79,15 +80,17 @@ def connect(
     ca: str | PathLike[str] | None = None,
     certificate: str | PathLike[str] | None = None,
     key: str | PathLike[str] | None = None,
+    identity: str | None = None,
     timeout: float = 60.0,
 ) -> RemoteServer:
     """Return a signing service as a server; it ends its connections when its ``with`` ends, or by close().
 
     ``url``: https://HOST[:PORT]. ``token``: the client's bearer token; or ``certificate`` and ``key``: PEM
     files of its client certificate and the private key, where that is not in the same file. ``ca``: PEM file
-    of the certificates to trust in place of the system's. ``timeout``: seconds to wait for an answer. Nothing
-    is sent yet. One thread at a time. Raises InputError; every method raises what the service refuses, and
-    ServiceUnreachable, ServiceTimeout, NotAuthenticated, NotPermitted.
+    of the certificates to trust in place of the system's. ``identity``: the fingerprint of the installation
+    behind the service, as `hsm-signer identity` shows it there; :func:`enrol` needs it. ``timeout``: seconds
+    to wait for an answer. Nothing is sent yet. One thread at a time. Raises InputError; every method raises
+    what the service refuses, and ServiceUnreachable, ServiceTimeout, NotAuthenticated, NotPermitted.
     """
     from hsm_signer.workstation.remote import RemoteServer
 
@@ -98,6 +101,7 @@ def connect(
         certificate=None if certificate is None else Path(certificate),
         key=None if key is None else Path(key),
         timeout=timeout,
+        identity=None if identity is None else parse_fingerprint(identity),
     )
 
 

@@ -13,7 +13,7 @@ The tree, where names are indented below their base class:
     SignerError
         InputError
             FileError, PinMalformed, PinMissing, AlgorithmUnsuitable, CertificateUnsuitable,
-            RequestTooLarge, RequestTooSlow
+            RequestTooLarge, RequestTooSlow, IdentityUnknown
             ConfigError
                 NotInitialised, AlreadyInitialised
         CardError
@@ -24,7 +24,7 @@ The tree, where names are indented below their base class:
         Refused
             CredentialUnknown, CredentialExists, CredentialRevoked, CredentialSuspended,
             CredentialLocked, CredentialPending, StatusUnsuitable, AlgorithmNotAllowed, ChallengeStale,
-            AuthorisationMismatch, ChannelUnsuitable
+            AuthorisationMismatch, RefusedBefore, ChannelUnsuitable
             WrongKey
                 WrongKeyBefore
         TokenError
@@ -40,7 +40,7 @@ The tree, where names are indented below their base class:
             WorkerLost, WorkerUnavailable, FrameMalformed, RateLimited, NotAuthenticated, NotPermitted,
             ClientExists, ClientUnknown
         VerificationFailed
-            SignatureInvalid, AuditFailed
+            SignatureInvalid, AuditFailed, IdentityChanged, EnrolmentProofWrong, EnrolmentRequestChanged
 """
 
 from __future__ import annotations
@@ -313,6 +313,12 @@ class AuthorisationMismatch(Refused):
     """Q does not open under T: another message, another card, another position (step 3; never counts)."""
 
     code = "authorisation.mismatch"
+
+
+class RefusedBefore(Refused):
+    """What a card authorised was refused while its credential was pending, and stays refused."""
+
+    code = "authorisation.refused-before"
 
 
 class WrongKey(Refused):
@@ -629,6 +635,12 @@ class RequestTooSlow(InputError):
     http_status = 408
 
 
+class IdentityUnknown(InputError):
+    """Nobody has said which installation is behind the service, and nobody can be asked."""
+
+    code = "identity.unknown"
+
+
 # --- verification --------------------------------------------------------------------------------------
 
 
@@ -650,6 +662,24 @@ class AuditFailed(VerificationFailed):
     """Evidence, records and anchor do not agree."""
 
     code = "audit.failed"
+
+
+class IdentityChanged(VerificationFailed):
+    """The installation behind the service is not the one that is known here."""
+
+    code = "identity.changed"
+
+
+class EnrolmentProofWrong(VerificationFailed):
+    """What came for the card is not what the installation signed for this user and this card."""
+
+    code = "enrolment.proof-wrong"
+
+
+class EnrolmentRequestChanged(VerificationFailed):
+    """The server keeps another certificate request than the workstation makes of user, subject and key."""
+
+    code = "enrolment.request-changed"
 
 
 def all_errors(root: type[SignerError] = SignerError) -> Iterator[type[SignerError]]:

@@ -27,6 +27,7 @@ PYTEST_DONT_REWRITE: there is no assert to rewrite, and a conftest.py may import
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -245,6 +246,11 @@ class Service:
 
     _tokens: dict[tuple[str | None, ...], str] = field(default_factory=dict, repr=False)
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """The fingerprint of its installation's identity: without it nobody is enrolled through it."""
+        return self._run("identity")
+
     def token(self, *roles: str, user: str | None = None) -> str:
         """Return the bearer token of a client with these roles, made the first time it is asked for.
 
@@ -257,17 +263,18 @@ class Service:
             if user is not None:
                 arguments += ["--user", user]
             name = f"test-{len(self._tokens) + 1}"
-            with own_environment():
-                ran = subprocess.run(  # noqa: S603
-                    _command(self.home, "client", "add", name, *arguments),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-            if ran.returncode != 0:
-                raise InputError(ran.stderr.strip())
-            self._tokens[key] = ran.stdout.strip()
+            self._tokens[key] = self._run("client", "add", name, *arguments)
         return self._tokens[key]
+
+    def _run(self, *arguments: str) -> str:
+        """What a command prints. Raises InputError with its words."""
+        with own_environment():
+            ran = subprocess.run(  # noqa: S603
+                _command(self.home, *arguments), capture_output=True, text=True, check=False
+            )
+        if ran.returncode != 0:
+            raise InputError(ran.stderr.strip())
+        return ran.stdout.strip()
 
 
 @contextmanager

@@ -132,6 +132,9 @@ Quantity = NewType("Quantity", Annotated[bytes, _base64(KW_LENGTH)])
 """Q_i, an authorisation quantity: 40 bytes, KW under T_i. Never logged, never stored, never in a repr."""
 SpkiDer = NewType("SpkiDer", Annotated[bytes, _base64(1, MAX_BLOB)])
 """PK as a DER SubjectPublicKeyInfo (RFC 5280, 4.1.2.7)."""
+FINGERPRINT_PATTERN = "^[0-9a-f]{4}(?:-[0-9a-f]{4}){9}$"
+Fingerprint = NewType("Fingerprint", Annotated[str, Meta(pattern=FINGERPRINT_PATTERN)])
+"""Of an installation's identity, as people compare it (core/identity.py)."""
 Digest = NewType("Digest", bytes)
 """A message digest: 32, 48 or 64 bytes."""
 AnyDigest = Annotated[Digest, _hexadecimal(*DIGEST_LENGTHS)]
@@ -637,13 +640,26 @@ class CardPersonalisation(Struct, frozen=True, forbid_unknown_fields=True):
     """KW_K2(KEY, KOWF or KEK1)."""
 
 
+class InstallationSignature(Struct, frozen=True, forbid_unknown_fields=True, rename=PUBLIC_NAMES):
+    """A statement's signature by the installation's own key, its identity."""
+
+    installation_id: InstallationId
+    spki: SpkiDer
+    """The identity's public key, P-256: a DER SubjectPublicKeyInfo. Whose it is tells its fingerprint."""
+    signature: Signature
+    """ECDSA over the statement's SHA-256, in DER (RFC 3279, 2.2.3)."""
+
+
 class EnrolmentStarted(Struct, frozen=True, forbid_unknown_fields=True):
     """A pending credential, and what its card must get."""
 
     credential: CredentialView
     personalisation: CardPersonalisation
     request_info: Der
-    """DER CertificationRequestInfo (RFC 2986, 4.1): the message of the first authorisation."""
+    """DER CertificationRequestInfo (RFC 2986, 4.1) as the server keeps it. A workstation makes it itself and
+    compares: it is the message of the first authorisation."""
+    proof: InstallationSignature
+    """Of the enrolment: user, key, parameters, both points, wrapped keys (docs/understand/protocol.md, 7)."""
 
 
 ACCEPTED = "accepted"

@@ -27,9 +27,11 @@ from hsm_signer.config.installation import (
     CardConfig,
     ServerConfig,
     WorkstationConfig,
+    keep_identity,
     load_workstation,
 )
 from hsm_signer.errors import ConfigError, InputError
+from hsm_signer.types import Fingerprint
 from hsm_signer.workstation.servers import CredentialServer
 
 from .options import PATH, TEXT, F
@@ -67,6 +69,13 @@ def _set_service(context: click.Context, parameter: click.Parameter, value: Any)
         setattr(context.ensure_object(App).options, str(parameter.name), value)
 
 
+def _set_identity(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        from hsm_signer.core.identity import parse_fingerprint
+
+        context.ensure_object(App).options.identity = parse_fingerprint(value)
+
+
 SERVICE_OPTIONS = (
     (
         "--server",
@@ -90,6 +99,17 @@ def service_options(command: F) -> F:
     return command
 
 
+identity_option = click.option(
+    "--identity",
+    type=TEXT,
+    metavar="FINGERPRINT",
+    expose_value=False,
+    callback=_set_identity,
+    help="The identity of the installation behind the service, as `hsm-signer identity` shows it there; for "
+    "this command only. Default: [server] of config.toml, else the first enrolment asks at a terminal.",
+)
+
+
 def card_argument(command: F) -> F:
     """Add the argument CARD and the option --wait."""
     return click.argument("card", metavar="CARD")(wait_option(command))
@@ -109,6 +129,8 @@ class ServiceOptions:
     ca: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
+    identity: Fingerprint | None = None
+    """The value of :data:`identity_option`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +144,10 @@ class Service:
     token_file: Path | None
     timeout: float
     """Seconds for each answer."""
+    identity: Fingerprint | None
+    """Of the installation behind it; None: nobody has said."""
+    configured: bool
+    """Whether it is the one that [server] of config.toml names."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -157,15 +183,19 @@ class App:
         config = self._workstation() if url is None else self._workstation_or_none()
         server = None if config is None else config.server
         if url is None and server is None:
-            if any((options.ca, options.client_certificate, options.client_key)):
-                raise click.UsageError("--ca and --client-... go with --server, and no service is named.")
+            if any((options.ca, options.client_certificate, options.client_key, options.identity)):
+                raise click.UsageError(
+                    "--ca, --client-... and --identity go with --server, and no service is named."
+                )
             return None
         home = resolve_home(self.home)
-        if server is not None and url in (None, server.url):
+        configured = server is not None and url in (None, server.url)
+        if configured:
             refuse_open_to_others(home)
         else:
             assert url is not None
             server = ServerConfig(url=url)
+        assert server is not None
 
         def at_home(name: str | None) -> Path | None:
             return None if name is None else home / name
@@ -178,7 +208,20 @@ class App:
             options.client_key or (None if own else at_home(server.key)),
             at_home(server.token_file),
             server.timeout,
+            options.identity or server.identity,
+            configured,
         )
+
+    def keep_identity(self, identity: Fingerprint) -> bool:
+        """Write the identity into [server] of config.toml; False where that is not the service in use.
+
+        Raises ConfigError, FileError.
+        """
+        service = self.service()
+        if service is None or not service.configured:
+            return False
+        keep_identity(resolve_home(self.home), identity)
+        return True
 
     def _workstation(self) -> WorkstationConfig:
         return load_workstation(resolve_home(self.home))
@@ -210,6 +253,7 @@ class App:
             certificate=service.certificate,
             key=service.key,
             timeout=service.timeout,
+            identity=service.identity,
         ) as remote:
             _log.info("server: the service at %s", service.url)
             yield remote

@@ -22,7 +22,8 @@ from hsm_signer.workstation.enrolment import Enrolment, EnrolmentResult, enrol, 
 
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice
-from .context import App, OpenCard, card_option, pass_app, service_options
+from .context import App, OpenCard, card_option, identity_option, pass_app, service_options
+from .identity import ask_identity
 from .options import PATH, TEXT, force_option, json_option
 from .protected_files import protected_paths
 from .secret_input import Secret, card_pin, pin_file_option
@@ -73,6 +74,7 @@ class _Secrets:
 )
 @force_option("the files of --csr and --puk-file")
 @service_options
+@identity_option
 @json_option
 @pass_app
 def command(
@@ -129,6 +131,7 @@ def command(
         )
 
     with app.server(installation) as server:
+        ask_identity(app, server)
         pending = examine(server, open_card, wanted(_Secrets(None, None, False, None)))
         if pending is not None:
             _check_resumed(pending.scheme.value, scheme, generate_pin=generate_pin, puk_file=puk_file)

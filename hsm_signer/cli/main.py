@@ -31,6 +31,7 @@ PLACED_FIRST = ("--home", "--verbose", "--debug")
 COMMANDS = {
     "init": Entry("init", "Make an installation: token, keys, store, configuration."),
     "doctor": Entry("doctor", "Check the installation and what its token can do."),
+    "identity": Entry("identity", "Show the fingerprint of the installation's identity."),
     "enrol": Entry("enrolment", "Make a key for a user and give its control to a card."),
     "sign": Entry("signing", "Sign files: the card authorises, the token signs."),
     "verify": Entry("verify", "Verify a file's signature."),

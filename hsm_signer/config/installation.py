@@ -8,15 +8,19 @@ file that ``token_file`` names, or from ``HSM_SIGNER_SERVER_TOKEN``.
 
 from __future__ import annotations
 
+import re
+import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import tomli_w
 
-from hsm_signer.errors import ConfigError, NotInitialised, StoreTooOld
+from hsm_signer.errors import ConfigError, FileError, NotInitialised, StoreTooOld, os_words
+from hsm_signer.types import Fingerprint
 
+from .files import write_whole
 from .toml import read_toml
 
 CONFIG_FILE = "config.toml"
@@ -86,6 +90,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Its private key, PEM, without a passphrase. Default: in the file of the certificate."""
     token_file: str | None = None
     """The file whose first line is our bearer token."""
+    identity: Fingerprint | None = None
+    """The fingerprint of the installation behind it, as `hsm-signer identity` shows it there: whose word is
+    taken for what a card gets at enrolment."""
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
     """Seconds to wait for an answer."""
 
@@ -191,10 +198,34 @@ def load_workstation(home: Path) -> WorkstationConfig:
     return config
 
 
-def says(text: str, wanted: Config) -> bool:
+def keep_identity(home: Path, identity: Fingerprint) -> None:
+    """Write the identity of a service into [server] of HOME/config.toml, which has none yet.
+
+    All else stays as it is, comments too where [server] has a line of its own. Raises FileError.
+    """
+    path = home / CONFIG_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+        document["server"]["identity"] = identity
+        written = re.sub(
+            r"^([ \t]*\[[ \t]*server[ \t]*\][ \t]*(?:#.*)?)$",
+            rf'\1\nidentity = "{identity}"',
+            text,
+            count=1,
+            flags=re.MULTILINE,
+        )
+        if not says(written, msgspec.convert(document, type=WorkstationConfig)):
+            written = f"{HEADER}{tomli_w.dumps(document)}"
+        write_whole(path, written.encode("utf-8"), stat.S_IMODE(path.stat().st_mode))
+    except OSError as error:
+        raise FileError(f"{path}: {os_words(error)}") from error
+
+
+def says(text: str, wanted: Config | WorkstationConfig) -> bool:
     """Whether a file with this text would be read as ``wanted``."""
     try:
-        return msgspec.convert(tomllib.loads(text), type=Config) == wanted
+        return msgspec.convert(tomllib.loads(text), type=type(wanted)) == wanted
     except (tomllib.TOMLDecodeError, msgspec.ValidationError):
         return False
 

@@ -13,6 +13,7 @@ from hsm_signer.types import (
     MAX_BLOB,
     MAX_CERTIFICATES,
     MAX_DIGESTS,
+    PUBLIC_NAMES,
     U64,
     AnyDigest,
     CardAnswer,
@@ -20,9 +21,12 @@ from hsm_signer.types import (
     CredentialView,
     Der,
     EvidenceEntry,
+    Fingerprint,
+    InstallationSignature,
     KeySpec,
     NewCredential,
     Scheme,
+    SpkiDer,
 )
 
 MAX_SUBJECT = 2000
@@ -59,6 +63,8 @@ class Capabilities(Struct, frozen=True, forbid_unknown_fields=True):
     obstacles: dict[str, Words]
     """"SCHEME/KEY" -> why not, or "" where it can be enrolled."""
     limits: Limits
+    identity: Fingerprint
+    """Of the installation behind the service, as the service says: only a signature under it proves that."""
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
         """Say why no such credential can be made there; "" if it can, or if the service does not say."""
@@ -90,10 +96,15 @@ class CertificateChain(Struct, frozen=True, forbid_unknown_fields=True):
     certificates: Chain
 
 
-class RequestInfo(Struct, frozen=True, forbid_unknown_fields=True):
+class RequestInfo(Struct, frozen=True, forbid_unknown_fields=True, rename=PUBLIC_NAMES):
     """CertificationRequestInfo (RFC 2986, 4.1): the message of the first authorisation."""
 
     request_info: Der
+    """As the server keeps it. A workstation makes it itself, of the key below, and compares."""
+    spki: SpkiDer
+    """PK, a DER SubjectPublicKeyInfo (RFC 5280, 4.1.2.7)."""
+    proof: InstallationSignature
+    """Of credential id, user and PK (docs/understand/protocol.md, 7)."""
 
 
 class CertificationRequest(Struct, frozen=True, forbid_unknown_fields=True):

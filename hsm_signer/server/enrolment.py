@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 
+from hsm_signer.core import identity
 from hsm_signer.core.chain_position import START
+from hsm_signer.core.interface import RequestInfo
 from hsm_signer.core.owners import check_owner
 from hsm_signer.errors import (
     CredentialPending,
@@ -22,11 +24,15 @@ from hsm_signer.errors import (
 from hsm_signer.types import (
     ACCEPTED,
     CredentialId,
+    CredentialRecord,
     CredentialView,
     Digest,
     EnrolmentStarted,
     Event,
+    Fingerprint,
+    InstallationSignature,
     NewCredential,
+    Signature,
 )
 
 from .base import ServerBase
@@ -37,6 +43,11 @@ PENDING_LIFETIME = 24 * 60 * 60 * 1_000_000
 
 class Enrolment(ServerBase):
     """The part of the server that makes credentials."""
+
+    @property
+    def identity(self) -> Fingerprint:
+        """The fingerprint of the installation's identity, under which its statements hold."""
+        return identity.fingerprint(self.environment.identity_spki)
 
     def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
         """Carry out steps 1 to 3: keys in the token, the pending record committed. The card has nothing yet.
@@ -52,21 +63,47 @@ class Enrolment(ServerBase):
         name = certificate_requests.subject_name(wanted.owner, subject)
         record, personalisation = self.environment.create(wanted)
         info = certificate_requests.certification_request_info(name, record.spki)
-        written = self.place(self.draft(record.credential_id, Event.ENROL, record.version), START)
-        sealed = self.seal(record, written, request_hash=_request_hash(info))
+        proof = self._signed(
+            identity.enrolment_digest(
+                self.environment.installation_id,
+                wanted.owner,
+                personalisation,
+                card_point=wanted.card_point,
+                spki=record.spki,
+            )
+        )
+        hashes = (_sha256(wanted.card_point), _sha256(proof.signature))
+        draft = self.draft(record.credential_id, Event.ENROL, record.version)
+        written = self.place(draft, START, digests=hashes)
+        sealed = self.seal(record, written, request_hash=_sha256(info), enrolment_proof=hashes[1])
         self.store.insert(sealed, written, request=info, created=written.entry.time)
-        return EnrolmentStarted(CredentialView.of(sealed.record), personalisation, info)
+        return EnrolmentStarted(CredentialView.of(sealed.record), personalisation, info, proof)
 
-    def request_info(self, credential_id: CredentialId) -> bytes:
-        """Return the stored DER CertificationRequestInfo of a credential (RFC 2986, 4.1).
+    def request_info(self, credential_id: CredentialId) -> RequestInfo:
+        """Return the message of a credential's first authorisation, its key proven to be its user's.
 
         Raises RecordDamaged unless the record vouches for it.
         """
+        info, record = self._request_info(credential_id)
+        digest = identity.request_digest(
+            self.environment.installation_id, record.credential_id, record.owner, record.spki
+        )
+        return RequestInfo(info, record.spki, self._signed(digest))
+
+    def _signed(self, digest: Digest) -> InstallationSignature:
+        environment = self.environment
+        return InstallationSignature(
+            environment.installation_id,
+            environment.identity_spki,
+            Signature(environment.sign_as_installation(digest)),
+        )
+
+    def _request_info(self, credential_id: CredentialId) -> tuple[bytes, CredentialRecord]:
         stored = self.load(credential_id)
         record = stored.sealed.record
-        if stored.request is None or _request_hash(stored.request) != record.request_hash:
+        if stored.request is None or _sha256(stored.request) != record.request_hash:
             raise RecordDamaged(f"the certificate request of {record.owner!r} is not the one that was stored")
-        return stored.request
+        return stored.request, record
 
     def certification_request(self, credential_id: CredentialId) -> str:
         """Return the certificate request as the first authorisation signed it, in PEM.
@@ -75,7 +112,7 @@ class Enrolment(ServerBase):
         """
         from hsm_signer.core import certificate_requests
 
-        info = self.request_info(credential_id)
+        info, _ = self._request_info(credential_id)
         for _, entry in self.store.entries(credential_id):
             if entry.event is Event.ACTIVATE and entry.outcome == ACCEPTED and entry.algorithm is not None:
                 return certificate_requests.certification_request(info, entry.algorithm, entry.signatures[0])
@@ -103,6 +140,6 @@ class Enrolment(ServerBase):
                 continue
 
 
-def _request_hash(info: bytes) -> Digest:
-    """SHA-256 of the CertificationRequestInfo, as the record carries it: H of the first authorisation."""
-    return Digest(hashlib.sha256(info).digest())
+def _sha256(data: bytes) -> Digest:
+    """Of the CertificationRequestInfo this is H of the first authorisation."""
+    return Digest(hashlib.sha256(data).digest())

@@ -31,6 +31,7 @@ from hsm_signer.errors import (
     RecordDamaged,
     RecordOutdated,
     Refused,
+    RefusedBefore,
     SignatureInvalid,
     StoreBusy,
     StoreDamaged,
@@ -220,6 +221,11 @@ class Signing(ServerBase):
         _refuse_unsuitable(record, authorisation, measured)
         quantities_hash = _quantities_hash(authorisation)
         earlier = self._earlier(record, d, quantities_hash)
+        if earlier is not None and earlier.outcome == CredentialPending.code:
+            raise RefusedBefore(
+                "this was refused before, while the enrolment was not finished: it stays refused",
+                hint="sign again, with a new authorisation by the card",
+            )
         if earlier is None:
             _refuse_stale(record, authorisation)
             self.observe(2)

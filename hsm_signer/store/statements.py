@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Table, bindparam, delete, func, insert, select, type_coerce, update
+from sqlalchemy import Table, and_, bindparam, delete, func, insert, or_, select, type_coerce, update
 from sqlalchemy.types import NullType
 
-from hsm_signer.errors import WrongKey
+from hsm_signer.errors import CredentialPending, WrongKey
 from hsm_signer.types import ACCEPTED
 
 from .rows import ENTRY_COLUMNS, INSTALLATION_COLUMNS, RECORD_COLUMNS
@@ -54,8 +54,14 @@ CARRIED_OUT = (
     .where(
         OWN,
         evidence.c.d == bindparam("b_d"),
-        evidence.c.quantities_hash == bindparam("b_quantities"),
-        evidence.c.outcome.in_((ACCEPTED, WrongKey.code)),
+        or_(
+            and_(
+                evidence.c.quantities_hash == bindparam("b_quantities"),
+                evidence.c.outcome.in_((ACCEPTED, WrongKey.code)),
+            ),
+            # D alone: one authorisation, whatever came with it.
+            evidence.c.outcome == CredentialPending.code,
+        ),
     )
     .order_by(evidence.c.sequence)
     .limit(1)

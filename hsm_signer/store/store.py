@@ -313,6 +313,8 @@ class Store(Pages, ClientRows, CertificateRows):
     ) -> SealedEntry | None:
         """Find the entry of an equal request that got as far as SK, accepted or a wrong key, if there is one.
 
+        Or the one that refused this D because its credential was pending, whatever the quantities were.
+
         ``d`` is D, ``quantities_hash`` is SHA-256(Q_1 || ...); both have 32 bytes. The entry is what the row
         says: its MAC is for the token to check. Raises StoreDamaged.
         """

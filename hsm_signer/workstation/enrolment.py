@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hsm_signer.card.apdu import CardState
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
-from hsm_signer.core import certificate_requests, owners
+from hsm_signer.core import algorithms, certificate_requests, identity, owners
 from hsm_signer.core.backoff import Backoff
 from hsm_signer.core.content import BytesSource
 from hsm_signer.errors import (
@@ -19,6 +21,7 @@ from hsm_signer.errors import (
     CardRemoved,
     CredentialExists,
     CredentialUnknown,
+    EnrolmentRequestChanged,
     InputError,
     SignerError,
     TokenUnsuitable,
@@ -26,12 +29,15 @@ from hsm_signer.errors import (
 from hsm_signer.types import (
     Combine,
     CredentialId,
+    EnrolmentStarted,
+    Fingerprint,
     KeySpec,
     Message,
     NewCredential,
     PinCheck,
     PinPolicy,
     Scheme,
+    SpkiDer,
     Status,
 )
 
@@ -82,8 +88,10 @@ def enrol(
 ) -> EnrolmentResult:
     """Enrol a user with a blank card (docs/understand/protocol.md, 7), or finish what was interrupted.
 
-    Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, and what card, token and store refuse.
-    A card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which
+    What the server says is believed under its identity's signature only, before the card gets or authorises
+    anything. Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, IdentityUnknown,
+    IdentityChanged, EnrolmentProofWrong, EnrolmentRequestChanged, and what card, token and store refuse. A
+    card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which
     the same command finishes or replaces.
     """
     check_enrolment(wanted, server)
@@ -96,22 +104,28 @@ def enrol(
         if credential_id is None:
             if before is not None:
                 server.give_up_enrolment(before.credential_id)
-            credential_id = _personalise(server, card, wanted)
-    request_info = server.request_info(credential_id)
+            credential_id, request = _personalise(server, card, wanted)
+        else:
+            request = _request_begun_before(server, credential_id, wanted)
     pin = wanted.pin
+    algorithm = algorithms.key_spec_of(request.spki).default_algorithm
     outcome = sign_content(
         server,
         open_card,
-        Message(BytesSource(request_info)),
-        algorithm=None,
+        Message(BytesSource(request.info)),
+        algorithm=algorithm,
         ask_pin=None if pin is None else lambda: pin,
         backoff=backoff,
         credential_id=credential_id,
     )
+    digest = (
+        request.info if algorithm.hash is None else hashlib.new(algorithm.hash.value, request.info).digest()
+    )
+    algorithms.verifier(request.spki, algorithm)(digest, outcome.signature)
     return EnrolmentResult(
         credential=server.credential_by_id(credential_id),
         certification_request=certificate_requests.certification_request(
-            request_info, outcome.algorithm, outcome.signatures[0]
+            request.info, algorithm, outcome.signature
         ),
         resumed=resumed,
     )
@@ -130,7 +144,11 @@ def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> 
 
 
 def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
-    """Check what needs neither card nor PIN; raises InputError, TokenUnsuitable."""
+    """Check what needs neither card nor PIN.
+
+    Raises InputError, IdentityUnknown, IdentityChanged, TokenUnsuitable.
+    """
+    server.identity  # noqa: B018  raises where it is not known, or another
     owners.check_owner(wanted.owner)
     certificate_requests.subject_name(wanted.owner, wanted.subject)
     if obstacle := server.obstacle(wanted.scheme, wanted.key):
@@ -167,33 +185,97 @@ def _earlier(server: EnrolmentServer, owner: str) -> AnyCredential | None:
     )
 
 
-def _personalise(server: EnrolmentServer, card: CardSession, wanted: Enrolment) -> CredentialId:
-    """Bring keys from the token onto the card: BEGIN PERSONALISATION, begin_enrolment, INSTALL."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The certificate request, made here of what is proven."""
+
+    info: bytes
+    """DER CertificationRequestInfo (RFC 2986, 4.1)."""
+    spki: SpkiDer
+
+
+def _request(wanted: Enrolment, spki: SpkiDer) -> _Request:
+    name = certificate_requests.subject_name(wanted.owner, wanted.subject)
+    return _Request(certificate_requests.certification_request_info(name, spki), spki)
+
+
+def _request_begun_before(
+    server: EnrolmentServer, credential_id: CredentialId, wanted: Enrolment
+) -> _Request:
+    """Make the request of an enrolment that is resumed. Raises as :func:`enrol` does."""
+    found = server.request_info(credential_id)
+    digest = identity.request_digest(found.proof.installation_id, credential_id, wanted.owner, found.spki)
+    identity.check_signature(found.proof, digest, server.identity)
+    request = _request(wanted, found.spki)
+    if request.info != found.request_info:
+        raise EnrolmentRequestChanged(
+            "the enrolment begun before is for another certificate request than this command makes",
+            hint="finish it with the --subject that it was begun with; if it is that one, somebody between "
+            "here and the server has changed the request: the card authorised nothing",
+        )
+    return request
+
+
+def check_proof(wanted: NewCredential, started: EnrolmentStarted, pinned: Fingerprint) -> None:
+    """Check that the installation ``pinned`` made exactly this for exactly this card.
+
+    ``wanted`` has the point that the card itself gave. Raises IdentityChanged, EnrolmentProofWrong.
+    """
+    card = started.personalisation
+    for name in ("scheme", "combine", "pin_policy", "pin_check", "pin_tries", "puk_tries"):
+        if getattr(card, name) != getattr(wanted, name):
+            raise identity.proof_wrong(
+                f"what came for the card has another {name.replace('_', ' ')} than was asked for"
+            )
+    spki = started.credential.spki
+    digest = identity.enrolment_digest(
+        started.proof.installation_id, wanted.owner, card, card_point=wanted.card_point, spki=spki
+    )
+    identity.check_signature(started.proof, digest, pinned)
+    if (key := algorithms.key_spec_of(spki)) is not wanted.key:
+        raise identity.proof_wrong(f"the key that was made is {key.value}; expected {wanted.key.value}")
+
+
+def _personalise(
+    server: EnrolmentServer, card: CardSession, wanted: Enrolment
+) -> tuple[CredentialId, _Request]:
+    """Bring keys from the token onto the card: BEGIN PERSONALISATION, begin_enrolment, INSTALL.
+
+    What came is proven before INSTALL. Raises as :func:`enrol` does.
+    """
     basic = wanted.scheme is Scheme.BASIC
     combine = Combine.NONE if basic else wanted.combine or server.combines[0]
     card_point, card_serial = card.begin_personalisation()
-    started = server.begin_enrolment(
-        NewCredential(
-            owner=wanted.owner,
-            scheme=wanted.scheme,
-            combine=combine,
-            key=wanted.key,
-            pin_policy=PinPolicy.NONE if basic else wanted.pin_policy,
-            pin_check=PinCheck.NONE if basic else wanted.pin_check,
-            pin_tries=0 if basic else wanted.pin_tries,
-            puk_tries=0 if basic else wanted.puk_tries,
-            card_point=card_point,
-            card_serial=card_serial,
-        ),
-        wanted.subject,
+    credential = NewCredential(
+        owner=wanted.owner,
+        scheme=wanted.scheme,
+        combine=combine,
+        key=wanted.key,
+        pin_policy=PinPolicy.NONE if basic else wanted.pin_policy,
+        pin_check=PinCheck.NONE if basic else wanted.pin_check,
+        pin_tries=0 if basic else wanted.pin_tries,
+        puk_tries=0 if basic else wanted.puk_tries,
+        card_point=card_point,
+        card_serial=card_serial,
     )
+    started = server.begin_enrolment(credential, wanted.subject)
+    credential_id = started.personalisation.credential_id
     try:
+        check_proof(credential, started, server.identity)
+        request = _request(wanted, started.credential.spki)
+        if request.info != started.request_info:
+            raise EnrolmentRequestChanged(
+                "the server keeps another certificate request than is made here of user, subject and key",
+                hint="it may be of another version, or somebody between here and it has changed the request; "
+                "the card got nothing",
+            )
         card.install(started.personalisation, wanted.pin, wanted.puk)
         if card.status().state is CardState.BLANK:
             raise CardError("the card did not take its keys")
     except (CardRemoved, CardMemoryDamaged, CardAnswerMalformed):
         raise  # nobody knows whether the card took them; the same command finds out
     except SignerError:
-        server.give_up_enrolment(started.credential.credential_id)
+        with suppress(SignerError):  # a pending record does no harm, and the next enrolment deletes it
+            server.give_up_enrolment(credential_id)
         raise
-    return started.credential.credential_id
+    return credential_id, request

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from hsm_signer.core import algorithms, certificates, json_codec
+from hsm_signer.core import algorithms, certificates, identity, json_codec
 from hsm_signer.core.content import MAX_ED25519_MESSAGE
 from hsm_signer.core.interface import (
     Capabilities,
@@ -26,7 +26,7 @@ from hsm_signer.core.interface import (
     SignatureRequest,
 )
 from hsm_signer.core.owners import canonical_owner
-from hsm_signer.errors import AlgorithmUnsuitable, InputError, SignatureInvalid
+from hsm_signer.errors import AlgorithmUnsuitable, IdentityUnknown, InputError, SignatureInvalid
 from hsm_signer.types import (
     Algorithm,
     ByteSource,
@@ -38,6 +38,7 @@ from hsm_signer.types import (
     EnrolmentStarted,
     Event,
     EvidenceEntry,
+    Fingerprint,
     KeySpec,
     NewCredential,
     Scheme,
@@ -71,11 +72,17 @@ class RemoteServer:
         certificate: Path | None = None,
         key: Path | None = None,
         timeout: float = TIMEOUT,
+        identity: Fingerprint | None = None,
     ) -> None:
-        """Set up TLS, without connecting; ``timeout``: seconds for each answer. Raises InputError."""
+        """Set up TLS, without connecting. Raises InputError.
+
+        ``timeout``: seconds for each answer; ``identity``: the fingerprint of the installation behind it,
+        which enrolment needs.
+        """
         self._channel = Channel(url, token=token, ca=ca, certificate=certificate, key=key, timeout=timeout)
         self._keys: dict[CredentialId, SpkiDer] = {}
         self._known: Capabilities | None = None
+        self._pinned = identity
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +154,32 @@ class RemoteServer:
     # --- enrolment -------------------------------------------------------------------------------------
 
     @property
+    def identity(self) -> Fingerprint:
+        """The fingerprint that is pinned.
+
+        Raises IdentityUnknown without one; IdentityChanged where the service says that it has another, before
+        anything is begun. That it does not say so proves nothing: signatures do.
+        """
+        if self._pinned is None:
+            raise IdentityUnknown(
+                "nobody has said which installation is behind this service",
+                hint="--identity FINGERPRINT says it, as hsm-signer identity shows it at the server; or "
+                "identity in [server] of config.toml, which a first enrolment at a terminal asks about",
+            )
+        if (claimed := self._capabilities().identity) != self._pinned:
+            raise identity.changed(claimed, self._pinned)
+        return self._pinned
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it is known which installation is behind the service."""
+        return self._pinned is not None
+
+    def pin(self, fingerprint: Fingerprint) -> None:
+        """Believe the statements of the installation with this fingerprint, and of no other."""
+        self._pinned = fingerprint
+
+    @property
     def combines(self) -> tuple[Combine, ...]:
         """The combine methods that the service's token has, the default first."""
         return self._capabilities().combines
@@ -166,26 +199,18 @@ class RemoteServer:
         return self._channel.read(Capabilities, "GET", "/v1/capabilities")
 
     def begin_enrolment(self, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
-        """Make a user's keys and a pending record; return what the card has to get."""
+        """Make a user's keys and a pending record; return what the card has to get, not checked yet."""
         body = EnrolmentRequest.of(wanted, subject)
         started = self._channel.read(EnrolmentStarted, "POST", "/v1/enrolments", body=body, again=False)
-        credential, card = started.credential, started.personalisation
-        self._channel.expect(
-            card.credential_id == credential.credential_id
-            and credential.owner == wanted.owner
-            and started.request_info.find(credential.spki) >= 0,
-            "another enrolment",
-        )
-        for name in ("scheme", "combine", "pin_policy", "pin_check", "pin_tries", "puk_tries"):
-            self._channel.expect(
-                getattr(card, name) == getattr(wanted, name), f"an enrolment with another {name}"
-            )
+        self._check_key(started.credential.spki)
         return started
 
-    def request_info(self, credential_id: CredentialId) -> bytes:
-        """Return the DER CertificationRequestInfo (RFC 2986, 4.1) of a pending credential."""
+    def request_info(self, credential_id: CredentialId) -> RequestInfo:
+        """Return what a pending credential's first authorisation signs, its key proven to be its user's."""
         path = f"/v1/enrolments/{credential_id.hex()}/request-info"
-        return self._channel.read(RequestInfo, "GET", path).request_info
+        info = self._channel.read(RequestInfo, "GET", path)
+        self._check_key(info.spki)
+        return info
 
     def give_up_enrolment(self, credential_id: CredentialId) -> None:
         """Delete a pending record whose card never got its keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from hsm_signer.core.interface import RequestInfo
 from hsm_signer.types import (
     Challenge,
     Combine,
@@ -13,6 +14,7 @@ from hsm_signer.types import (
     CredentialView,
     EnrolmentStarted,
     Event,
+    Fingerprint,
     KeySpec,
     NewCredential,
     Scheme,
@@ -47,6 +49,15 @@ class EnrolmentServer(SigningServer, Protocol):
     """A server that can also enrol."""
 
     @property
+    def identity(self) -> Fingerprint:
+        """The fingerprint of the installation whose statements are believed here.
+
+        An installation's own; of a service the one that is pinned. Raises IdentityUnknown without one,
+        IdentityChanged where the service says that it has another.
+        """
+        ...
+
+    @property
     def combines(self) -> tuple[Combine, ...]:
         """The combine methods that the server's token has, the default first."""
         ...
@@ -67,8 +78,8 @@ class EnrolmentServer(SigningServer, Protocol):
         """Make a user's keys and a pending record; return what the card has to get."""
         ...
 
-    def request_info(self, credential_id: CredentialId) -> bytes:
-        """Return the DER CertificationRequestInfo (RFC 2986, 4.1) of a pending credential."""
+    def request_info(self, credential_id: CredentialId) -> RequestInfo:
+        """Return what a pending credential's first authorisation signs, its key proven to be its user's."""
         ...
 
     def give_up_enrolment(self, credential_id: CredentialId) -> None:

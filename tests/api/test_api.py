@@ -361,7 +361,9 @@ def service(template_home: Home, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_a_service_is_a_server_as_well(service: Service, tmp_path: Path) -> None:
     alice = service.home["alice"]
     token = service.token("signer", "registrar", "admin")
-    with hsm_signer.connect(service.url, token=token, ca=os.fspath(service.ca)) as server:
+    with hsm_signer.connect(
+        service.url, token=token, ca=os.fspath(service.ca), identity=service.identity
+    ) as server:
         for message in (LETTER, PAGES):
             outcome = hsm_signer.sign(server, alice.address, message, pin=alice.pin)
             hsm_signer.verify(server.credential("alice"), message, outcome.signature)

@@ -43,6 +43,11 @@ class Workstation:
         return self.folder / "workstation"
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """The option that says which installation is behind it."""
+        return ("--identity", self.far.fingerprint)
+
+    @property
     def there(self) -> tuple[str, ...]:
         """The options that lead to the service."""
         return ("--server", self.far.service.url, "--ca", str(self.far.service.ca))
@@ -73,6 +78,7 @@ def test_a_whole_session(desk: Workstation, tmp_path: Path) -> None:
     ran = desk(
         *("enrol", "hanna", "--card", "sim:hanna.card", "--no-puk", "--csr", "hanna.csr", "--json"),
         *desk.there,
+        *desk.identity,
         pin=PIN,
     )
     assert (ran.json["owner"], ran.json["scheme"]) == ("hanna", "rolling")
@@ -114,7 +120,7 @@ def test_verbose_names_the_service_and_each_request(desk: Workstation) -> None:
 
 def test_certificates_of_a_credential(desk: Workstation, tmp_path: Path) -> None:
     desk("card", "new", "sim:cleo.card")
-    desk("enrol", "cleo", "--card", "sim:cleo.card", "--no-puk", *desk.there, pin=PIN)
+    desk("enrol", "cleo", "--card", "sim:cleo.card", "--no-puk", *desk.there, *desk.identity, pin=PIN)
     assert desk("credential", "certificate", "cleo", *desk.there, status=2).code == "certificate.unsuitable"
     chain = Authority().chain(desk("credential", "request", "cleo", *desk.there).out)
     (tmp_path / "cleo.pem").write_text(to_pem(chain))
@@ -138,7 +144,7 @@ def test_scheme_basic_by_a_client_certificate(desk: Workstation, far: Far, tmp_p
         *("--client-key", str(far.identity.key_file)),
     )
     desk("card", "new", "sim:bea.card")
-    desk("enrol", "bea", "--scheme", "basic", "--card", "sim:bea.card", *mutual)
+    desk("enrol", "bea", "--scheme", "basic", "--card", "sim:bea.card", *mutual, *desk.identity)
     desk("sign", "note.txt", "--card", "sim:bea.card", *mutual)
     desk.variables[config.SERVER_TOKEN_VARIABLE] = far.tokens["app"]
     refused = desk("sign", "note.txt", "--card", "sim:bea.card", "--force", *desk.there, status=3)

@@ -25,7 +25,7 @@ from hsm_signer.core.interface import (
 )
 from hsm_signer.errors import InputError
 from hsm_signer.evidence import anchor, findings
-from hsm_signer.types import CardAnswer, Combine, CredentialId, KeySpec, Scheme
+from hsm_signer.types import CardAnswer, Combine, CredentialId, Fingerprint, KeySpec, Scheme
 from tests.support.entities import structs_in, values_of
 
 ID = CredentialId(bytes(range(16)))
@@ -318,7 +318,8 @@ def test_a_users_name_has_one_limit(owner: str, fits: bool) -> None:
 
 
 def test_what_can_be_enrolled() -> None:
-    found = Capabilities((Combine.CBC,), {"pin/ed25519": "no"}, Limits(1, 2, 3))
+    identity = Fingerprint("-".join(["0a1b"] * 10))
+    found = Capabilities((Combine.CBC,), {"pin/ed25519": "no"}, Limits(1, 2, 3), identity)
     assert found.obstacle(Scheme.PIN, KeySpec.ED25519) == "no"
     assert found.obstacle(Scheme.ROLLING, KeySpec.P256) == ""
 

@@ -86,7 +86,9 @@ def test_pending_signs_its_certificate_request_and_nothing_else(
         with refused(home, server, record.credential_id, CredentialPending):
             server.sign(request)
     # The request of another user, authorised by this card.
-    other = authorise(server, carol, server.request_info(home["alice"].record(server).credential_id))
+    other = authorise(
+        server, carol, server.request_info(home["alice"].record(server).credential_id).request_info
+    )
     with refused(home, server, record.credential_id, CredentialPending):
         server.sign(other)
     assert carol.record(server).status is Status.PENDING

@@ -35,6 +35,7 @@ PATIENCE = 300.0
 """Seconds for a whole transcript."""
 
 _VOLATILE = (
+    (re.compile(r"\b[0-9a-f]{4}(-[0-9a-f]{4}){9}\b"), "<identity>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<hash>"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<id>"),
     (re.compile(r"\b[0-9a-f]{16}\b"), "<serial>"),

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
-from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, PUK, Person
 from hsm_signer.types import Combine, KeySpec, NewCredential, PinCheck, PinPolicy, Scheme
+from hsm_signer.workstation.servers import EnrolmentServer
 
 POINT = bytes.fromhex(
     "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
@@ -41,7 +41,7 @@ def wanted(scheme: Scheme = Scheme.ROLLING, key: KeySpec = KeySpec.P256, **chang
     )
 
 
-def pending(server: Server, folder: Path, scheme: Scheme = Scheme.ROLLING) -> tuple[Person, bytes]:
+def pending(server: EnrolmentServer, folder: Path, scheme: Scheme = Scheme.ROLLING) -> tuple[Person, bytes]:
     """Carol's personalised card whose first authorisation has not been sent, and its certificate request."""
     person = Person("carol", scheme, KeySpec.P256, folder / "carol.card")
     create_card(person.address)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from hsm_signer.core.definitions import definition, field_type, lengths_of
+from hsm_signer.types import FINGERPRINT_PATTERN
 
 ORDINARY = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])
 LONGEST = 12
@@ -58,6 +59,8 @@ def _present(kind: inspect.Type) -> st.SearchStrategy[Any]:
             if pattern is not None and "BEGIN" in pattern:
                 head = "-----BEGIN CERTIFICATE REQUEST-----\n"
                 return st.text(string.ascii_letters + "\n ").map(head.__add__)
+            if pattern == FINGERPRINT_PATTERN:
+                return st.from_regex(pattern, fullmatch=True)
             return st.text(
                 ORDINARY, min_size=low or 0, max_size=LONGEST if high is None else min(high, LONGEST)
             )

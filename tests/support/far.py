@@ -11,6 +11,7 @@ from typing import Any
 from hsm_signer.core.certificates import to_pem
 from hsm_signer.service.roles import Role
 from hsm_signer.testing import Home, Person, make_person
+from hsm_signer.types import Fingerprint
 from hsm_signer.workstation.remote import RemoteServer
 
 from .authority import Authority
@@ -28,7 +29,10 @@ class Far:
     service: Service
     tokens: dict[str, str]
     identity: Identity
+    """Of the client desk: its TLS certificate."""
     folder: Path
+    fingerprint: Fingerprint
+    """Of the installation's identity."""
 
     @property
     def home(self) -> Home:
@@ -37,7 +41,9 @@ class Far:
 
     def as_client(self, name: str = "app") -> RemoteServer:
         """With a bearer token."""
-        return RemoteServer(self.service.url, token=self.tokens[name], ca=self.service.ca)
+        return RemoteServer(
+            self.service.url, token=self.tokens[name], ca=self.service.ca, identity=self.fingerprint
+        )
 
     def with_certificate(self) -> RemoteServer:
         """With a client certificate, which is a client's."""
@@ -46,6 +52,7 @@ class Far:
             ca=self.service.ca,
             certificate=self.identity.certificate_file,
             key=self.identity.key_file,
+            identity=self.fingerprint,
         )
 
     def enrolled(self, server: RemoteServer, name: str, **how: Any) -> Person:
@@ -73,4 +80,6 @@ def far_service(template_home: Home, folder: Path) -> Iterator[Far]:
     add_client(home, "desk", tuple(Role), certificate=identity.certificate)
     settings = f'[tls]\nclient_ca = "{folder}/clients.pem"\n[limits]\nmessage = {MAX_MESSAGE}\n'
     with serving(home, settings=settings) as service:
-        yield Far(service, tokens, identity, folder)
+        with service.worker(bearer=tokens["app"]) as worker:
+            fingerprint = worker.identity
+        yield Far(service, tokens, identity, folder, fingerprint)

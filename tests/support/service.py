@@ -25,7 +25,7 @@ import pytest
 
 from hsm_signer.config.installation import HOME_VARIABLE
 from hsm_signer.config.service import SETTINGS_FILE
-from hsm_signer.core.interface import EnrolmentRequest
+from hsm_signer.core.interface import EnrolmentRequest, RequestInfo
 from hsm_signer.errors import InputError, SignerError
 from hsm_signer.server.base import system_clock
 from hsm_signer.server.installation import Installation
@@ -41,6 +41,7 @@ from hsm_signer.types import (
     CredentialView,
     Digest,
     DigestList,
+    Fingerprint,
     Message,
     NewCredential,
     SigningRequest,
@@ -494,6 +495,12 @@ class WorkerClient:
         return found
 
     @property
+    def identity(self) -> Fingerprint:
+        """What the worker says: this is its own socket."""
+        found = self.call(wire.GetCapabilities()).identity
+        return Fingerprint(found)
+
+    @property
     def combines(self) -> Any:
         """The token's."""
         return self.call(wire.GetCapabilities()).combines
@@ -518,9 +525,11 @@ class WorkerClient:
         """Keys and a pending record."""
         return self.call(wire.BeginEnrolment(wanted=EnrolmentRequest.of(wanted, subject)))
 
-    def request_info(self, credential_id: CredentialId) -> bytes:
+    def request_info(self, credential_id: CredentialId) -> RequestInfo:
         """The message of the first authorisation."""
-        return bytes(self.call(wire.GetRequestInfo(credential_id=credential_id)))
+        found = self.call(wire.GetRequestInfo(credential_id=credential_id))
+        assert isinstance(found, RequestInfo)
+        return found
 
     def give_up_enrolment(self, credential_id: CredentialId) -> None:
         """Delete a pending record."""

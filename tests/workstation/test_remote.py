@@ -214,7 +214,7 @@ def test_an_enrolment_that_was_given_up(far: Far, app: RemoteServer) -> None:
     begun = app.begin_enrolment(wanted, "CN=Pia,O=Example")
     credential_id = begun.credential.credential_id
     assert begun.credential.status is Status.PENDING
-    assert app.request_info(credential_id) == begun.request_info
+    assert app.request_info(credential_id).request_info == begun.request_info
     with pytest.raises(CredentialPending):
         app.certification_request(credential_id)
     app.give_up_enrolment(credential_id)

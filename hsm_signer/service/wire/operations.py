@@ -20,6 +20,7 @@ from hsm_signer.core.interface import (
     Digests,
     EnrolmentRequest,
     EvidencePage,
+    RequestInfo,
 )
 from hsm_signer.errors import (
     EvidenceDamaged,
@@ -167,7 +168,7 @@ class BeginEnrolment(Operation, frozen=True, kw_only=True, tag="begin-enrolment"
 
 
 class GetRequestInfo(Operation, frozen=True, kw_only=True, tag="request-info"):
-    """DER CertificationRequestInfo of a credential: the message of its first authorisation. -> bytes"""
+    """The message of a credential's first authorisation, its key proven to be its user's. -> RequestInfo"""
 
     credential_id: CredentialId
 
@@ -345,7 +346,7 @@ _RESULTS: dict[type[Operation], Any] = {
     Sign: SignOutcome,
     Examine: None,
     BeginEnrolment: EnrolmentStarted,
-    GetRequestInfo: bytes,
+    GetRequestInfo: RequestInfo,
     GiveUpEnrolment: None,
     ChangeStatus: CredentialView,
     GetEvidence: EvidencePage,

@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hsm_signer.config.service import LimitSettings
-from hsm_signer.core.interface import Capabilities, CredentialPage, EvidencePage, Limits, NumberedEntry
+from hsm_signer.core.interface import (
+    Capabilities,
+    CredentialPage,
+    EvidencePage,
+    Limits,
+    NumberedEntry,
+    RequestInfo,
+)
 from hsm_signer.errors import (
     CredentialUnknown,
     InputError,
@@ -129,6 +136,7 @@ def capabilities(call: ClientCall, _: wire.GetCapabilities) -> Capabilities:
             for key in KeySpec
         },
         limits=Limits(limits.body, limits.message, limits.digests),
+        identity=server.identity,
     )
 
 
@@ -274,8 +282,8 @@ def _none_or_others(kind: Any, basic: bool) -> tuple[Any, ...]:
     return tuple(member for member in kind if (member is kind.NONE) == basic)
 
 
-def get_request_info(call: ClientCall, operation: wire.GetRequestInfo) -> bytes:
-    """Return the CertificationRequestInfo that a credential's first authorisation signs, DER."""
+def get_request_info(call: ClientCall, operation: wire.GetRequestInfo) -> RequestInfo:
+    """Return what a credential's first authorisation signs, its key proven to be its user's."""
     return call.server.request_info(call.record(operation.credential_id).credential_id)
 
 

@@ -19,12 +19,14 @@ from cryptography import x509
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import json_codec
+from hsm_signer.core.identity import check_signature, fingerprint, request_digest
 from hsm_signer.core.interface import (
     Capabilities,
     CredentialPage,
     EnrolmentRequest,
     EvidencePage,
     Limits,
+    RequestInfo,
 )
 from hsm_signer.errors import InputError
 from hsm_signer.evidence.anchor import Anchor
@@ -300,11 +302,15 @@ def test_certificates_are_kept(scene: Scene) -> None:
 def test_enrolment_begun_and_given_up(scene: Scene) -> None:
     begun = scene.client.post("/v1/enrolments", json=enrolment_of(wanted()))
     assert begun.status_code == 201
-    json_codec.read(EnrolmentStarted, begun.json())
+    started = json_codec.read(EnrolmentStarted, begun.json())
     credential_id = begun.json()["credential"]["credential_id"]
     path = f"/v1/enrolments/{credential_id}"
-    info = scene.client.get(f"{path}/request-info").json()
-    assert info == {"request_info": begun.json()["request_info"]}
+    info = json_codec.read(RequestInfo, scene.client.get(f"{path}/request-info").json())
+    assert (info.request_info, info.spki) == (started.request_info, started.credential.spki)
+    digest = request_digest(
+        info.proof.installation_id, started.credential.credential_id, started.credential.owner, info.spki
+    )
+    check_signature(info.proof, digest, fingerprint(started.proof.spki))
     assert scene.client.delete(path).status_code == 204
     problem(scene.client.delete(path), 404, "credential.unknown")
     active = scene.id_of("alice")

@@ -304,7 +304,7 @@ def test_an_enrolment_given_up(running: Running) -> None:
         number = begun.credential.credential_id
         assert begun.credential.status is Status.PENDING
         assert begun.personalisation.credential_id == number
-        assert begun.request_info == client.request_info(number)
+        assert begun.request_info == client.request_info(number).request_info
         with pytest.raises(CredentialPending):
             client.call(wire.GetCertificationRequest(credential_id=number))
         with pytest.raises(CredentialExists):

@@ -237,8 +237,9 @@ async def begin_enrolment(request: Request, body: EnrolmentRequest) -> Enrolment
 
 @NATIVE.endpoint("GET", "/enrolments/{credential_id}/request-info", tag="enrolment", refusals=(404, 409))
 async def get_request_info(request: Request, credential_id: CredentialId) -> RequestInfo:
-    """The message of a credential's first authorisation."""
-    return RequestInfo(await call(request, GetRequestInfo(credential_id=credential_id)))
+    """The message of a credential's first authorisation, its key proven to be its user's."""
+    found: RequestInfo = await call(request, GetRequestInfo(credential_id=credential_id))
+    return found
 
 
 @NATIVE.endpoint("DELETE", "/enrolments/{credential_id}", tag="enrolment", status=204, refusals=(404, 409))
