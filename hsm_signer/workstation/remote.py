@@ -202,7 +202,13 @@ class RemoteServer:
         """Make a user's keys and a pending record; return what the card has to get, not checked yet."""
         body = EnrolmentRequest.of(wanted, subject)
         started = self._channel.read(EnrolmentStarted, "POST", "/v1/enrolments", body=body, again=False)
-        self._check_key(started.credential.spki)
+        credential = started.credential
+        self._channel.expect(
+            started.personalisation.credential_id == credential.credential_id
+            and credential.owner == wanted.owner,
+            "another enrolment",
+        )
+        self._check_key(credential.spki)
         return started
 
     def request_info(self, credential_id: CredentialId) -> RequestInfo:

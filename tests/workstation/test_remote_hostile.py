@@ -19,13 +19,18 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from msgspec import structs
 
 from hsm_signer.core import json_codec
 from hsm_signer.core.algorithms import spki_of
 from hsm_signer.core.content import BytesSource
+from hsm_signer.core.identity import enrolment_digest, fingerprint
 from hsm_signer.errors import (
     AlgorithmUnsuitable,
     CredentialRevoked,
+    EnrolmentProofWrong,
+    IdentityChanged,
     RateLimited,
     ServiceAnswerMalformed,
     ServiceError,
@@ -44,6 +49,8 @@ from hsm_signer.types import (
     CredentialView,
     Digest,
     DigestList,
+    InstallationId,
+    InstallationSignature,
     KeySpec,
     Message,
     NewCredential,
@@ -56,6 +63,7 @@ from hsm_signer.types import (
     SpkiDer,
     Status,
 )
+from hsm_signer.workstation.enrolment import check_proof
 from hsm_signer.workstation.remote import RemoteServer, _HashingReader
 from hsm_signer.workstation.retry import BACKOFF
 from hsm_signer.workstation.signing import submit
@@ -437,8 +445,6 @@ def base64_of(value: bytes) -> str:
 
 
 def sign(key: ec.EllipticCurvePrivateKey, message: bytes | None = None) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-
     if message is not None:
         return key.sign(message, ec.ECDSA(hashes.SHA256()))
     return key.sign(DIGEST, ec.ECDSA(Prehashed(hashes.SHA256())))
@@ -539,14 +545,37 @@ PERSONALISATION = json_codec.to_json(
         wrapped_kek=bytes(40),  # type: ignore[arg-type]
     )
 )
-INFO = base64_of(b"0" + SPKI)
+IDENTITY = ec.generate_private_key(ec.SECP256R1())
+PINNED = fingerprint(spki_of(IDENTITY.public_key()))
+
+
+def proof(key: ec.EllipticCurvePrivateKey = IDENTITY, **changes: Any) -> Any:
+    """As the installation signs what is above; ``changes``: of what it signs."""
+    digest = enrolment_digest(
+        InstallationId(bytes(8)),
+        "alice",
+        json_codec.read(CardPersonalisation, {**PERSONALISATION, **changes}),
+        card_point=WANTED.card_point,
+        spki=SPKI,
+    )
+    signature = key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+    signed = InstallationSignature(InstallationId(bytes(8)), spki_of(key.public_key()), signature)
+    return json_codec.to_json(signed)
+
+
+ENROLMENT = {
+    "credential": GOOD,
+    "personalisation": PERSONALISATION,
+    "request_info": base64_of(b"a request"),
+    "proof": proof(),
+}
 
 
 def test_an_honest_enrolment_is_taken(impostor: Impostor, server: RemoteServer) -> None:
-    impostor.answers = [
-        tells({"credential": GOOD, "personalisation": PERSONALISATION, "request_info": INFO}, 201)
-    ]
-    assert server.begin_enrolment(WANTED, None).credential == CREDENTIAL
+    impostor.answers = [tells(ENROLMENT, 201)]
+    started = server.begin_enrolment(WANTED, None)
+    assert started.credential == CREDENTIAL
+    check_proof(WANTED, started, PINNED)
 
 
 @pytest.mark.parametrize(
@@ -554,21 +583,83 @@ def test_an_honest_enrolment_is_taken(impostor: Impostor, server: RemoteServer) 
     [
         ("credential", {**GOOD, "owner": "mallory"}),
         ("credential", {**GOOD, "credential_id": "00" * 16}),
+        ("credential", {**GOOD, "public_key": "MAA="}),
         ("personalisation", {**PERSONALISATION, "credential_id": "00" * 16}),
-        ("personalisation", {**PERSONALISATION, "pin_tries": 15}),
-        ("personalisation", {**PERSONALISATION, "puk_tries": 0}),
-        ("personalisation", {**PERSONALISATION, "pin_policy": "session"}),
-        ("personalisation", {**PERSONALISATION, "pin_check": "card"}),
-        ("personalisation", {**PERSONALISATION, "scheme": "basic"}),
-        ("personalisation", {**PERSONALISATION, "combine": "xor"}),
-        ("request_info", base64_of(b"a contract")),
+        ("proof", None),
     ],
 )
 def test_lies_about_an_enrolment(impostor: Impostor, server: RemoteServer, part: str, lie: Any) -> None:
-    honest = {"credential": GOOD, "personalisation": PERSONALISATION, "request_info": INFO}
-    impostor.answers = [tells({**honest, part: lie}, 201)]
+    impostor.answers = [tells({**ENROLMENT, part: lie}, 201)]
     with pytest.raises(ServiceAnswerMalformed):
         server.begin_enrolment(WANTED, None)
+
+
+LIES: dict[str, Any] = {
+    "pin_tries": 15,
+    "puk_tries": 0,
+    "pin_policy": "session",
+    "pin_check": "card",
+    "scheme": "basic",
+    "combine": "xor",
+    "token_point": base64_of(bytes(64) + b"\1"),
+    "wrapped_kcar": base64_of(bytes(40)),
+    "wrapped_kek": base64_of(bytes(39) + b"\1"),
+}
+
+
+def test_every_field_of_a_personalisation_has_its_lie() -> None:
+    assert set(LIES) | {"credential_id"} == set(CardPersonalisation.__struct_fields__)
+
+
+@pytest.mark.parametrize("field", LIES)
+def test_what_the_card_would_get_is_what_was_signed(
+    impostor: Impostor, server: RemoteServer, field: str
+) -> None:
+    lie = {field: LIES[field]}
+    impostor.answers = [tells({**ENROLMENT, "personalisation": {**PERSONALISATION, **lie}}, 201)]
+    started = server.begin_enrolment(WANTED, None)
+    with pytest.raises(EnrolmentProofWrong):
+        check_proof(WANTED, started, PINNED)
+
+
+@pytest.mark.parametrize("field", ["pin_tries", "puk_tries", "pin_policy", "pin_check", "scheme", "combine"])
+def test_what_was_signed_is_what_was_wanted(impostor: Impostor, server: RemoteServer, field: str) -> None:
+    """The installation itself made it so, because somebody asked it to."""
+    lie = {field: LIES[field]}
+    told = {"personalisation": {**PERSONALISATION, **lie}, "proof": proof(**lie)}
+    impostor.answers = [tells({**ENROLMENT, **told}, 201)]
+    started = server.begin_enrolment(WANTED, None)
+    with pytest.raises(EnrolmentProofWrong, match=f"has another {field.replace('_', ' ')} than was asked"):
+        check_proof(WANTED, started, PINNED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"credential": {**GOOD, "public_key": base64_of(spki_of(OTHER.public_key()))}}, EnrolmentProofWrong),
+        ({"proof": {**proof(), "installation_id": "01" * 8}}, EnrolmentProofWrong),
+        ({"proof": {**proof(OTHER), "public_key": proof()["public_key"]}}, EnrolmentProofWrong),
+        ({"proof": proof(OTHER)}, IdentityChanged),
+    ],
+)
+def test_what_is_not_signed_by_the_pinned_identity(
+    impostor: Impostor, server: RemoteServer, changes: dict[str, Any], error: type[SignerError]
+) -> None:
+    impostor.answers = [tells({**ENROLMENT, **changes}, 201)]
+    started = server.begin_enrolment(WANTED, None)
+    with pytest.raises(error):
+        check_proof(WANTED, started, PINNED)
+
+
+@pytest.mark.parametrize("field", ["owner", "card_point", "key"])
+def test_what_was_signed_is_for_this_user_this_card_and_this_key_type(
+    impostor: Impostor, server: RemoteServer, field: str
+) -> None:
+    other = {"owner": "bob", "card_point": bytes(64) + b"\1", "key": KeySpec.P384}
+    impostor.answers = [tells(ENROLMENT, 201)]
+    started = server.begin_enrolment(WANTED, None)
+    with pytest.raises(EnrolmentProofWrong):
+        check_proof(structs.replace(WANTED, **{field: other[field]}), started, PINNED)
 
 
 @pytest.mark.parametrize("page", [[], [GOOD], [GOOD, GOOD], [GOOD] * 201])
