@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from hsm_signer.card.address import open_card
+from hsm_signer.card.apdu import CardState
 from hsm_signer.config import installation as config
 from hsm_signer.core.certificates import from_pem, to_pem
 from hsm_signer.testing import PIN, PUK, WRONG_PIN, Home
 from tests.support.authority import Authority
-from tests.support.commandline import Process, Ran
+from tests.support.commandline import Cli, Process, Ran
 from tests.support.far import Far, far_service
 
 
@@ -116,6 +121,91 @@ def test_verbose_names_the_service_and_each_request(desk: Workstation) -> None:
     with_password = url.replace("https://", "https://user:unspeakable@")
     ran = desk("--verbose", "credential", "list", "--server", with_password, status=2)
     assert "unspeakable" not in ran.err
+
+
+# --- which installation is behind it -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_terminal(
+    desk: Workstation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """`enrol` at the desk, in this process; ``types``: what is answered, None without a terminal."""
+    command = Cli(desk.home, desk.folder, monkeypatch, capfd)
+
+    def enrol(*arguments: str, types: str | None = None, status: int = 0) -> Ran:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdin, "isatty", lambda: types is not None)
+            patch.setattr("click.termui.visible_prompt_func", lambda _: types)
+            return command("enrol", *arguments, "--no-puk", status=status, pin=PIN, env=desk.variables)
+
+    command("card", "new", "sim:ida.card")
+    return enrol
+
+
+IDA = ("ida", "--card", "sim:ida.card")
+
+
+def is_blank(folder: Path, card: str) -> bool:
+    with open_card(f"sim:{folder / card}") as session:
+        return session.status().state is CardState.BLANK
+
+
+def test_at_a_terminal_the_first_enrolment_asks_and_keeps_the_answer(
+    desk: Workstation, far: Far, at_terminal: Callable[..., Ran]
+) -> None:
+    desk.configure(url=far.service.url, ca=far.service.ca)
+    file = desk.home / config.CONFIG_FILE
+    file.write_text("# ours\n" + file.read_text().replace("[server]", "[server]  # the bank's"))
+    before = file.read_text()
+
+    refused = at_terminal(*IDA, types="n", status=2)
+    assert far.fingerprint in refused.err
+    assert "not confirmed; nothing was changed" in refused.error
+    assert (file.read_text(), is_blank(desk.folder, "ida.card")) == (before, True)
+
+    assert "is enrolled" in at_terminal(*IDA, types="y").err
+    line = f'identity = "{far.fingerprint}"\n'
+    assert file.read_text() == before.replace("bank's\n", f"bank's\n{line}")
+
+    at_terminal(*IDA, status=3)  # credential.exists: so it is known who answers, with no terminal to ask at
+    file.write_text(file.read_text().replace(far.fingerprint, OTHER))
+    desk("card", "new", "sim:ilse.card")
+    changed = at_terminal("ilse", "--card", "sim:ilse.card", types="y", status=7)
+    assert (changed.code, far.fingerprint in changed.error) == ("identity.changed", True)
+    assert is_blank(desk.folder, "ilse.card")
+
+
+OTHER = "-".join(["0a1b"] * 10)
+
+
+def test_without_a_terminal_the_installation_has_to_be_named(
+    desk: Workstation, at_terminal: Callable[..., Ran]
+) -> None:
+    unknown = at_terminal(*IDA, *desk.there, status=2)
+    assert (unknown.code, "--identity FINGERPRINT" in unknown.err) == ("identity.unknown", True)
+    wrong = at_terminal(*IDA, *desk.there, "--identity", OTHER, status=7)
+    assert wrong.code == "identity.changed"
+    malformed = at_terminal(*IDA, *desk.there, "--identity", OTHER[:-1], status=2)
+    assert "ten groups of four" in malformed.error
+    assert is_blank(desk.folder, "ida.card")
+
+
+def test_a_service_that_no_configuration_names_is_asked_about_each_time(
+    desk: Workstation, at_terminal: Callable[..., Ran]
+) -> None:
+    asked = at_terminal("iris", "--card", "sim:ida.card", *desk.there, types="y")
+    assert "It counts for this command" in asked.err
+    assert not (desk.home / config.CONFIG_FILE).exists()
+
+
+def test_the_installation_tells_its_identity(far: Far, tmp_path: Path) -> None:
+    here = Process(far.home.path, tmp_path)
+    assert here("identity").out == f"{far.fingerprint}\n"
+    told = here("identity", "--json").json
+    assert set(told) == {"identity", "installation_id", "public_key"}
+    digest = hashlib.sha256(base64.b64decode(told["public_key"])).hexdigest()
+    assert told["identity"].replace("-", "") == digest[:40]
 
 
 def test_certificates_of_a_credential(desk: Workstation, tmp_path: Path) -> None:

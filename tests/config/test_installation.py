@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from hsm_signer.config import installation as config
 from hsm_signer.config.installation import (
@@ -20,6 +21,7 @@ from hsm_signer.config.installation import (
 )
 from hsm_signer.config.toml import MAX_LENGTH
 from hsm_signer.errors import ConfigError, NotInitialised, StoreTooOld
+from hsm_signer.types import Fingerprint
 
 PLAIN = st.text(st.characters(codec="utf-8", min_codepoint=0x20), max_size=30)
 KEY = "00112233445566aa"
@@ -36,6 +38,7 @@ uri = "pkcs11:token=x"
 master_key = "{KEY}"
 record_key = "{KEY}"
 """
+IDENTITY = Fingerprint("-".join(["0a1b"] * 10))
 TOKEN = TokenConfig(uri="pkcs11:token=x")
 
 
@@ -227,6 +230,39 @@ def test_each_mistake_of_a_workstation_is_named(tmp_path: Path, text: str, match
 def test_what_is_written_of_a_workstation_is_read(tmp_path: Path) -> None:
     wanted = WorkstationConfig(
         format=1,
-        server=ServerConfig(url="https://x", ca="a", certificate="b", key="c", token_file="d", timeout=1.5),
+        server=ServerConfig(
+            url="https://x", ca="a", certificate="b", key="c", token_file="d", timeout=1.5, identity=IDENTITY
+        ),
     )
     assert load_workstation(tmp_path, config.dump(wanted)) == wanted
+
+
+LINE = f'identity = "{IDENTITY}"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("format = 1\n[server]\nurl = 'u'\n", f"format = 1\n[server]\n{LINE}url = 'u'\n"),
+        (
+            "format = 1 # one\n\n [ server ] # ours\n# the bank\nurl = 'u'\n[card]\nwait = 1\n",
+            f"format = 1 # one\n\n [ server ] # ours\n{LINE}# the bank\nurl = 'u'\n[card]\nwait = 1\n",
+        ),
+        (GOOD + "[server]\nurl = 'u'", f"{GOOD}[server]\n{LINE}url = 'u'"),
+        # No line of its own to write after.
+        ("format = 1\nserver = {url = 'u'}\n", None),
+        ("format = 1\nserver.url = 'u'\n", None),
+        ('format = 1\nserver.url = """\n[server]\n"""\n', None),
+    ],
+)
+def test_the_identity_of_a_service_is_kept(tmp_path: Path, before: str, after: str | None) -> None:
+    file = tmp_path / CONFIG_FILE
+    file.write_text(before)
+    file.chmod(0o640)
+    was = config.load_workstation(tmp_path)
+    assert was.server is not None
+    config.keep_identity(tmp_path, IDENTITY)
+    kept = config.load_workstation(tmp_path)
+    assert kept == structs.replace(was, server=structs.replace(was.server, identity=IDENTITY))
+    assert file.read_text() == after or after is None
+    assert file.stat().st_mode & 0o777 == 0o640

@@ -91,6 +91,7 @@ NEW_CREDENTIAL = {
     "card_point": "BGsX0fLhLEJH+Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT+NC4v4af5uO5+tKfA+eFivOM1drMV7Oy7ZAaDe/UfU=",
     "card_serial": "53494d0000000001",
 }
+IDENTITY = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAENnF1081vTeT+PSdgpbJ8Q2WcnnjAUYwe3yAJs77LdS8SHkpWVUyNUvFpSh0qKWDkQvNAxO9kQU4ZRJbV2TWw6g=="
 ENROLMENT: dict[str, Any] = {
     "credential": {
         "credential_id": "63c6966dd1ff68a14f5b707585ad093e",
@@ -123,6 +124,11 @@ ENROLMENT: dict[str, Any] = {
         "wrapped_kek": "0WCcABsb3fdAGM5jJczXT3f2FTk13FPs5yt+LiL5IqCyVqZPvHd/8w==",
     },
     "request_info": "MHICAQAwEDEOMAwGA1UEAwwFY2Fyb2wwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARdFDE8oQ64e3MBeq0mu4sOAViOrNM7j7rdaNqpvrB5CXoAXnApEue3QbYlJq0p2Cbpd93zx8pWzEsssnoqoRYzoAA=",
+    "proof": {
+        "installation_id": "5c1d0e7a94b3f268",
+        "public_key": IDENTITY,
+        "signature": "MEUCIQCtpqVU9P1O2OsuaPItSCu1r8/8lDaZ6ETvsbqgsi2SPgIgcgm6GDxYoQf94NSOplcwNeVFuvW+ormQoh4kDB4HI10=",
+    },
 }
 PEM = (
     "-----BEGIN CERTIFICATE REQUEST-----\n"
@@ -183,6 +189,7 @@ EXAMPLES: dict[str, Example] = {
                 "rolling/ed25519": "the token cannot wrap ed25519 keys (KeyNotWrappable)",
             },
             "limits": {"body": "1048576", "message": "67108864", "digests": "1000"},
+            "identity": "77de-4112-774e-f7e2-344d-ec26-3f3d-9824-335a-cf03",
         }
     ),
     "whoAmI": Example(answer={"name": "portal", "roles": ["signer"], "owner": None, "certificate": False}),
@@ -212,7 +219,17 @@ EXAMPLES: dict[str, Example] = {
         answer=SIGNED_MESSAGE,
     ),
     "beginEnrolment": Example(body=NEW_CREDENTIAL, answer=ENROLMENT),
-    "getRequestInfo": Example(parameters=OF_ENROLMENT, answer={"request_info": ENROLMENT["request_info"]}),
+    "getRequestInfo": Example(
+        parameters=OF_ENROLMENT,
+        answer={
+            "request_info": ENROLMENT["request_info"],
+            "public_key": ENROLMENT["credential"]["public_key"],
+            "proof": {
+                **ENROLMENT["proof"],
+                "signature": "MEQCIBnTUeSo++7hLJep1FtcmdV/mlknVWQA3QxUjtve6jsvAiBDAooQw45ARthXHxezCNIPFQRxbi7bn1+nS+XFs2KtCw==",
+            },
+        },
+    ),
     "giveUpEnrolment": Example(parameters=OF_ENROLMENT),
     "listEvidence": Example(
         parameters={**BY_ID, "after": "2", "limit": 1}, answer={"entries": [ENTRY], "more": True}
