@@ -219,8 +219,10 @@ def enrol(
     ``pin``: the one that the card shall have; none in scheme basic. ``puk``: unblocks a blocked PIN; without
     one a blocked PIN is final. Keep what :func:`generate_pin` and :func:`generate_puk` give before this is
     called: the card does not tell it. ``subject``: of the certificate request, such as "CN=Alice,O=Example";
-    None is CN=USER. Over a network the client needs role registrar. Raises CredentialExists, CardNotBlank,
-    TokenUnsuitable, InputError, and what card, token and store refuse.
+    None is CN=USER. Over a network the client needs role registrar, and :func:`connect` the installation's
+    identity: the card gets only what that one has signed. Raises CredentialExists, CardNotBlank,
+    TokenUnsuitable, InputError, IdentityUnknown, IdentityChanged, EnrolmentProofWrong,
+    EnrolmentRequestChanged, and what card, token and store refuse.
     """
     ask = _asker(pin)
     wanted = enrolment.Enrolment(

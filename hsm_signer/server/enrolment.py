@@ -141,5 +141,5 @@ class Enrolment(ServerBase):
 
 
 def _sha256(data: bytes) -> Digest:
-    """Of the CertificationRequestInfo this is H of the first authorisation."""
+    """SHA-256, 32 bytes; of the CertificationRequestInfo it is H of the first authorisation."""
     return Digest(hashlib.sha256(data).digest())

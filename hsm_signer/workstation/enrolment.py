@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import algorithms, certificate_requests, identity, owners
 from hsm_signer.core.backoff import Backoff
-from hsm_signer.core.content import BytesSource
+from hsm_signer.core.content import BytesSource, digests_of
 from hsm_signer.errors import (
     CardAnswerMalformed,
     CardError,
@@ -60,8 +59,9 @@ class Enrolment:
     """None in scheme basic."""
     puk: CardPuk | None
     """May be None: a blocked PIN is then final."""
-    combine: Combine | None = None
-    """None: the token's default."""
+    combine: Combine = Combine.CBC
+    """In scheme basic there is none. Every token that can be used has this one; what others there are is the
+    operator's choice and not the server's word: xor gives less."""
     pin_policy: PinPolicy = PinPolicy.ALWAYS
     pin_check: PinCheck = PinCheck.SERVER
     pin_tries: int = DEFAULT_PIN_TRIES
@@ -107,21 +107,20 @@ def enrol(
             credential_id, request = _personalise(server, card, wanted)
         else:
             request = _request_begun_before(server, credential_id, wanted)
-    pin = wanted.pin
+    pin, source = wanted.pin, BytesSource(request.info)
     algorithm = algorithms.key_spec_of(request.spki).default_algorithm
     outcome = sign_content(
         server,
         open_card,
-        Message(BytesSource(request.info)),
+        Message(source),
         algorithm=algorithm,
         ask_pin=None if pin is None else lambda: pin,
         backoff=backoff,
         credential_id=credential_id,
     )
-    digest = (
-        request.info if algorithm.hash is None else hashlib.new(algorithm.hash.value, request.info).digest()
-    )
-    algorithms.verifier(request.spki, algorithm)(digest, outcome.signature)
+    # Whatever the server said of its challenge: the request is signed by the key that it is about.
+    signed = digests_of(source, {algorithm.hash})[algorithm.hash]
+    algorithms.verifier(request.spki, algorithm)(signed, outcome.signature)
     return EnrolmentResult(
         credential=server.credential_by_id(credential_id),
         certification_request=certificate_requests.certification_request(
@@ -244,7 +243,7 @@ def _personalise(
     What came is proven before INSTALL. Raises as :func:`enrol` does.
     """
     basic = wanted.scheme is Scheme.BASIC
-    combine = Combine.NONE if basic else wanted.combine or server.combines[0]
+    combine = Combine.NONE if basic else wanted.combine
     card_point, card_serial = card.begin_personalisation()
     credential = NewCredential(
         owner=wanted.owner,

@@ -31,7 +31,6 @@ from hsm_signer.types import (
     Algorithm,
     ByteSource,
     Challenge,
-    Combine,
     CredentialId,
     CredentialView,
     DigestList,
@@ -178,11 +177,6 @@ class RemoteServer:
     def pin(self, fingerprint: Fingerprint) -> None:
         """Believe the statements of the installation with this fingerprint, and of no other."""
         self._pinned = fingerprint
-
-    @property
-    def combines(self) -> tuple[Combine, ...]:
-        """The combine methods that the service's token has, the default first."""
-        return self._capabilities().combines
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:
         """Say why the service cannot hold such a credential, in words; "" if it can."""

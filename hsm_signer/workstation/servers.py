@@ -8,7 +8,6 @@ from typing import Protocol
 from hsm_signer.core.interface import RequestInfo
 from hsm_signer.types import (
     Challenge,
-    Combine,
     CredentialId,
     CredentialRecord,
     CredentialView,
@@ -55,11 +54,6 @@ class EnrolmentServer(SigningServer, Protocol):
         An installation's own; of a service the one that is pinned. Raises IdentityUnknown without one,
         IdentityChanged where the service says that it has another.
         """
-        ...
-
-    @property
-    def combines(self) -> tuple[Combine, ...]:
-        """The combine methods that the server's token has, the default first."""
         ...
 
     def obstacle(self, scheme: Scheme, key: KeySpec) -> str:

@@ -32,6 +32,7 @@ NOT_FOR_SIGNING = {
 CONTRACT = {
     "init": (),
     "doctor": (),
+    "identity": (),
     "enrol": (),
     "sign": (),
     "verify": (),

@@ -262,6 +262,15 @@ def test_another_key_type_is_not_taken_for_the_one_that_was_wanted(
     assert_nothing_came_of_it(honest, victor, ids_of(middle))
 
 
+def test_the_combine_method_is_not_the_services_choice(
+    middle: Middle, desk: RemoteServer, tmp_path: Path
+) -> None:
+    """With xor a T that leaks would give KCAR away."""
+    middle.changes_answer["GET /v1/capabilities"] = lambda body: body.update(combines=["xor"])
+    victor = blank_card(tmp_path)
+    assert enrol(desk, victor.card, wish(victor)).credential.combine is Combine.CBC
+
+
 def test_a_service_of_another_installation_is_found_before_anything_is_begun(
     far: Far, middle: Middle, tmp_path: Path
 ) -> None:

@@ -500,11 +500,6 @@ class WorkerClient:
         found = self.call(wire.GetCapabilities()).identity
         return Fingerprint(found)
 
-    @property
-    def combines(self) -> Any:
-        """The token's."""
-        return self.call(wire.GetCapabilities()).combines
-
     def obstacle(self, scheme: Any, key: Any) -> str:
         """Why not, or nothing."""
         return str(self.call(wire.GetCapabilities()).obstacles[f"{scheme.value}/{key.value}"])

@@ -74,7 +74,7 @@ def app(far: Far) -> Iterator[RemoteServer]:
 
 
 def test_what_can_be_enrolled(app: RemoteServer) -> None:
-    assert app.combines == (Combine.CBC,)
+    assert app.capabilities().combines == (Combine.CBC,)
     assert app.obstacle(Scheme.ROLLING, KeySpec.P256) == ""
     assert app.capabilities().limits.digests == 1000
 
