@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from msgspec.structs import replace
 
 from card_applet_sim.keys import cbc, wrap
 from hsm_signer.card.address import create_card
@@ -38,6 +39,7 @@ from hsm_signer.errors import (
     SignerError,
 )
 from hsm_signer.schemes.authorise import authorisation_digest, position_digests
+from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, PUK, Home, Person
 from hsm_signer.types import (
     Algorithm,
@@ -51,6 +53,7 @@ from hsm_signer.types import (
     Fingerprint,
     KeySpec,
     Mode,
+    NewCredential,
     PinCheck,
     PinPolicy,
     Quantity,
@@ -62,7 +65,7 @@ from hsm_signer.types import (
 from hsm_signer.workstation import enrolment
 from hsm_signer.workstation.enrolment import Enrolment, enrol
 from hsm_signer.workstation.remote import RemoteServer
-from tests.support.enrolments import pending
+from tests.support.enrolments import POINT, pending
 from tests.support.far import Far, far_service
 from tests.support.middle import BEGIN, KeyThief, Middle, Proves, in_the_middle
 from tests.support.scenes import altered, authorise, chain, message, verifies
@@ -281,6 +284,25 @@ def test_a_service_of_another_installation_is_found_before_anything_is_begun(
     with at_the_desk(far, middle, None) as server, pytest.raises(IdentityUnknown):
         enrol(server, victor.card, wish(victor))
     assert BEGIN not in middle.requests
+
+
+def test_on_the_servers_own_machine_the_same_is_checked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Server.begin_enrolment
+
+    def with_another_point(self: Server, wanted: NewCredential, subject: str | None) -> EnrolmentStarted:
+        started = begin(self, wanted, subject)
+        return replace(started, personalisation=replace(started.personalisation, token_point=POINT))
+
+    monkeypatch.setattr(Server, "begin_enrolment", with_another_point)
+    victor = blank_card(tmp_path)
+    with pytest.raises(EnrolmentProofWrong):
+        enrol(server, victor.card, wish(victor))
+    with victor.card() as card:
+        assert card.status().state is CardState.BLANK
+    with pytest.raises(CredentialUnknown):
+        server.credential(victor.name)
 
 
 # --- the certificate request -------------------------------------------------------------------------------
