@@ -30,7 +30,8 @@ def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, st
         if section := next((each for each in sections if issubclass(each, msgspec.Struct)), None):
             yield from _settings(f"{prefix}{field.name}.", section)
             continue
-        bare = next(t for t in names if t.__name__ in re.findall(r"\w+", str(inner)))
+        written = [getattr(each, "__supertype__", each) for each in (inner, *get_args(inner))]
+        bare = next(t for t in names if t.__name__ in re.findall(r"\w+", str(written)))
         if field.required:
             default = "required"
         elif field.default is None:
