@@ -24,6 +24,7 @@ from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import generate_pin, generate_puk
 from hsm_signer.core import algorithms
 from hsm_signer.core.content import BytesSource
+from hsm_signer.core.identity import fingerprint
 from hsm_signer.errors import (
     ConfigError,
     CredentialUnknown,
@@ -235,6 +236,7 @@ class _Keys:
         self.environment = environment
         words = f"master key {environment.mk_id.hex()}, record key {environment.record_key_id.hex()}"
         yield Check("token.keys", Result.OK, words)
+        yield Check("token.identity", Result.OK, fingerprint(environment.identity_spki))
         yield _changeable(environment)
 
 

@@ -75,7 +75,7 @@ def command(
             accept_weak_token=accept_weak_token,
         ),
         ask_token_pin,
-        tell=lambda words: output.say(f"{words} ..."),
+        tell=output.say,
     )
     output.say(f"The installation is in {home}; its token is {config.token.uri.partition('?')[0]}")
     if module is None:

@@ -21,6 +21,7 @@ from hsm_signer.config.installation import (
     StoreConfig,
     TokenConfig,
 )
+from hsm_signer.core.identity import fingerprint
 from hsm_signer.errors import (
     AlreadyInitialised,
     FileError,
@@ -35,6 +36,7 @@ from hsm_signer.token import softhsm
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession, find_token, load_library
 from hsm_signer.token.uri import TokenUri
+from hsm_signer.types import TokenKeyKind
 
 from .base import system_clock
 from .installation import PROFILE_FILE, SOFTHSM_FILE, SQLITE, AskSecret, absolute_url, token_pin
@@ -119,17 +121,17 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
     from hsm_signer.token.probe import probe
 
     with TokenSession.open(uri, pin, read_write=True) as session:
-        tell("probing the token")
+        tell("probing the token ...")
         profile = probe(session)
         _refuse_unfit(profile)
         _refuse_weak(profile, accepted=wanted.accept_weak_token, tell=tell)
         # The serial pins the token: another one of the same name will not be taken for it.
         uri = replace(uri, token=session.label, serial=session.serial)
         store_url = wanted.store_url or f"{SQLITE}store.db"
-        tell("making the store")
+        tell("making the store ...")
         Store.create(absolute_url(store_url, home)).close()
         try:
-            tell("making master key, record MAC key and identity key")
+            tell("making master key, record MAC key and identity key ...")
             with Store.open(absolute_url(store_url, home)) as store:
                 sealed = begin(
                     session,
@@ -156,6 +158,9 @@ def _initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell) -> Config:
             with suppress(SignerError, OSError):
                 Store.discard(absolute_url(store_url, home))
             raise
+        keys = sealed.record.token_keys
+        _, spki = session.find_identity(next(key.key_id for key in keys if key.kind is TokenKeyKind.IDENTITY))
+        tell(f"The identity of this installation is {fingerprint(spki)}")
     return config
 
 
@@ -182,7 +187,7 @@ def _make_softhsm(wanted: NewInstallation, tell: Tell) -> tuple[TokenUri, str, s
         pin = os.environ.get(TOKEN_PIN_VARIABLE) or secrets.token_hex(16)
         write_whole(home / PIN_FILE, pin.encode("utf-8", "surrogateescape") + b"\n")
     write_whole(home / SO_PIN_FILE, so_pin.encode("ascii") + b"\n")
-    tell("making a SoftHSM2 token (for trials: its keys are files)")
+    tell("making a SoftHSM2 token (for trials: its keys are files) ...")
     serial = softhsm.create_token(module, label, so_pin, pin)
     uri = TokenUri(token=label, serial=serial, module_path=module, pin_source=source)
     return uri, pin, SOFTHSM_FILE

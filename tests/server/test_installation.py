@@ -94,6 +94,7 @@ def test_new_installation_with_a_token_of_its_own(tmp_path: Path) -> None:
             assert keys.find_key(label, key_id).handle
         assert len(list(keys.pkcs11.get_objects())) == 4, "nothing is left of the probe"
         assert server.environment.installation_id.hex() == made.installation
+        assert told[-1] == f"The identity of this installation is {server.identity}"
 
 
 def test_a_home_is_not_made_twice(tmp_path: Path) -> None:
