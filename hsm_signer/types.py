@@ -366,6 +366,8 @@ class Event(ProtocolEnum):
     REVOKE = "revoke", 7
     EXPIRE = "expire", 8
     """A pending credential given up: its record is deleted."""
+    REFUSALS = "refusals", 14
+    """Several refusals that have no entry of their own; ``x`` says how many."""
     BEGIN = "begin", 20
     """The installation's own first entry."""
 
@@ -688,7 +690,7 @@ class EvidenceEntry(Struct, frozen=True, forbid_unknown_fields=True, rename=PUBL
     nonce: Nonce | None
     """R, 16 random bytes of the card."""
     x: U64 | None
-    """Counter of scheme rolling."""
+    """Counter of scheme rolling; in event refusals their number."""
     algorithm: Algorithm | None
     mode: Mode | None
     h: Sha256 | None

@@ -15,7 +15,7 @@ from hsm_signer.errors import AuditFailed, CredentialUnknown, StoreDamaged, Stor
 from hsm_signer.evidence.anchor import decode_anchor, encode_anchor, make_anchor
 from hsm_signer.evidence.audit import AuditReport
 from hsm_signer.evidence.findings import Finding
-from hsm_signer.types import CredentialId, EvidenceEntry
+from hsm_signer.types import CredentialId, Event, EvidenceEntry
 
 from . import files, output
 from .context import App, pass_app
@@ -36,7 +36,7 @@ def command() -> None:
     """List and verify the evidence; print an anchor.
 
     Every attempt to sign and every change of a credential left an entry, accepted or refused, chained to the
-    one before it.
+    one before it. Refusals that come too often share one, which says how many they were.
     """
 
 
@@ -77,7 +77,7 @@ def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
                     output.moment(entry.time),
                     owners.get(entry.credential_id) or entry.credential_id.hex(),
                     entry.event.value,
-                    entry.outcome,
+                    _outcome(entry),
                     str(len(entry.signatures) or ""),
                     entry.algorithm.value if entry.algorithm else "",
                     entry.actor,
@@ -165,6 +165,12 @@ def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialI
         except (CredentialUnknown, StoreError):
             continue
     return owners
+
+
+def _outcome(entry: EvidenceEntry) -> str:
+    """The outcome; with their number where the entry is about several refusals."""
+    several = entry.event is Event.REFUSALS
+    return f"{entry.outcome} {output.count(entry.x or 0, 'time')}" if several else entry.outcome
 
 
 def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -> dict[str, Any]:

@@ -35,13 +35,13 @@ from hsm_signer.types import (
     Signature,
 )
 
-from .base import ServerBase
+from .refusals import Refusals
 
 PENDING_LIFETIME = 24 * 60 * 60 * 1_000_000
 """Microseconds after which a pending record is deleted (docs/understand/protocol.md, section 7, step 4)."""
 
 
-class Enrolment(ServerBase):
+class Enrolment(Refusals):
     """The part of the server that makes credentials."""
 
     @property
@@ -125,6 +125,7 @@ class Enrolment(ServerBase):
         record = self.load(credential_id).sealed.record
         draft = self.draft(credential_id, Event.EXPIRE, record.version + 1)
         with self.store.changing(credential_id, record.version) as change:
+            self.append_counted(change, credential_id)
             change.expire(self.place(draft, change.position))
 
     def _give_up_old_enrolments(self) -> None:

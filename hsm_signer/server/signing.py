@@ -64,7 +64,7 @@ from hsm_signer.types import (
     Status,
 )
 
-from .base import ServerBase
+from .refusals import Refusals
 
 Admit = Callable[[CredentialRecord], None]
 """Whether who asks may use this credential: raises Refused. Told the record once its MAC and age held."""
@@ -102,15 +102,16 @@ class _Attempt:
         self.entry = replace(self.entry, **fields)
 
 
-class Signing(ServerBase):
+class Signing(Refusals):
     """The part of the server that carries out what cards authorised."""
 
     def sign(self, request: SigningRequest, *, admit: Admit = lambda _: None) -> SignOutcome:
         """Carry out one authorisation, exactly once.
 
-        ``admit`` may refuse who asks, in step 1. Every refusal of a known credential leaves an evidence
-        entry, but for EvidenceMissing (nothing is added to a chain that was cut); only a wrong key (steps 4
-        and 5) changes the record. ``observe`` is told the number of each step that is done.
+        ``admit`` may refuse who asks, in step 1. Every refusal of a known credential is in evidence, by an
+        entry of its own or counted, but for EvidenceMissing (nothing is added to a chain that was cut); only
+        a wrong key (steps 4 and 5) changes the record. ``observe`` is told the number of each step that is
+        done.
         Raises the refusals of steps 1 to 5 (errors.Refused, RecordDamaged, RecordOutdated, EvidenceMissing),
         InputError, TokenError, StoreError; RecordConflict means nothing was released: ask again.
         """
@@ -233,15 +234,14 @@ class Signing(ServerBase):
 
     @contextmanager
     def _refusal_in_evidence(self, attempt: _Attempt) -> Iterator[None]:
-        """Leave an entry that changes no record where the body is refused."""
+        """Leave an entry that changes no record, or count, where the body is refused."""
         try:
             yield
         except CredentialUnknown:
             raise  # there is no chain to write to
         except (Refused, RecordDamaged, RecordOutdated, TokenMismatch) as error:
             if type(error) is not WrongKey:  # which has its entry since it was counted
-                with self.store.appending(attempt.entry.credential_id) as chain:
-                    chain.append(self.place(attempt.entry, chain.position, outcome=error.code))
+                self.write_refusal(attempt.entry, error.code)
             raise
 
     def _count_failure(self, checked: CheckedRequest, draft: EvidenceEntry, error: WrongKey) -> None:

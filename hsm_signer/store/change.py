@@ -28,11 +28,11 @@ from hsm_signer.types import (
 from .columns import checked
 from .rows import entry_row, record_row, who
 from .schema import certificate
-from .statements import DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, UPDATE
+from .statements import COUNT_REFUSAL, DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, REFUSAL_TIMES, UPDATE
 
 
 class LockedChain:
-    """A credential's chain to which one entry is added; :meth:`Store.appending` makes it."""
+    """A credential's chain to which entries are added; :meth:`Store.appending` makes it."""
 
     def __init__(self, connection: Connection, credential_id: CredentialId) -> None:
         """Lock the credential. Raises CredentialUnknown, StoreDamaged where the chain's end is damaged."""
@@ -42,37 +42,71 @@ class LockedChain:
         if row is None:
             raise unknown(credential_id)
         # As the columns hold them: a refusal is written down whatever they hold.
-        self._found_version, self._status = row
+        self._found_version, self._status, counted = row
+        self.counted: int = counted if isinstance(counted, int) and counted > 0 else 0
+        """Refusals that were counted and have no entry yet."""
         last = connection.execute(LAST, {"b_id": credential_id}).one_or_none()
         self.position = START if last is None else _position_from(credential_id, *last)
         """Where the chain ends, as its row says: believed by nobody before the token has checked its MAC."""
-        self._written = False
+        self._settled = False
 
     def append(self, sealed: SealedEntry) -> None:
-        """Write an entry alone: an attempt that was refused and changes no record.
+        """Write an entry alone: an attempt that was refused and changes no record, or all that were counted.
 
         Raises EvidenceMissing if the entry names a record version that no evidence wrote; ValueError for an
-        entry that is accepted or does not belong here.
+        entry that is accepted, does not belong here, or says another number than was counted.
         """
         entry = sealed.entry
         check_place(entry, self.position, self._credential_id)
         if entry.outcome == ACCEPTED:
             raise ValueError("an entry without a record is a refusal")
+        if entry.event is Event.REFUSALS:
+            if entry.x != self.counted or not self.counted:
+                raise ValueError(f"{self.counted} refusals were counted, the entry says {entry.x}")
+            self._count(0)
         newest = self._connection.execute(NEWEST_VERSION, {"b_id": self._credential_id}).scalar_one()
         name = f"a record version in the evidence of {who(self._credential_id)}"
         if entry.record_version > newest_version(newest, name):
             # Written down, it would pass for the missing one that wrote that version.
             raise EvidenceMissing(f"evidence about the {who(self._credential_id)} is missing")
-        self._insert(entry_row(sealed))
+        row = entry_row(sealed)
+        self._insert(row)
+        if entry.event is Event.REFUSALS:
+            # It comes before another: that one has to follow it.
+            self.position = ChainPosition(entry.sequence, row["hash"], entry.previous, sealed.mac)
+
+    def refusal_times(self, limit: int) -> list[int]:
+        """Read when the newest refusals were written, at most ``limit``, newest first.
+
+        Microseconds since 1970-01-01T00:00:00Z. Wrong keys that were counted in the record are none of them;
+        an entry about several refusals is one. Raises StoreDamaged.
+        """
+        asked = {"b_id": self._credential_id, "b_limit": limit}
+        times = self._connection.execute(REFUSAL_TIMES, asked).scalars()
+        name = f"the time of an entry of {who(self._credential_id)}"
+        return [checked(U64, time, name) for time in times]
+
+    def count_refusal(self) -> None:
+        """Count a refusal instead of writing it: an entry of event refusals tells the number later."""
+        self._count(self.counted + 1)
+
+    def leave(self) -> None:
+        """Write nothing, and mean it."""
+        self._settled = True
 
     def refuse_unwritten(self) -> None:
         """Raise ValueError where nothing was written: its caller would go on as if it were."""
-        if not self._written:
+        if not self._settled:
             raise ValueError("nothing was written")
+
+    def _count(self, number: int) -> None:
+        self._connection.execute(COUNT_REFUSAL, {"b_id": self._credential_id, "b_counted": number})
+        self.counted = number
+        self._settled = True
 
     def _insert(self, row: dict[str, Any]) -> None:
         self._connection.execute(INSERT_ENTRY, row)
-        self._written = True
+        self._settled = True
 
 
 class Change(LockedChain):

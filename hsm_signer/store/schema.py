@@ -20,9 +20,10 @@ from sqlalchemy import (
     event,
 )
 
-from hsm_signer.types import Status
+from hsm_signer.errors import WrongKey
+from hsm_signer.types import ACCEPTED, Status
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision of the schema, oldest first. Kept here because asking Alembic takes too long on opening."""
 HEAD = REVISIONS[-1]
 VERSION_TABLE = "alembic_version"
@@ -67,10 +68,13 @@ credential = Table(
     Column("card_point", LargeBinary),
     Column("enrolment_proof", LargeBinary),
     Column("suspended_by", Integer, nullable=False, server_default="0"),
+    # Since 0004.
+    Column("counted_refusals", BigInteger, nullable=False, server_default="0"),
 )
 """One row per credential. Beside the record: ``mac``; ``request``, the DER CertificationRequestInfo that
-``request_hash`` is of; ``created``, microseconds since 1970. The last two are not under the MAC: the first is
-under its hash, the second decides only when a pending credential is given up."""
+``request_hash`` is of; ``created``, microseconds since 1970; ``counted_refusals``, those without an entry
+yet. The last three are not under the MAC: the first is under its hash, the second decides only when a pending
+credential is given up, the third is the number in an entry to come."""
 
 # Enrolment looks for old pending records each time, and they are few.
 event.listen(
@@ -91,6 +95,14 @@ event.listen(
     ),
 )
 Index("credential_owner", credential.c.owner)
+# The workers look for them each minute, and there are hardly ever any.
+event.listen(
+    credential,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        "CREATE INDEX credential_refusals ON credential (credential_id) WHERE counted_refusals > 0"
+    ),
+)
 
 evidence = Table(
     "evidence",
@@ -128,6 +140,15 @@ believed only under ``mac``; audit and anchor compute it anew."""
 # All three columns of what is asked for, so that a chain's length costs nothing.
 Index("evidence_carried_out", evidence.c.credential_id, evidence.c.d, evidence.c.sequence)
 Index("evidence_written", evidence.c.credential_id, evidence.c.record_version, evidence.c.sequence)
+UNCOUNTED_REFUSAL = f"outcome <> '{ACCEPTED}' AND outcome <> '{WrongKey.code}'"
+"""SQL: an entry that neither changed a record nor counted as a wrong key."""
+event.listen(
+    evidence,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        f"CREATE INDEX evidence_refused ON evidence (credential_id, sequence) WHERE {UNCOUNTED_REFUSAL}"
+    ),
+)
 
 installation = Table(
     "installation",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, delete, func, insert, or_, select, type_coerce, update
+from sqlalchemy import Table, and_, bindparam, delete, func, insert, or_, select, text, type_coerce, update
 from sqlalchemy.types import NullType
 
 from hsm_signer.errors import CredentialPending, WrongKey
 from hsm_signer.types import ACCEPTED
 
 from .rows import ENTRY_COLUMNS, INSTALLATION_COLUMNS, RECORD_COLUMNS
-from .schema import credential, evidence, installation
+from .schema import UNCOUNTED_REFUSAL, credential, evidence, installation
 
 Row = Sequence[Any]
 
@@ -47,7 +47,19 @@ WRITER = (
 )
 # The row's lock is PostgreSQL's; on SQLite BEGIN IMMEDIATE has locked everything already.
 LOCK = (
-    select(*raw(credential, ("version", "status"))).where(credential.c.credential_id == ID).with_for_update()
+    select(*raw(credential, ("version", "status", "counted_refusals")))
+    .where(credential.c.credential_id == ID)
+    .with_for_update()
+)
+# Written out, not bound: only so do both databases use the index over refusals.
+REFUSAL_TIMES = (
+    select(*raw(evidence, ("time",)))
+    .where(OWN, text(UNCOUNTED_REFUSAL))
+    .order_by(evidence.c.sequence.desc())
+    .limit(bindparam("b_limit"))
+)
+COUNT_REFUSAL = (
+    update(credential).where(credential.c.credential_id == ID).values(counted_refusals=bindparam("b_counted"))
 )
 CARRIED_OUT = (
     select(*ENTRY)

@@ -308,6 +308,18 @@ class Store(Pages, ClientRows, CertificateRows):
         # One whose id is damaged cannot be given up; reading it says so.
         return [value for value in found if value is not None]
 
+    def counted_refusals(self) -> list[CredentialId]:
+        """Find the credentials with refusals that were counted and have no entry yet."""
+        statement = (
+            select(*raw(credential, ("credential_id",)))
+            # Written out, not bound: only so does SQLite use the index over them.
+            .where(text("counted_refusals > 0"))
+            .order_by(credential.c.credential_id)
+        )
+        with self._reading() as connection:
+            found = [credential_id_of(value) for value in connection.execute(statement).scalars()]
+        return [value for value in found if value is not None]
+
     def carried_out(
         self, credential_id: CredentialId, d: Digest, quantities_hash: Digest
     ) -> SealedEntry | None:
@@ -410,10 +422,10 @@ class Store(Pages, ClientRows, CertificateRows):
 
     @contextmanager
     def appending(self, credential_id: CredentialId) -> Iterator[LockedChain]:
-        """Lock a credential's chain for one entry without a record, written when the ``with`` ends.
+        """Lock a credential's chain for entries without a record, written when the ``with`` ends.
 
         Raises CredentialUnknown where there is no record (or strangers could fill the database). An error in
-        the body passes, and nothing is written. Raises ValueError where the body wrote nothing.
+        the body passes, and nothing is written. Raises ValueError where the body wrote nothing, nor said so.
         """
         with self._writing() as connection:
             chain = LockedChain(connection, credential_id)

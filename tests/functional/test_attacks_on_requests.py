@@ -51,6 +51,7 @@ from tests.support.scenes import (
     message,
     passing_wrong_pins,
     refused,
+    row_and_count,
     sql,
     still_signs,
     verifies,
@@ -344,7 +345,8 @@ def test_a_flipped_bit_in_every_byte_of_every_quantity_counts_no_failure(scene: 
     request = authorise(scene.server, scene.person, MESSAGE)
     steps: list[int] = []
     watched = dataclasses.replace(scene.server, observe=steps.append)
-    row = credential_row(scene.home, scene.id)
+    row, _ = row_and_count(scene.home, scene.id)
+    length = len(chain(scene.server, scene.id))
     tried = 0
 
     for index in range(len(request.authorisation.quantities)):
@@ -356,10 +358,13 @@ def test_a_flipped_bit_in_every_byte_of_every_quantity_counts_no_failure(scene: 
 
     assert tried == (80 if scene.person.scheme is Scheme.ROLLING else 40)
     assert set(steps) == {1, 2}
-    assert credential_row(scene.home, scene.id) == row
-    entries = chain(scene.server, scene.id)[-tried:]
-    assert {each.outcome for each in entries} == {"authorisation.mismatch"}
-    assert all(each.signatures == () for each in entries)
+    row_now, counted = row_and_count(scene.home, scene.id)
+    assert row_now == row
+    entries = chain(scene.server, scene.id)[length:]
+    several = [entry for entry in entries if entry.event is Event.REFUSALS]  # a slow machine needs minutes
+    assert {entry.outcome for entry in entries if entry not in several} == {"authorisation.mismatch"}
+    assert all(entry.signatures == () for entry in entries)
+    assert len(entries) - len(several) + sum(entry.x or 0 for entry in several) + counted == tried
     assert scene.person.record(scene.server).failures == 0
     verifies(scene.server.sign(request), message(MESSAGE))
     still_signs(scene.server, scene.person)

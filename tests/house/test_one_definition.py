@@ -129,7 +129,10 @@ def test_schema() -> None:
 @pytest.mark.parametrize(
     ("table", "columns"),
     [
-        (schema.credential, {*RECORD_COLUMNS, *EnrolmentColumns.__struct_fields__, "mac"}),
+        (
+            schema.credential,
+            {*RECORD_COLUMNS, *EnrolmentColumns.__struct_fields__, "mac", "counted_refusals"},
+        ),
         (schema.evidence, {*ENTRY_COLUMNS, "id", "hash"}),
         (schema.client, set(ClientRow.__struct_fields__)),
     ],

@@ -20,9 +20,10 @@ from hsm_signer.card.commands import authorise_content
 from hsm_signer.card.pins import CardPin
 from hsm_signer.core import algorithms
 from hsm_signer.core.content import BytesSource, measure
-from hsm_signer.errors import CardPinWrong, SignerError
+from hsm_signer.errors import CardPinWrong, SignerError, WrongKey
 from hsm_signer.server.initialise import PIN_FILE
 from hsm_signer.server.installation import SOFTHSM_FILE
+from hsm_signer.server.refusals import SHARE
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, Home, Person
 from hsm_signer.token import softhsm
@@ -132,6 +133,15 @@ def credential_row(home: Home, credential_id: bytes) -> tuple[Any, ...] | None:
     return rows[0] if rows else None
 
 
+def row_and_count(home: Home, credential_id: bytes) -> tuple[tuple[Any, ...] | None, int]:
+    """A record's row as it lies there but for the number of refusals without an entry, and that number."""
+    row = credential_row(home, credential_id)
+    if row is None:
+        return None, 0
+    at = columns(home, "credential").index("counted_refusals")
+    return (*row[:at], 0, *row[at + 1 :]), row[at]
+
+
 def columns(home: Home, table: str) -> list[str]:
     """Names of the table's columns."""
     return [row[1] for row in sql(home, f"PRAGMA table_info({table})")]
@@ -203,24 +213,30 @@ def refused(
 ) -> Iterator[Refusal]:
     """The block raises exactly ``error`` and nothing has changed.
 
-    ``noted``: one evidence entry with the error's code, without a signature; otherwise none at all.
+    ``noted``: one evidence entry with the error's code, without a signature, or one more that is counted
+    where the minute has its share of entries; otherwise none at all.
     ``counted``: the record's failures have risen by one and nothing else of it.
     """
-    row = credential_row(home, credential_id)
+    row, uncounted = row_and_count(home, credential_id)
     before = _entries(home)
     seen = Refusal()
     with pytest.raises(SignerError) as caught:
         yield seen
     seen.error = caught.value
     assert type(caught.value) is error, (type(caught.value), caught.value)
-    now = credential_row(home, credential_id)
+    now, uncounted_now = row_and_count(home, credential_id)
     if counted:
         _check_counted(columns(home, "credential"), row, now)
     else:
         assert now == row
     added = [each for each in _entries(home) if each not in before]
     assert before == _entries(home)[: len(before)]
-    if noted:
+    if noted and uncounted_now > uncounted:
+        assert (uncounted_now, added) == (uncounted + 1, [])
+        of_others = (ACCEPTED, WrongKey.code)
+        written = [entry for entry in before if entry[0] == credential_id and entry[1] not in of_others]
+        assert len(written) >= SHARE
+    elif noted:
         assert [(each[0], each[1]) for each in added] == [(credential_id, error.code)]
         assert added[0][2] == bytes(4), "a refusal holds no signature"
     else:

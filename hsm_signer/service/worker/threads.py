@@ -45,6 +45,9 @@ READING_TIMEOUT = 3600.0
 OPENING_TIMEOUT = 600.0
 """Seconds for opening token and store: a token that is new to this program is probed first."""
 
+COUNTS_EVERY = 60.0
+"""Seconds between looks for refusals that were counted and whose number is due."""
+
 TellState = Callable[[str, str | None], None]
 """``ready`` or ``recovering``, and why."""
 
@@ -152,7 +155,16 @@ class TokenThread(TimedThread):
                 opening.__exit__(None, None, None)
 
     def _serve(self, installation: Installation, server: Server) -> None:
-        while (job := self._jobs.get()) is not None:
+        due = time.monotonic() + COUNTS_EVERY
+        while True:
+            try:
+                job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                job = Job(Server.write_counted_refusals)
+            if job is None:
+                return
+            if time.monotonic() >= due:
+                due = time.monotonic() + COUNTS_EVERY
             with self._timed(self._timeout):
                 if (error := self._run(job, server)) is not None:
                     _raise_if_lost(installation, server, error)
