@@ -36,6 +36,7 @@ PERMITTED: dict[str, frozenset[Role]] = {
     "challenge": frozenset({Role.SIGNER, Role.REGISTRAR}),
     "sign": frozenset({Role.SIGNER, Role.REGISTRAR}),
     "examine": frozenset({Role.SIGNER}),
+    "open-activation": frozenset({Role.SIGNER}),
     "begin-enrolment": frozenset({Role.REGISTRAR}),
     "request-info": frozenset({Role.REGISTRAR}),
     "give-up-enrolment": frozenset({Role.REGISTRAR}),

@@ -53,7 +53,7 @@ from hsm_signer.types import (
     SignOutcome,
 )
 
-VERSION = 2
+VERSION = 3
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 SAID_IN_FULL = (
@@ -155,10 +155,23 @@ class Sign(Operation, frozen=True, kw_only=True, tag="sign"):
 
 
 class Examine(Operation, frozen=True, kw_only=True, tag="examine"):
-    """Steps 1 and 2 alone: would this be carried out, as far as can be said without the token? -> None"""
+    """Steps 1 and 2 alone: would this be carried out, as far as can be said without the token? -> bytes
+
+    The result is an Activation, sealed for the client that asks.
+    """
 
     authorisation: Authorisation
     digests: Digests
+
+
+class OpenActivation(Operation, frozen=True, kw_only=True, tag="open-activation"):
+    """What Examine gave to this very client. -> Activation"""
+
+    sealed: Annotated[bytes, msgspec.Meta(max_length=4096)]
+
+    def __repr__(self) -> str:
+        """Without the card's answer."""
+        return "OpenActivation(...)"
 
 
 class BeginEnrolment(Operation, frozen=True, kw_only=True, tag="begin-enrolment"):
@@ -227,6 +240,7 @@ AnyOperation = (
     | GetChallenge
     | Sign
     | Examine
+    | OpenActivation
     | BeginEnrolment
     | GetRequestInfo
     | GiveUpEnrolment
@@ -236,6 +250,13 @@ AnyOperation = (
     | CheckAnchor
     | SelfTest
 )
+
+
+def credential_of(operation: AnyOperation) -> CredentialId | None:
+    """Find the credential that an operation is about, where it names one by its id."""
+    if isinstance(operation, Sign | Examine):
+        return operation.authorisation.credential_id
+    return getattr(operation, "credential_id", None)
 
 
 class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -319,6 +340,14 @@ class ClientView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether it has been identified by a client certificate."""
 
 
+class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An authorisation that was examined, and what it is for."""
+
+    authorisation: Authorisation
+    digests_hash: Sha256
+    """H of the list of digests (docs/understand/protocol.md, section 2)."""
+
+
 class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The result of Login: an access token."""
 
@@ -344,7 +373,8 @@ _RESULTS: dict[type[Operation], Any] = {
     GetCertificationRequest: str,
     GetChallenge: Challenge,
     Sign: SignOutcome,
-    Examine: None,
+    Examine: bytes,
+    OpenActivation: Activation,
     BeginEnrolment: EnrolmentStarted,
     GetRequestInfo: RequestInfo,
     GiveUpEnrolment: None,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hsm_signer.config.service import LimitSettings
+from hsm_signer.core.content import digest_list_hash
 from hsm_signer.core.interface import (
     Capabilities,
     CredentialPage,
@@ -56,6 +57,7 @@ from hsm_signer.types import (
     SuspendedBy,
 )
 
+from . import activation
 from .access import ClientCall, Identities, require_role
 
 MAX_ENTRY = MAX_FRAME - 1024
@@ -220,11 +222,18 @@ def sign(call: ClientCall, operation: wire.Sign) -> SignOutcome:
     return call.server.sign(request, admit=call.admit(request))
 
 
-def examine(call: ClientCall, operation: wire.Examine) -> None:
-    """Check an authorisation without signing (steps 1 and 2)."""
+def examine(call: ClientCall, operation: wire.Examine) -> bytes:
+    """Check an authorisation without signing (steps 1 and 2) and seal it for the client."""
     _check_digests(operation.digests, call.limits)
     request = SigningRequest(operation.authorisation, DigestList(operation.digests))
     call.server.examine(request, admit=call.admit())
+    examined = wire.Activation(operation.authorisation, digest_list_hash(operation.digests))
+    return activation.seal(call.server.environment, call.client, examined)
+
+
+def open_activation(call: ClientCall, operation: wire.OpenActivation) -> wire.Activation:
+    """Open what was sealed for this client."""
+    return activation.unseal(call.server.environment, call.client, operation.sealed)
 
 
 def check_sign(operation: wire.Sign, limits: LimitSettings) -> None:
@@ -353,6 +362,7 @@ _HANDLERS: dict[type[wire.Operation], Callable[[ClientCall, Any], Any]] = {
     wire.GetChallenge: get_challenge,
     wire.Sign: sign,
     wire.Examine: examine,
+    wire.OpenActivation: open_activation,
     wire.BeginEnrolment: begin_enrolment,
     wire.GetRequestInfo: get_request_info,
     wire.GiveUpEnrolment: give_up_enrolment,

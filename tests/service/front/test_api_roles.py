@@ -101,7 +101,7 @@ def endpoints(scene: Scene) -> dict[str, list[Asked]]:
     }
 
 
-ELSEWHERE = {"login", "logout", "examine"}
+ELSEWHERE = {"login", "logout", "examine", "open-activation"}
 """Asked for by the CSC interface alone."""
 FOR_PENDING = {"challenge", "sign"}
 """A registrar may do these in enrolment alone; the credential here is active."""

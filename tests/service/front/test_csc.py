@@ -40,7 +40,7 @@ from hsm_signer.types import (
 )
 from tests.support.authority import DAY, Authority
 from tests.support.front import make_identity, pem, trusting
-from tests.support.scenes import flipped_quantity, passing_wrong_pins
+from tests.support.scenes import flip, passing_wrong_pins
 from tests.support.service import WorkerClient, add_client, serving
 from tests.support.tenants import Tenants
 
@@ -841,7 +841,7 @@ def test_extend_transaction_is_not_offered(alice: User) -> None:
             "extendTransaction is not offered: the card authorises each list of hashes anew",
             "credentials/extendTransaction",
             credentialID=alice.id,
-            SAD="csad1.e30",
+            SAD="csad2.e30",
         )
 
 
@@ -875,11 +875,12 @@ SIGN: list[tuple[str, Change, str]] = [
     ("ec", leave_out("SAD"), "Missing (or invalid type) string parameter SAD"),
     ("ec", put(SAD=None), "Missing (or invalid type) string parameter SAD"),
     ("ec", put(SAD=""), "Invalid parameter SAD"),
-    ("ec", put(SAD="csad1."), "Invalid parameter SAD"),
-    ("ec", put(SAD="csad2.e30"), "Invalid parameter SAD"),
-    ("ec", put(SAD="csad1." + url_text([])), "Invalid parameter SAD"),
-    ("ec", put(SAD="csad1." + "W" * 4000), "Invalid parameter SAD"),
-    ("ec", put(SAD="csad1." + "W" * 5000), "Invalid parameter SAD"),
+    ("ec", put(SAD="csad2."), "Invalid parameter SAD"),
+    ("ec", put(SAD="csad1.e30"), "Invalid parameter SAD"),
+    ("ec", put(SAD="csad2.!"), "Invalid parameter SAD"),
+    ("ec", put(SAD="csad2." + url_text([])), "Invalid parameter SAD"),
+    ("ec", put(SAD="csad2." + "W" * 4000), "Invalid parameter SAD"),
+    ("ec", put(SAD="csad2." + "W" * 5000), "Invalid parameter SAD"),
     ("ec", leave_out("hashes"), "Missing (or invalid type) array parameter hashes"),
     ("ec", put(hashes=[]), "Empty hash array"),
     ("ec", put(hashes=["AAA"]), "Invalid Base64 hash string parameter"),
@@ -947,13 +948,46 @@ def test_a_sad_signs_once_and_gives_the_same_again(desk: Desk, alice: User) -> N
     )
 
 
-def test_a_sad_of_somebody_else(desk: Desk, alice: User) -> None:
+def test_a_sad_of_another_credential(desk: Desk, alice: User) -> None:
     other = desk.user("dora")
     asked = alice.asked_to_sign(some(), Algorithm.ECDSA_SHA256)
     alice.csc.refuses("Invalid parameter SAD", "signatures/signHash", **{**asked, "credentialID": other.id})
-    moved = from_url_text(asked["SAD"].removeprefix("csad1.")) | {"credential_id": other.id}
-    asked |= {"credentialID": other.id, "SAD": "csad1." + url_text(moved)}
-    alice.csc.refuses("SAD expired", "signatures/signHash", **asked)
+
+
+def test_a_sad_is_good_for_the_client_that_got_it(desk: Desk, alice: User) -> None:
+    """Another one that has the role, the user's name and the whole SAD gets nothing, and learns nothing."""
+    digests = some(of="mine alone")
+    asked = alice.asked_to_sign(digests, Algorithm.ECDSA_SHA256)
+    other = desk.csc("app")
+    assert other("credentials/info", credentialID=alice.id)["key"]["status"] == "enabled"
+    for thief in (other, desk.csc("app", "v1"), Csc(desk.certified, None)):
+        members = {**asked, "hash": asked["hashes"]} if thief.version == "v1" else asked
+        thief.refuses("Invalid parameter SAD", "signatures/signHash", **members)
+    evidence = desk.operator.call(wire.GetEvidence(credential_id=alice.credential_id, limit=1000)).entries
+    assert not [entry for entry in evidence if entry.digests == digests]
+    # By whichever token the client shows itself: it is the same one.
+    login = base64.b64encode(f"signer:{desk.tokens['signer']}".encode()).decode()
+    access = desk.csc().post("auth/login", {}, Authorization=f"Basic {login}").json()["access_token"]
+    assert Csc(desk.http, access)("signatures/signHash", **asked)["signatures"]
+
+
+def test_the_cards_answer_cannot_be_read_in_a_sad(alice: User) -> None:
+    """Else whoever has it would ask for a SAD of his own."""
+    digests = some(of="read")
+    asked = alice.asked_to_authorise(digests, Algorithm.ECDSA_SHA256)
+    answer = json_codec.read(CardAnswer, from_url_text(asked["authData"][0]["value"]))
+    sads = [alice.csc("credentials/authorize", **asked)["SAD"] for _ in range(2)]
+    sealed = [octets(sad) for sad in sads]
+    for data in sealed:
+        for part in (*answer.quantities, *answer.rolling_values, answer.nonce, alice.credential_id):
+            assert part not in data
+    assert sealed[0][:16] != sealed[1][:16], "each has a key of its own"
+
+
+def octets(sad: str) -> bytes:
+    """What a worker sealed."""
+    text = sad.removeprefix("csad2.")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def test_a_sad_after_another_signature(alice: User) -> None:
@@ -962,29 +996,17 @@ def test_a_sad_after_another_signature(alice: User) -> None:
     alice.csc.refuses("SAD expired", "signatures/signHash", **asked)
 
 
-def test_a_sad_that_was_changed_for_other_hashes(alice: User) -> None:
-    """The hash in the SAD is a courtesy: what counts is what the card made."""
-    asked = alice.asked_to_sign(some(), Algorithm.ECDSA_SHA256)
-    others = some(of="others")
-    sad = from_url_text(asked["SAD"].removeprefix("csad1."))
-    elsewhere = from_url_text(
-        alice.asked_to_sign(others, Algorithm.ECDSA_SHA256)["SAD"].removeprefix("csad1.")
-    )
-    sad["digests_hash"] = elsewhere["digests_hash"]
-    asked |= {"SAD": "csad1." + url_text(sad), "hashes": [base64_of(each) for each in others]}
-    alice.csc.refuses("Hash is not authorized by the SAD", "signatures/signHash", **asked)
-
-
-def test_a_sad_with_another_quantity(alice: User) -> None:
-    digests = some(of="flipped")
-    asked = alice.asked_to_sign(digests, Algorithm.ECDSA_SHA256)
-    sad = from_url_text(asked["SAD"].removeprefix("csad1."))
-    answer = json_codec.read(CardAnswer, sad["authorisation"])
-    authorisation = Authorisation.of(alice.credential_id, answer)
-    flipped = msgspec.structs.replace(authorisation, quantities=flipped_quantity(authorisation, 0, 3))
-    sad["authorisation"] = json_codec.to_json(flipped.answer)
-    asked["SAD"] = "csad1." + url_text(sad)
-    alice.csc.refuses("Hash is not authorized by the SAD", "signatures/signHash", **asked)
+def test_a_sad_that_was_changed(desk: Desk, alice: User) -> None:
+    """Anywhere: in what the key is made from, in what it holds, in its tag."""
+    asked = alice.asked_to_sign(some(of="changed"), Algorithm.ECDSA_SHA256)
+    data = octets(asked["SAD"])
+    assert len(data) > 100
+    for position in (0, 15, 16, len(data) // 2, len(data) - 17, len(data) - 16, len(data) - 1):
+        changed = base64.urlsafe_b64encode(flip(data, position)).rstrip(b"=").decode("ascii")
+        alice.csc.refuses(
+            "Invalid parameter SAD", "signatures/signHash", **asked | {"SAD": f"csad2.{changed}"}
+        )
+    assert alice.csc("signatures/signHash", **asked)["signatures"]
 
 
 DISABLED = "The credential identified by credentialID is disabled"

@@ -168,7 +168,7 @@ AUTHORIZE: dict[str, Any] = {
 }
 SIGN: dict[str, Any] = {
     "credentialID": "00" * 16,
-    "SAD": "csad1.e30",
+    "SAD": "csad2.e30",
     "hashes": ["AA=="],
     "hashAlgorithmOID": "2.16.840.1.101.3.4.2.1",
     "signAlgo": "1.2.840.113549.1.1.1",

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from hsm_signer.config.service import LimitSettings
+from hsm_signer.core.content import digest_list_hash
 from hsm_signer.core.interface import CredentialPage, EvidencePage, NumberedEntry
 from hsm_signer.errors import (
     CertificateUnsuitable,
@@ -382,7 +383,10 @@ def test_limits(running: Running) -> None:
         assert type(error_in(client.finish(number))) is RequestTooLarge
         for _ in range(3):
             client.send(frame_bytes(number, Kind.CHUNK, bytes(MAX_CHUNK)))
-        assert client.call(wire.Examine(authorisation=request.authorisation, digests=(digest,))) is None
+        sealed = client.call(wire.Examine(authorisation=request.authorisation, digests=(digest,)))
+        assert client.call(wire.OpenActivation(sealed=sealed)) == wire.Activation(
+            request.authorisation, digest_list_hash((digest,))
+        )
         verifies(client.sign(request), request.content)
 
 

@@ -53,6 +53,7 @@ OPERATIONS: dict[str, Any] = {
     "challenge": wire.GetChallenge(credential_id=NOBODY),
     "sign": wire.Sign(authorisation=AUTHORISATION, digests=(Digest(bytes(32)),)),
     "examine": wire.Examine(authorisation=AUTHORISATION, digests=(Digest(bytes(32)),)),
+    "open-activation": wire.OpenActivation(sealed=bytes(64)),
     "begin-enrolment": wire.BeginEnrolment(wanted=EnrolmentRequest.of(wanted(scheme=Scheme.BASIC), None)),
     "request-info": wire.GetRequestInfo(credential_id=NOBODY),
     "give-up-enrolment": wire.GiveUpEnrolment(credential_id=NOBODY),

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType, structs
 from starlette.requests import Request
 
 from hsm_signer.core import oids
+from hsm_signer.core.content import digest_list_hash
 from hsm_signer.core.interface import CredentialPage
 from hsm_signer.errors import (
     AlgorithmNotAllowed,
@@ -27,6 +28,7 @@ from hsm_signer.service.front.http.routes import Interface
 from hsm_signer.service.front.openapi import KNOWN_CLIENT, NAME_AND_SECRET
 from hsm_signer.service.wire.operations import (
     Access,
+    Activation,
     ClientView,
     Examine,
     GetCertificates,
@@ -35,6 +37,7 @@ from hsm_signer.service.wire.operations import (
     ListCredentials,
     Login,
     Logout,
+    OpenActivation,
     Sign,
     WhoAmI,
 )
@@ -240,7 +243,7 @@ async def get_challenge(request: Request, body: CscChallengeRequest) -> CscChall
 
 @VERSION_2.endpoint("POST", "/credentials/authorize")
 async def authorize(request: Request, body: CscAuthorizeRequest) -> CscActivation:
-    """The card's answer becomes the SAD (11.6), good for exactly these hashes."""
+    """The card's answer becomes the SAD (11.6), good for exactly these hashes, and for this client."""
     credential_id = parameters.identifier(body.credentialID)
     hashes = parameters.hashes(body.hashes)
     parameters.check_number(request, body.numSignatures, len(hashes))
@@ -255,7 +258,7 @@ async def authorize(request: Request, body: CscAuthorizeRequest) -> CscActivatio
 
 @VERSION_1.endpoint("POST", "/credentials/authorize", id="cscV1Authorize")
 async def authorize_of_version_1(request: Request, body: CscV1AuthorizeRequest) -> CscActivation:
-    """The card's answer, in OTP, becomes the SAD, good for exactly these hashes."""
+    """The card's answer, in OTP, becomes the SAD, good for exactly these hashes, and for this client."""
     credential_id = parameters.identifier(body.credentialID)
     hashes = parameters.hashes(body.hash)
     parameters.check_number(request, body.numSignatures, len(hashes))
@@ -281,10 +284,10 @@ async def _authorize(
     parameters.check_lengths(hashes, made_for)
     authorisation = Authorisation.of(credential_id, answer)
     try:
-        await call(request, Examine(authorisation=authorisation, digests=hashes))
+        sealed: bytes = await call(request, Examine(authorisation=authorisation, digests=hashes))
     except (ChallengeStale, AlgorithmNotAllowed, InputError) as error:
         raise invalid_authentication() from error
-    return CscActivation(SAD=csc_sad.sad_text(credential_id, answer, hashes))
+    return CscActivation(SAD=csc_sad.sad_text(sealed))
 
 
 @VERSION_1.endpoint("POST", "/credentials/extendTransaction", documented=False)
@@ -326,23 +329,24 @@ async def _sign(
 ) -> CscSignatures:
     credential_id = parameters.identifier(body.credentialID)
     try:
-        sad = csc_sad.read_sad(body.SAD)
+        sealed = csc_sad.read_sad(body.SAD)
+        activation: Activation = await call(request, OpenActivation(sealed=sealed))
     except InputError as error:
         raise invalid_parameter("SAD") from error
-    if sad.credential_id != credential_id:
+    authorisation = activation.authorisation
+    if authorisation.credential_id != credential_id:
         raise invalid_parameter("SAD")
     hashes = parameters.hashes(texts)
     algorithm = parameters.algorithm(body.signAlgo, body.signAlgoParams, hash_oid, hash_parameter)
-    if algorithm is not sad.authorisation.algorithm:
+    if algorithm is not authorisation.algorithm:
         raise invalid_parameter("signAlgo")
     assert algorithm.hash is not None
     parameters.check_lengths(hashes, algorithm.hash)
-    if not sad.covers(hashes):
+    if digest_list_hash(hashes) != activation.digests_hash:
         raise AuthorisationMismatch("the SAD is of other hashes")
     leaf = csc_info.leaf_of(await _chain(request, credential_id))
     if leaf is not None and leaf.status(csc_info.now()) == "expired":
         raise invalid("Signing certificate is expired")
-    authorisation = Authorisation.of(credential_id, sad.authorisation)
     try:
         outcome: SignOutcome = await call(request, Sign(authorisation=authorisation, digests=hashes))
     except InputError as error:
