@@ -40,7 +40,9 @@ class Problem(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     retryable: bool
     """The same request may succeed later; nothing is signed twice."""
     request_id: str
-    """As X-Request-Id."""
+    """As X-Request-Id of the answer."""
+    client_request_id: str | UnsetType = UNSET
+    """X-Request-Id of the request: at most 64 letters, digits, dots, hyphens and underscores."""
 
 
 class HttpError(HTTPException):
@@ -83,7 +85,7 @@ def known_error(error: Exception) -> SignerError | HttpError:
     return SignerError("something went wrong inside the service")
 
 
-def problem_of(error: Exception, request_id: str) -> Problem:
+def problem_of(error: Exception, request_id: str, client_request_id: str | UnsetType = UNSET) -> Problem:
     """Make the problem document of an error."""
     known = known_error(error)
     return Problem(
@@ -95,6 +97,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         # For the command line it means the command, which asks the card again; here this very request.
         retryable=known.retryable and not isinstance(known, ChallengeStale),
         request_id=request_id,
+        client_request_id=client_request_id,
     )
 
 
@@ -105,7 +108,8 @@ def title_of(status: int) -> str:
 
 def problem_response(request: Request, error: Exception) -> Response:
     """Make the response to a request that failed."""
-    problem = problem_of(error, request_id_of(request))
+    own = getattr(request.state, "client_request_id", UNSET)
+    problem = problem_of(error, request_id_of(request), own)
     response = Response(json_codec.encode(problem), problem.status, headers_of(request, error))
     response.headers["content-type"] = MEDIA_TYPE
     return response

@@ -716,16 +716,34 @@ def test_client_bound_to_a_user_sees_nobody_else(scene: Scene) -> None:
 # --- around every answer -----------------------------------------------------------------------------------
 
 
-def test_request_id_goes_through(scene: Scene) -> None:
-    mine = "My-Request_1.0"
-    assert scene.client.get("/v1/whoami", headers={"X-Request-Id": mine}).headers["x-request-id"] == mine
-    line = scene.service.wait_for("request", request_id=mine, part="front")
-    assert (line["client"], line["endpoint"], line["status"]) == ("app", "/v1/whoami", 200)
-    assert scene.service.wait_for("call", request_id=mine)["client"] == "app"
-    for bad in ("x" * 65, "a b", "a\u00e9", ""):
-        answer = scene.client.get("/healthz", headers={b"X-Request-Id": bad.encode("latin-1")})
-        assert answer.headers["x-request-id"] != bad
-        assert len(answer.headers["x-request-id"]) == 32
+def test_request_ids_are_drawn_here(scene: Scene) -> None:
+    """A client's own stands beside them: nobody makes two requests look like one."""
+    mine = {"X-Request-Id": "My-Request_1.0"}
+    ids = []
+    for _ in range(2):
+        answer = scene.client.get("/v1/whoami", headers=mine)
+        ids.append(answer.headers["x-request-id"])
+        line = scene.service.wait_for("request", request_id=ids[-1], part="front")
+        assert (line["client"], line["endpoint"], line["status"]) == ("app", "/v1/whoami", 200)
+        assert line["client_request_id"] == "My-Request_1.0"
+        assert scene.service.wait_for("call", request_id=ids[-1])["client"] == "app"
+    assert len(set(ids)) == 2
+    assert {len(each) for each in ids} == {32}
+    refused = scene.client.get("/v1/nothing", headers=mine)
+    assert problem(refused, 404, "request.path-unknown")["client_request_id"] == "My-Request_1.0"
+    for bad in ("x" * 65, "a b", "a\u00e9", "", 'a"b', "a{}", "a/b"):
+        answer = scene.client.get("/v1/nothing", headers={b"X-Request-Id": bad.encode("latin-1")})
+        assert "client_request_id" not in problem(answer, 404, "request.path-unknown")
+        line = scene.service.wait_for("request", request_id=answer.headers["x-request-id"], part="front")
+        assert "client_request_id" not in line
+
+
+def test_head_is_answered_as_get_without_content(scene: Scene) -> None:
+    """RFC 9110, 9.3.2: balancers probe with it."""
+    for path in ("/healthz", "/readyz", "/metrics", "/docs", "/v1/whoami"):
+        got, head = scene.client.get(path), scene.client.head(path)
+        assert (head.status_code, head.content, got.status_code) == (200, b"", 200), path
+        assert head.headers["content-type"] == got.headers["content-type"]
 
 
 def test_headers_of_every_answer(scene: Scene) -> None:
@@ -748,13 +766,13 @@ def test_log_says_who_and_keeps_secrets(scene: Scene) -> None:
     scene.client.get(
         f"/v1/users/{'secret-name'}/credential?owner=secret-name", headers={"X-Request-Id": "last"}
     )
-    line = scene.service.wait_for("request", request_id="last")
+    line = scene.service.wait_for("request", client_request_id="last")
     assert line["endpoint"] == "/v1/users/{owner}/credential"
     body = json.dumps(body_of(request))
     text = json.dumps(scene.service.log)
     for secret in (*scene.tenants.tokens.values(), *json.loads(body)["authorisation"]["quantities"]):
         assert secret not in text
-    assert "secret-name" not in json.dumps(scene.service.find("request", request_id="last"))
+    assert "secret-name" not in json.dumps(scene.service.find("request", client_request_id="last"))
 
 
 def test_metrics(scene: Scene) -> None:

@@ -355,7 +355,7 @@ def test_client_that_does_not_wait(front: Service) -> None:
         wire.send(
             b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nX-Request-Id: gone\r\nAuthorization: Bearer x\r\n\r\n"
         )
-    line = front.wait_for("request", request_id="gone")
+    line = front.wait_for("request", client_request_id="gone")
     assert (line["status"], line["code"]) == (499, "client.gone")
     with api(front, "x") as client:
         problem(client.get("/v1/whoami"), 503, "worker.unavailable")

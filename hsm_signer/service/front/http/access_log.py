@@ -45,6 +45,7 @@ class AccessLog:
             _log.info(
                 "request",
                 request_id=state.get("request_id"),
+                client_request_id=state.get("client_request_id"),
                 method=scope["method"],
                 endpoint=endpoint_of(scope),
                 status=status,

@@ -13,9 +13,11 @@ USABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Take the client's X-Request-Id where it is usable, else 16 random bytes in hexadecimal.
+    """Draw the id of each request: 16 random bytes in hexadecimal.
 
-    Endpoints find it as ``request.state.request_id``.
+    A client's own X-Request-Id stands beside it where it is usable, and never in its place: whoever chooses
+    ids could have two requests look like one. Endpoints find both in ``request.state``, as ``request_id`` and
+    ``client_request_id``; the second is missing where there is none.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -24,8 +26,11 @@ class RequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         offered = Headers(scope=scope).get(HEADER, "")
-        request_id = offered if USABLE.fullmatch(offered) else secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = secrets.token_hex(16)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        if USABLE.fullmatch(offered):
+            state["client_request_id"] = offered
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
