@@ -303,7 +303,9 @@ def main() -> None:
                 actor="benchmark",
                 clock=server.clock,
             )
-        (home / "service.toml").write_text("[limits]\nrate = 1000000.0\nburst = 1000000\n")
+        (home / "service.toml").write_text(
+            "[limits]\nrate = 1000000.0\nburst = 1000000\ncredential_requests = 1000000\n"
+        )
         result |= throughput(home, token or "", everybody, count)
         result["store"] = million.store_sizes(Path(temporary), (10, most))
     show(result)

@@ -37,8 +37,10 @@ The tree, where names are indented below their base class:
             InstallationDamaged, InstallationOutdated
         ServiceError
             ServiceUnreachable, ServiceAnswerMalformed, ServiceBusy, ServiceStopping, ServiceTimeout,
-            WorkerLost, WorkerUnavailable, FrameMalformed, RateLimited, NotAuthenticated, NotPermitted,
+            WorkerLost, WorkerUnavailable, FrameMalformed, NotAuthenticated, NotPermitted,
             ClientExists, ClientUnknown
+            RateLimited
+                CredentialRateLimited
         VerificationFailed
             SignatureInvalid, AuditFailed, IdentityChanged, EnrolmentProofWrong, EnrolmentRequestChanged
 """
@@ -583,6 +585,12 @@ class RateLimited(ServiceError):
     code = "client.rate-limited"
     http_status = 429
     retryable = True
+
+
+class CredentialRateLimited(RateLimited):
+    """Too many requests of one client about one credential; nothing was begun."""
+
+    code = "credential.rate-limited"
 
 
 class NotAuthenticated(ServiceError):

@@ -44,11 +44,20 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     in_flight: Count = 256
     """Requests waiting for workers or with them; one more is refused."""
     connections: Count = 1000
-    """Connections at once; one more is closed."""
+    """Connections at once; one more is closed. Counted from their beginning, before the handshake."""
+    connections_per_address: Count = 100
+    """Connections at once of one address (IPv6: one network of 2^64); one more is closed. Behind a proxy all
+    connections are of its address."""
+    strangers: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.75
+    """Share of the connections that addresses may have from which no client was known yet."""
     rate: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 200.0
     """Requests a second of one client, or of one address without one, in the long run."""
     burst: Count = 400
     """Requests of one client before the rate matters."""
+    credential_requests: Count = 1200
+    """Requests a minute about one credential, of one client, or of one address without one."""
+    handshake_timeout: Seconds = 10.0
+    """Seconds for TLS, from the connection's beginning."""
     header_timeout: Seconds = 10.0
     """Seconds for a request's head to arrive."""
     body_timeout: Seconds = 60.0

@@ -67,7 +67,7 @@ BETWEEN_KILLS = (0.5, 3.0)
 """Seconds."""
 SEED = 19950418
 """Of what is killed when: a run that fails can be had again, as far as the machine allows."""
-RATES = "[limits]\nrate = 1000000.0\nburst = 1000000\n"
+RATES = "[limits]\nrate = 1000000.0\nburst = 1000000\ncredential_requests = 1000000\n"
 SCHEMES = (Scheme.ROLLING, Scheme.ROLLING, Scheme.ROLLING, Scheme.PIN)
 
 

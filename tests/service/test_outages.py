@@ -74,7 +74,7 @@ SIGNERS = ("alice", "bob", "paula", "peter")
 SOMEBODY = 54321
 """No user of this system."""
 WORKERS = 2
-RATES = "rate = 1000000.0\nburst = 1000000\n"
+RATES = "rate = 1000000.0\nburst = 1000000\ncredential_requests = 1000000\n"
 PATIENCE = 120.0
 """Seconds that a client asks again."""
 T = TypeVar("T")

@@ -112,13 +112,21 @@ def pem(certificate: bytes) -> str:
     return ssl.DER_cert_to_PEM_cert(certificate)
 
 
+def connected(service: Service, source: str | None = None) -> socket.socket:
+    """A connection on which nothing was said yet."""
+    where = urlsplit(service.url)
+    own = None if source is None else (source, 0)
+    return socket.create_connection((where.hostname, where.port), timeout=WAIT, source_address=own)
+
+
 class Wire:
     """One TLS connection, byte by byte."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, source: str | None = None) -> None:
+        """``source``: the address to come from, 127.x.y.z."""
         where = urlsplit(service.url)
         assert where.hostname is not None
-        plain = socket.create_connection((where.hostname, where.port), timeout=WAIT)
+        plain = connected(service, source)
         try:
             self.socket = trusting(service).wrap_socket(plain, server_hostname=where.hostname)
         except BaseException:

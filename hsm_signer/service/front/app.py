@@ -21,6 +21,7 @@ from .http.request_id import RequestId
 from .http.request_metrics import RequestMetrics
 from .http.response_headers import ResponseHeaders
 from .http.routes import routes_of
+from .http.token_bucket import TokenBuckets
 from .metrics import Metrics
 from .native import endpoints as native
 from .pool import Pool
@@ -35,14 +36,21 @@ class App:
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
         metrics = Metrics(pool)
-        self.front = Front(settings, pool, metrics, asyncio.Semaphore(settings.limits.in_flight))
+        limits = settings.limits
+        self.front = Front(
+            settings,
+            pool,
+            metrics,
+            asyncio.Semaphore(limits.in_flight),
+            TokenBuckets(limits.credential_requests / 60, limits.credential_requests),
+        )
         self.readiness = health.ReadinessCheck(pool, settings.worker.count)
         self.document = openapi.document(INTERFACES, settings)
         """OpenAPI's."""
-        routes = [*routes_of(INTERFACES, settings.limits), *docs_page.routes_of(self.document)]
+        routes = [*routes_of(INTERFACES, limits), *docs_page.routes_of(self.document)]
         app: ASGIApp = Router(routes, redirect_slashes=False)
         # A request meets the last of these first.
-        app = RateLimit(app, settings.limits, metrics)
+        app = RateLimit(app, limits, metrics)
         app = ErrorAnswers(app, error_response)
         app = RequestMetrics(app, metrics)
         app = AccessLog(app)

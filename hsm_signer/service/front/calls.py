@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,9 +13,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from starlette.requests import ClientDisconnect, Request
 
 from hsm_signer.config.service import Settings
-from hsm_signer.errors import NotAuthenticated, SignerError
-from hsm_signer.service.wire.operations import AnyOperation, Call, Caller, Failure, decode_result, error_of
+from hsm_signer.errors import CredentialRateLimited, NotAuthenticated, SignerError
+from hsm_signer.service.wire.operations import (
+    AnyOperation,
+    Call,
+    Caller,
+    Failure,
+    credential_of,
+    decode_result,
+    error_of,
+)
 from hsm_signer.types import Digest
+
+from .http.token_bucket import TokenBuckets
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -34,6 +45,8 @@ class Front:
     metrics: Metrics
     uploads: asyncio.Semaphore
     """Messages being received at once: each may fill a file."""
+    credential_requests: TokenBuckets
+    """For each requester and credential."""
 
 
 def front_of(request: Request) -> Front:
@@ -102,6 +115,7 @@ async def _call(
     front = front_of(request)
     gone = asyncio.ensure_future(until)
     try:
+        _refuse_too_many(front, request, operation)
         sent = Call(caller=caller_of(request), request_id=request_id_of(request), operation=operation)
     except BaseException:
         gone.cancel()
@@ -128,6 +142,23 @@ async def _call(
         gone.cancel()
     front.metrics.answered(operation, answer)
     return result
+
+
+def _refuse_too_many(front: Front, request: Request, operation: AnyOperation) -> None:
+    """Raise CredentialRateLimited where a requester asks too often about one credential.
+
+    Each has a bucket of its own: a stranger who knows the id uses up nobody else's.
+    """
+    credential_id = credential_of(operation)
+    if credential_id is None:
+        return
+    if wait := front.credential_requests.take(request.state.requester + credential_id):
+        front.metrics.rate_limited()
+        request.state.retry_after = max(1, math.ceil(wait))
+        raise CredentialRateLimited(
+            "too many requests about this credential",
+            hint=f"at most {front.settings.limits.credential_requests} a minute",
+        )
 
 
 async def _gone(request: Request) -> None:

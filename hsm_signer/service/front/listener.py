@@ -22,17 +22,18 @@ from hsm_signer.errors import ConfigError, SignerError, os_words
 from hsm_signer.service.logs import Log
 
 from .app import App
+from .http.places import Place, Places
 from .http.slow_clients import Connection
 from .http.tls import load_certificate, make_certificate_for_trying, make_context
 from .pool import Pool
 
 _log = Log(__name__)
 
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds for TLS."""
 CLOSING_TIMEOUT = 1.0
 """Seconds for TLS's own goodbye, and for the last bytes of answers."""
 BACKLOG = 512
+ACCEPT_PAUSE = 0.1
+"""Seconds before the next attempt, where the system has no descriptor left for a connection."""
 
 
 def run(settings: Settings, folder: Path, sockets: Path) -> None:
@@ -51,6 +52,8 @@ class _Front:
         self._settings = settings
         self._folder = folder
         self._stop = asyncio.Event()
+        self._state = ServerState()
+        self._handshakes: set[asyncio.Task[None]] = set()
         limits, worker = settings.limits, settings.worker
         self._pool = Pool(
             sockets,
@@ -59,45 +62,80 @@ class _Front:
             timeout=limits.request_timeout,
             user=worker.user,
         )
+        self._app = App(settings, self._pool)
+        self._places = Places(limits)
 
     async def serve(self) -> None:
         host, port = parse_bind(self._settings.bind)
         make_certificate_for_trying(self._settings.tls, self._folder, host)
         context = make_context(self._settings.tls, self._folder)
         listening = _listen(host, port)
-        limits = self._settings.limits
+        listening.listen(BACKLOG)
         config = Config(
-            App(self._settings, self._pool),
+            self._app,
             http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
-            timeout_keep_alive=limits.keep_alive,  # type: ignore[arg-type]
+            timeout_keep_alive=self._settings.limits.keep_alive,  # type: ignore[arg-type]
         )
-        state = ServerState()
-        loop = asyncio.get_running_loop()
         self._watch_signals(context)
         _watch_input(self._stop.set)
         await self._pool.start()
-        clock = asyncio.ensure_future(_keep_date(state))
-        server = await loop.create_server(
-            lambda: Connection(config, state, limits, loop),
-            sock=listening,
-            ssl=context,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-            ssl_shutdown_timeout=CLOSING_TIMEOUT,
-        )
+        clock = asyncio.ensure_future(_keep_date(self._state))
+        accepting = asyncio.ensure_future(self._accept(listening, context, config))
         _log.info("listening", url=_url(listening))
         await self._stop.wait()
         _log.info("stopping")
-        server.close()
-        await self._finish(state)
+        for task in (accepting, *self._handshakes):
+            task.cancel()
+        listening.close()
+        await self._finish(self._state)
         clock.cancel()
         await self._pool.stop()
         _log.info("stopped")
+
+    async def _accept(self, listening: socket.socket, context: ssl.SSLContext, config: Config) -> None:
+        """Give each connection its place, from the moment it is there, or close it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listening)
+            except ConnectionError:
+                continue  # it has gone again
+            except OSError as error:
+                _log.warning("not-accepted", reason=os_words(error))
+                await asyncio.sleep(ACCEPT_PAUSE)
+                continue
+            place = self._places.take(peer[0])
+            if isinstance(place, str):
+                accepted.close()
+                self._app.front.metrics.connection_refused(place)
+                continue
+            connection = Connection(config, self._state, self._settings.limits, loop, place)
+            task = loop.create_task(self._shake_hands(accepted, context, connection, place))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(
+        self, accepted: socket.socket, context: ssl.SSLContext, connection: Connection, place: Place
+    ) -> None:
+        """Carry out the handshake; from then on the connection has its place."""
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=self._settings.limits.handshake_timeout,
+                ssl_shutdown_timeout=CLOSING_TIMEOUT,
+            )
+        except OSError:
+            pass  # too slow, gone, or it speaks no TLS
+        finally:
+            if connection not in self._state.connections:
+                place.free()
 
     async def _finish(self, state: ServerState) -> None:
         """Requests in flight get their answers, as long as there is time."""

@@ -57,7 +57,15 @@ class Metrics:
             "hsm_signer_token_errors", "Errors of the token, by code.", ["code"], registry=self.registry
         )
         self._rate_limited = Counter(
-            "hsm_signer_rate_limited", "Requests refused for their client's rate.", registry=self.registry
+            "hsm_signer_rate_limited",
+            "Requests refused for their client's rate, or for its rate about one credential.",
+            registry=self.registry,
+        )
+        self._connections_refused = Counter(
+            "hsm_signer_connections_refused",
+            "Connections closed because there were too many: of all, of their address, or of strangers.",
+            ["of"],
+            registry=self.registry,
         )
         self.registry.register(_PoolCollector(pool))
 
@@ -81,8 +89,12 @@ class Metrics:
         self._request_seconds.labels(endpoint).observe(seconds)
 
     def rate_limited(self) -> None:
-        """Count one request that was refused for its client's rate."""
+        """Count one request that was refused for its client's rate, in all or about one credential."""
         self._rate_limited.inc()
+
+    def connection_refused(self, of: str) -> None:
+        """Count one connection for which there was no place; ``of``: of what there were too many."""
+        self._connections_refused.labels(of).inc()
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus text format 0.0.4."""

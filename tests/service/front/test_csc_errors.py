@@ -85,7 +85,8 @@ def test_every_error_has_an_answer(kind: type[errors.SignerError]) -> None:
     assert body["error"] in ERRORS
     assert body["error_description"]
     assert 400 <= status <= 503
-    assert (status == 503) == (kind.retryable and kind not in (errors.ChallengeStale, errors.RateLimited))
+    told_otherwise = (errors.ChallengeStale, errors.RateLimited, errors.CredentialRateLimited)
+    assert (status == 503) == (kind.retryable and kind not in told_otherwise)
     assert ("retry-after" in headers) == (status in (429, 503))
     assert (body["error"] == "server_error") == (status >= 500)
     if status >= 500:
@@ -110,6 +111,7 @@ WORDS: list[tuple[type[errors.SignerError], int, str, str]] = [
     (errors.NotAuthenticated, 401, "invalid_token", "The access token is not valid"),
     (errors.NotPermitted, 403, "unauthorized_client", "The client is not authorized to use this method"),
     (errors.RateLimited, 429, "access_denied", "Too many requests"),
+    (errors.CredentialRateLimited, 429, "access_denied", "Too many requests"),
     (errors.RequestTooLarge, 413, "invalid_request", "message of its own"),
     (errors.ServiceBusy, 503, "server_error", "Temporarily unavailable: service.busy; send it again"),
     (errors.ServiceTimeout, 503, "server_error", "Temporarily unavailable: service.timeout; send it again"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 from collections import OrderedDict
 from typing import Any
@@ -15,17 +14,20 @@ from hsm_signer.config.service import LimitSettings
 from hsm_signer.errors import NotAuthenticated, RateLimited
 from hsm_signer.service.front.metrics import Metrics
 
+from .places import Place, network_of
 from .token_bucket import MAX_BUCKETS, TokenBuckets
 
-WITHOUT_LIMIT = "/healthz"
-"""A prober must not take the front for dead because others ask too much."""
+PROBED = "/healthz"
+"""A prober must not take the front for dead because others at its address ask too much: it has a bucket of
+its own."""
 
 
 class RateLimit:
     """Refuse what comes too often with RateLimited.
 
     A client has a bucket of its own once a worker has known it; before that, and without one, the peer's
-    address counts. So nobody gets more by making tokens up.
+    address counts. So nobody gets more by making tokens up. Endpoints find the bucket's key as
+    ``request.state.requester``.
     """
 
     def __init__(self, app: ASGIApp, limits: LimitSettings, metrics: Metrics) -> None:
@@ -41,34 +43,40 @@ class RateLimit:
         request = Request(scope)
         header = request.headers.get("authorization")
         presented = hashlib.sha256(header.encode()).digest() if header else None
-        if scope["path"] != WITHOUT_LIMIT:
-            self._take(request, presented)
+        self._take(request, presented)
         try:
             await self._app(scope, receive, send)
         except NotAuthenticated:
             self._known.pop(presented, None)
             raise
         finally:
-            if presented is not None and (client := scope["state"].get("client")) is not None:
-                self._learn(presented, client)
+            if (client := scope["state"].get("client")) is not None:
+                self._learn(scope["state"].get("place"), presented, client)
 
     def _take(self, request: Request, presented: bytes | None) -> None:
         state: dict[str, Any] = request.scope["state"]
         certificate: bytes | None = state.get("certificate")
         own = self._known.get(presented)
-        if own is not None and own in self._buckets:
+        if request.scope["path"] == PROBED:
+            key = b"p" + _address(request)
+        elif own is not None and own in self._buckets:
             key = own
         elif certificate is not None:
             key = b"c" + certificate
         else:
-            key = b"a" + _address(request).encode()
+            key = b"a" + _address(request)
+        state["requester"] = key
         if wait := self._buckets.take(key):
             self._metrics.rate_limited()
             state["retry_after"] = max(1, math.ceil(wait))
             raise RateLimited("too many requests", hint=f"at most {self._rate:g} a second")
 
-    def _learn(self, presented: bytes, client: str) -> None:
-        """Remember whose header this is, as a worker has said."""
+    def _learn(self, place: Place | None, presented: bytes | None, client: str) -> None:
+        """Remember whose header this is, and where it came from, as a worker has said."""
+        if place is not None:
+            place.recognise()
+        if presented is None:
+            return
         key = b"n" + client.encode()
         self._buckets.add(key)
         self._known[presented] = key
@@ -77,13 +85,5 @@ class RateLimit:
             self._known.popitem(last=False)
 
 
-def _address(request: Request) -> str:
-    """The peer's address; for IPv6 its network, since whoever has one address there has 2^64."""
-    host = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return host
+def _address(request: Request) -> bytes:
+    return network_of(request.client.host if request.client else "").encode()

@@ -1,4 +1,4 @@
-"""One HTTPS connection: uvicorn's, with the client's certificate, and with limits of its own."""
+"""One HTTPS connection: uvicorn's, with the client's certificate, its place, and limits of its own."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from hsm_signer.core import json_codec
 from hsm_signer.errors import InputError
 from hsm_signer.service.front.problems import MEDIA_TYPE, problem_of
 
+from .places import Place
+
 MAX_HEAD = 64 << 10
 """Bytes of a request's head."""
 
 
 class Connection(HttpToolsProtocol):
-    """Closes itself where a head is too slow or too long, where an answer is not taken, after an upgrade that
-    was asked for, and at once where there are too many.
+    """Closes itself where a head is too slow or too long, where an answer is not taken, and after an upgrade
+    that was asked for.
     """
 
     def __init__(
@@ -29,8 +31,10 @@ class Connection(HttpToolsProtocol):
         server_state: ServerState,
         limits: LimitSettings,
         loop: asyncio.AbstractEventLoop,
+        place: Place,
     ) -> None:
         super().__init__(config, server_state, {}, loop)
+        self._place = place
         self._limits = limits
         self._slow: asyncio.TimerHandle | None = None
         self._head = 0
@@ -44,28 +48,25 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """After the handshake."""
-        if len(self.connections) >= self._limits.connections:
-            self.transport = transport
-            transport.abort()
-            return
         super().connection_made(transport)
+        self.app_state = {"place": self._place}
         ssl_object = transport.get_extra_info("ssl_object")
         # There only if the handshake proved it and client_ca stands for it (CERT_OPTIONAL).
         certificate = ssl_object.getpeercert(True) if ssl_object is not None else None
         if certificate is not None:
-            self.app_state = {"certificate": hashlib.sha256(certificate).digest()}
+            self.app_state["certificate"] = hashlib.sha256(certificate).digest()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer stays behind."""
+        """No timer stays behind, and the place is free."""
+        self._place.free()
         self._head_is_there()
         self._is_taken()
-        if self.flow is not None:
-            super().connection_lost(exc)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """What comes between requests belongs to a head, whatever it is."""
-        if self.flow is None or self._upgrade or self.transport.is_closing():
+        if self._upgrade or self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
             self._await_head()
