@@ -30,6 +30,9 @@ from .rows import entry_row, record_row, who
 from .schema import certificate
 from .statements import COUNT_REFUSAL, DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, REFUSAL_TIMES, UPDATE
 
+MAX_COUNTED = 2**63 - 1
+"""The largest integer that every database holds."""
+
 
 class LockedChain:
     """A credential's chain to which entries are added; :meth:`Store.appending` makes it."""
@@ -88,7 +91,7 @@ class LockedChain:
 
     def count_refusal(self) -> None:
         """Count a refusal instead of writing it: an entry of event refusals tells the number later."""
-        self._count(self.counted + 1)
+        self._count(min(self.counted + 1, MAX_COUNTED))
 
     def leave(self) -> None:
         """Write nothing, and mean it."""

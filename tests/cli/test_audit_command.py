@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hsm_signer.errors import ChallengeStale
+from hsm_signer.server.base import system_clock
+from hsm_signer.server.refusals import MINUTE, SHARE
 from hsm_signer.testing import PIN, Home
 from tests.support.commandline import Cli, changed, tree
 from tests.support.older import as_older_versions_made_it
+from tests.support.scenes import altered, authorise
 
 
 def _sql(home: Home, statement: str) -> None:
@@ -40,6 +45,23 @@ def test_list(run: Cli, home: Home, note: Path) -> None:
     assert len(words) == 4
     assert words[3].split()[1:6] == ["alice", "sign", "accepted", "1", "ecdsa-sha256"]
     assert run("audit", "list", "zoe", status=3).code == "credential.unknown"
+
+
+def test_list_says_how_many_were_refused(run: Cli, home: Home) -> None:
+    with home.server() as opened:
+        alice = home["alice"]
+        request = altered(authorise(opened, alice), x=2**40)
+        past = replace(opened, clock=lambda: system_clock() - 2 * MINUTE)
+        for server, times in ((past, SHARE + 7), (opened, 1)):
+            for _ in range(times):
+                with pytest.raises(ChallengeStale):
+                    server.sign(request)
+    several, last = run("audit", "list", "alice").out.splitlines()[-2:]
+    assert several.split()[1:] == ["alice", "refusals", "refused", "7", "times", "various"]
+    assert last.split()[2:4] == ["sign", "authorisation.stale"]
+    entry = run("audit", "list", "alice", "--json").json[-2]
+    assert (entry["event"], entry["outcome"], entry["counter"]) == ("refusals", "refused", "7")
+    assert run("audit", "verify").out.endswith(": all good\n")
 
 
 def test_list_and_head_need_no_token(run: Cli, home: Home) -> None:

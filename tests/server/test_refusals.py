@@ -165,6 +165,19 @@ def test_a_number_that_is_none_does_not_hide_a_refusal(home: Home, server: Serve
     still_signs(server, alice)
 
 
+def test_the_highest_number_is_not_exceeded(home: Home, server: Server, clock: Clock) -> None:
+    alice = home["alice"]
+    server = dataclasses.replace(server, clock=clock)
+    credential_id = alice.record(server).credential_id
+    highest = 2**63 - 1
+    refuse(server, stale(server, alice), SHARE)
+    sql(home, "UPDATE credential SET counted_refusals = ? WHERE credential_id = ?", highest, credential_id)
+    refuse(server, stale(server, alice), 2)
+    clock.now += MINUTE
+    server.write_counted_refusals()
+    assert of_refusals(chain(server, credential_id))[-1] == (Refused.code, highest)
+
+
 def test_the_number_is_what_was_counted(tmp_path: Path) -> None:
     """A mistake of the caller that no audit could find."""
     with Store.open(new_store(tmp_path / "store.db")) as store:

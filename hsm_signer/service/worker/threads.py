@@ -157,14 +157,18 @@ class TokenThread(TimedThread):
     def _serve(self, installation: Installation, server: Server) -> None:
         due = time.monotonic() + COUNTS_EVERY
         while True:
-            try:
-                job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
-            except queue.Empty:
+            job: Job | None
+            # Also where there is always another job.
+            if (left := due - time.monotonic()) <= 0:
                 job = Job(Server.write_counted_refusals)
+                due = time.monotonic() + COUNTS_EVERY
+            else:
+                try:
+                    job = self._jobs.get(timeout=left)
+                except queue.Empty:
+                    continue
             if job is None:
                 return
-            if time.monotonic() >= due:
-                due = time.monotonic() + COUNTS_EVERY
             with self._timed(self._timeout):
                 if (error := self._run(job, server)) is not None:
                     _raise_if_lost(installation, server, error)

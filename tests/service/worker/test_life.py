@@ -7,8 +7,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +24,12 @@ from hsm_signer.server.initialise import (
 )
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import Kind, socket_path
-from hsm_signer.types import Algorithm, DigestList
+from hsm_signer.types import Algorithm, DigestList, Event
 from tests.support import processes
 from tests.support.other_users import NOBODY, connected_as, reachable
 from tests.support.people import digests
 from tests.support.scenes import authorise, database, verifies
-from tests.support.service import WorkerClient, error_in, in_process, serving, sign_call
+from tests.support.service import WAIT, WorkerClient, error_in, in_process, serving, sign_call
 from tests.support.tenants import Running, Tenants
 
 
@@ -407,6 +410,55 @@ def _count_objects(home: str, token: str) -> None:
     assert thread.ask(objects).result(60) == before
     thread.stop()
     thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_busy_worker_writes_how_many_were_refused(tenants: Tenants) -> None:
+    assert processes.run(_write_counted, str(tenants.home.path)) == 0
+
+
+def _write_counted(home: str) -> None:
+    """In a process of its own, whose thread has always something to do and need not wait for a minute."""
+    from hsm_signer.errors import ChallengeStale
+    from hsm_signer.server.base import system_clock
+    from hsm_signer.server.refusals import MINUTE, SHARE
+    from hsm_signer.service.worker import threads
+    from hsm_signer.testing import Person
+    from hsm_signer.types import KeySpec, Scheme
+    from tests.support.scenes import altered
+
+    threads.COUNTS_EVERY = 0.1
+    thread = threads.TokenThread(Path(home), 60.0, lambda state, reason: None)
+    thread.start()
+    done = threading.Event()
+
+    def again(server: object) -> None:
+        if not done.wait(0.001):
+            thread.ask(again)
+
+    def refuse(server: Any) -> None:
+        past = replace(server, clock=lambda: system_clock() - 2 * MINUTE)
+        alice = Person("alice", Scheme.ROLLING, KeySpec.P256, Path(home) / "cards" / "alice.card")
+        request = altered(authorise(server, alice), x=2**40)
+        for _ in range(SHARE + 5):
+            try:
+                past.sign(request)
+            except ChallengeStale:
+                continue
+            raise AssertionError("signed with another counter")
+        assert len(server.store.counted_refusals()) == 1
+
+    for _ in range(2):  # one runs, the other waits
+        thread.ask(again)
+    thread.ask(refuse).result(WAIT)
+    until = time.monotonic() + WAIT
+    while thread.ask(lambda server: server.store.counted_refusals()).result(WAIT):
+        assert time.monotonic() < until, "nobody writes it"
+    entries = thread.ask(lambda server: list(server.entries())).result(WAIT)
+    assert sum(entry.x for _, entry in entries if entry.event is Event.REFUSALS) == 5
+    done.set()
+    thread.stop()
+    thread.join(WAIT)
     assert not thread.is_alive()
 
 
