@@ -6,7 +6,7 @@ refused without a trace.
 
 from __future__ import annotations
 
-from hsm_signer.errors import CredentialUnknown, Refused, StoreDamaged
+from hsm_signer.errors import CredentialUnknown, EvidenceDamaged, Refused, StoreDamaged
 from hsm_signer.store.change import LockedChain
 from hsm_signer.types import CredentialId, Event, EvidenceEntry
 
@@ -27,7 +27,7 @@ class Refusals(ServerBase):
         """Write an entry with outcome ``code``, or count the refusal where SHARE entries are of this minute.
 
         Once some are counted all are, until a minute after the last entry; then their number comes first.
-        Raises CredentialUnknown, EvidenceMissing, StoreError.
+        Raises CredentialUnknown, EvidenceDamaged, EvidenceMissing, StoreError.
         """
         with self.store.appending(draft.credential_id) as chain:
             recent = self._recent(chain)
@@ -45,7 +45,7 @@ class Refusals(ServerBase):
         for credential_id in self.store.counted_refusals():
             try:
                 self._write_counted(credential_id)
-            except (CredentialUnknown, StoreDamaged):
+            except (CredentialUnknown, StoreDamaged, EvidenceDamaged):
                 continue  # given up meanwhile; or damaged, which the audit says
 
     def append_counted(self, chain: LockedChain, credential_id: CredentialId) -> None:
