@@ -12,7 +12,7 @@ from hsm_signer.core import json_codec
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.interface import NumberedEntry
 from hsm_signer.errors import AuditFailed, CredentialUnknown, StoreDamaged, StoreError
-from hsm_signer.evidence.anchor import decode_anchor, encode_anchor, make_anchor
+from hsm_signer.evidence.anchor import decode_anchor, encode_anchor
 from hsm_signer.evidence.audit import AuditReport
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.types import CredentialId, Event, EvidenceEntry
@@ -138,18 +138,15 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
 def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
     """Print an anchor: one hash over all evidence so far.
 
-    It is one line of JSON. Keep it where whoever can write the store cannot. `audit verify --anchor` checks
-    against it. Needs no token.
+    It is one line of JSON, signed by the installation. Keep it where whoever can write the store cannot.
+    `audit verify --anchor` checks against it.
     """
     del as_json
     if out is not None:
         files.check_outputs([out], force=force, protected=protected_paths(app))
 
-    from hsm_signer.server.base import system_clock
-
-    with app.installation().open_store() as store:
-        last = store.last_entry()
-        line = encode_anchor(make_anchor(time=system_clock(), last_entry=last, heads=store.heads(last)))
+    with app.local_server() as server:
+        line = encode_anchor(server.anchor())
     if out is None:
         output.data(line)
     else:

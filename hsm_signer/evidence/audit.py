@@ -72,7 +72,9 @@ class AuditReport:
     """The result of an audit: what was checked and what is wrong."""
 
     records: int
+    """Of credentials."""
     chains: int
+    """Of credentials, and of what else has one: the installation itself."""
     entries: int
     signatures: int
     """Checked against PK and digest, good or bad."""
@@ -171,7 +173,7 @@ class _Audit:
         name = row.name if row is not None else None
         spki: SpkiDer | None = None
         if row is not None:
-            self.records += 1
+            self.records += row.spki is not None
             if row.holds:
                 spki = row.spki
                 self.at_sealing_1 += row.at_sealing_1

@@ -47,6 +47,8 @@ ANCHOR_CREDENTIALS = "anchor.credentials"
 """Not as many credentials as when the anchor was made."""
 ANCHOR_ENTRIES = "anchor.entries"
 """Not as many entries as when the anchor was made."""
+ANCHOR_SIGNATURE = "anchor.signature"
+"""The anchor is not signed by this installation."""
 ANCHOR_ROOT = "anchor.root"
 """The chains, as they stood when the anchor was made, are not the ones it was made of."""
 

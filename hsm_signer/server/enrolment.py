@@ -30,9 +30,7 @@ from hsm_signer.types import (
     EnrolmentStarted,
     Event,
     Fingerprint,
-    InstallationSignature,
     NewCredential,
-    Signature,
 )
 
 from .refusals import Refusals
@@ -63,7 +61,7 @@ class Enrolment(Refusals):
         name = certificate_requests.subject_name(wanted.owner, subject)
         record, personalisation = self.environment.create(wanted)
         info = certificate_requests.certification_request_info(name, record.spki)
-        proof = self._signed(
+        proof = self.environment.vouch(
             identity.enrolment_digest(
                 self.environment.installation_id,
                 wanted.owner,
@@ -88,15 +86,7 @@ class Enrolment(Refusals):
         digest = identity.request_digest(
             self.environment.installation_id, record.credential_id, record.owner, record.spki
         )
-        return RequestInfo(info, record.spki, self._signed(digest))
-
-    def _signed(self, digest: Digest) -> InstallationSignature:
-        environment = self.environment
-        return InstallationSignature(
-            environment.installation_id,
-            environment.identity_spki,
-            Signature(environment.sign_as_installation(digest)),
-        )
+        return RequestInfo(info, record.spki, self.environment.vouch(digest))
 
     def _request_info(self, credential_id: CredentialId) -> tuple[bytes, CredentialRecord]:
         stored = self.load(credential_id)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from hsm_signer.core import certificates
+from hsm_signer.core.identity import fingerprint
 from hsm_signer.errors import CredentialUnknown
-from hsm_signer.evidence.anchor import Anchor, check_anchor, make_anchor
+from hsm_signer.evidence.anchor import Anchor, anchor_digest, check_anchor, check_signature, make_anchor
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.types import (
@@ -101,13 +104,19 @@ class Server(Signing, Enrolment, StatusChanges):
         return self.store.entries(credential_id, limit=limit)
 
     def anchor(self) -> Anchor:
-        """Make an anchor over all evidence, to keep outside the database."""
+        """Make an anchor over all evidence, signed, to keep outside the database."""
         last = self.store.last_entry()
-        return make_anchor(time=self.clock(), last_entry=last, heads=self.store.heads(last))
+        anchor = make_anchor(time=self.clock(), last_entry=last, heads=self.store.heads(last))
+        digest = anchor_digest(anchor, self.environment.installation_id)
+        return replace(anchor, signed=self.environment.vouch(digest))
 
     def check_anchor(self, anchor: Anchor) -> tuple[Finding, ...]:
-        """Find what is no longer as it was when ``anchor`` was made."""
-        return check_anchor(anchor, self.store.heads(anchor.last_entry))
+        """Find what is no longer as it was when ``anchor`` was made, and whether it is one of ours."""
+        pinned = fingerprint(self.environment.identity_spki)
+        return (
+            *check_signature(anchor, pinned),
+            *check_anchor(anchor, self.store.heads(anchor.last_entry)),
+        )
 
     def audit(self) -> AuditReport:
         """Check all chains, signatures and records against each other."""

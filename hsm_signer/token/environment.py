@@ -42,6 +42,7 @@ from hsm_signer.types import (
     Digest,
     HashName,
     InstallationRecord,
+    InstallationSignature,
     Mode,
     NewCredential,
     SealedInstallation,
@@ -131,8 +132,8 @@ class SecureEnvironment(TokenSeal):
                 f"this installation has {self.mk_id.hex()}"
             )
 
-    def sign_as_installation(self, digest: Digest) -> bytes:
-        """Sign a SHA-256 digest with the identity key: ECDSA on P-256, in DER (RFC 3279, 2.2.3).
+    def vouch(self, digest: Digest) -> InstallationSignature:
+        """Sign a SHA-256 digest as the installation: ECDSA on P-256 by its identity key.
 
         What was hashed begins with "hsm-signer/2/" and a word for what it is, so that no statement of one
         kind passes for one of another. Raises ValueError for another length.
@@ -142,7 +143,9 @@ class SecureEnvironment(TokenSeal):
         self.session.require_owner()
         with token_call("signing with the identity key"):
             signature = self._identity_key.sign(digest, mechanism=Mechanism.ECDSA)
-        return algorithms.ecdsa_der(signature)
+        return InstallationSignature(
+            self.installation_id, self.identity_spki, algorithms.ecdsa_der(signature)
+        )
 
     def random(self, length: int) -> bytes:
         """Draw ``length`` bytes from the token's generator."""

@@ -437,7 +437,7 @@ def test_an_anchor_by_hand(store: Store, alice: Person, bob: Person) -> None:
         last = list(store.entries(person.id))[-1][1]
         leaves.append(person.id + (6).to_bytes(8, "big") + entry_hash(last))
     assert anchor == Anchor(
-        format=2, time=TIME, last_entry=12, credentials=2, entries=12, root=merkle_root(leaves)
+        format=2, time=TIME, last_entry=12, credentials=2, entries=12, root=merkle_root(leaves), signed=None
     )
 
 
@@ -500,7 +500,13 @@ def test_heads_in_the_wrong_order_are_a_damaged_index() -> None:
 
 
 GOOD = Anchor(
-    format=2, time=TIME, last_entry=12, credentials=2, entries=12, root=Digest(bytes.fromhex("ab" * 32))
+    format=2,
+    time=TIME,
+    last_entry=12,
+    credentials=2,
+    entries=12,
+    root=Digest(bytes.fromhex("ab" * 32)),
+    signed=None,
 )
 
 
@@ -519,7 +525,7 @@ def test_the_anchors_text() -> None:
     text = encode_anchor(GOOD)
     assert text == (
         '{"format":2,"time":"2023-11-14T22:13:20.000000Z","last_entry":"12","credentials":"2",'
-        f'"entries":"12","root":"{"ab" * 32}"}}'
+        f'"entries":"12","root":"{"ab" * 32}","signed":null}}'
     )
     assert decode_anchor(text) == GOOD
     assert decode_anchor(json.dumps(OLDER)) == GOOD

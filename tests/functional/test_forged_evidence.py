@@ -12,19 +12,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec.structs import replace
 from sqlalchemy import bindparam, update
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import ChallengeStale, EvidenceDamaged, WrongKey
 from hsm_signer.evidence import findings
+from hsm_signer.evidence.anchor import anchor_digest, decode_anchor, encode_anchor
 from hsm_signer.server.audit import audit_store
 from hsm_signer.server.server import Server
 from hsm_signer.store.rows import entry_row
 from hsm_signer.store.schema import evidence
 from hsm_signer.testing import Home
 from hsm_signer.token.seal import TokenSeal
-from hsm_signer.types import ACCEPTED, CredentialId, Event, EvidenceEntry, SealedEntry
+from hsm_signer.types import ACCEPTED, CredentialId, Event, EvidenceEntry, SealedEntry, SpkiDer
 from tests.support.scenes import authorise, chain, still_signs, verifies
 
 NOTHING: dict[str, Any] = {
@@ -226,3 +231,27 @@ def test_a_clock_that_was_set_back_is_found(home: Home) -> None:
         alice.sign(behind)
         last = chain(server, alice.record(server).credential_id)[-1]
         assert found(server) == {(findings.ENTRY_TIME, last.sequence)}
+
+
+def test_an_anchor_is_signed_by_its_installation(home: Home) -> None:
+    with home.server() as server:
+        anchor = server.anchor()
+        assert server.check_anchor(anchor) == ()
+        assert decode_anchor(encode_anchor(anchor)) == anchor
+        assert anchor.signed is not None
+        for changes in (
+            {"time": anchor.time + 1},
+            {"signed": replace(anchor.signed, installation_id=bytes(8))},
+            {"signed": replace(anchor.signed, signature=anchor.signed.signature[:-1] + b"\0")},
+        ):
+            codes = [finding.code for finding in server.check_anchor(replace(anchor, **changes))]
+            assert codes == [findings.ANCHOR_SIGNATURE], changes
+        # Nor is one believed that somebody signed with another key, or that says less than there was.
+        key = ec.generate_private_key(ec.SECP256R1())
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        digest = anchor_digest(anchor, anchor.signed.installation_id)
+        signature = key.sign(digest, ec.ECDSA(Prehashed(SHA256())))
+        other = replace(anchor, signed=replace(anchor.signed, spki=SpkiDer(spki), signature=signature))
+        assert [finding.code for finding in server.check_anchor(other)] == [findings.ANCHOR_SIGNATURE]
+        smaller = replace(anchor, entries=0, credentials=0)
+        assert findings.ANCHOR_SIGNATURE in {finding.code for finding in server.check_anchor(smaller)}

@@ -120,7 +120,7 @@ def main(folder: Path, signatures: int, people: list[tuple[str, Scheme, KeySpec]
     with log.phase("life") as life, Installation.open(home).server() as server:
         with log.phase("identity") as identity:
             digest = Digest(hashlib.sha256(b"hsm-signer/2/trace").digest())
-            signature = server.environment.sign_as_installation(digest)
+            signature = server.environment.vouch(digest).signature
         identity |= {"spki": server.environment.identity_spki.hex(), "digest": digest.hex()}
         algorithms.verifier(server.environment.identity_spki, Algorithm.ECDSA_SHA256)(digest, signature)
         for name, scheme, key in people:

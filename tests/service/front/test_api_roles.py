@@ -58,7 +58,7 @@ def endpoints(scene: Scene) -> dict[str, list[Asked]]:
     """Operation of roles.py -> what asks for it here; each can be asked again and again."""
     path = f"/v1/credentials/{scene.credential_id}"
     anchor = json_codec.to_json(
-        Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)))
+        Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)), signed=None)
     )
     nobody = "00" * 16
     return {

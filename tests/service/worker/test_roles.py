@@ -40,7 +40,7 @@ from tests.support.scenes import AUTHORISATION, NOBODY, authorise, verifies
 from tests.support.service import WAIT, in_process, sign_call
 from tests.support.tenants import Running
 
-ANCHOR = Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)))
+ANCHOR = Anchor(format=2, time=0, last_entry=0, credentials=0, entries=0, root=Digest(bytes(32)), signed=None)
 
 OPERATIONS: dict[str, Any] = {
     "capabilities": wire.GetCapabilities(),
