@@ -34,7 +34,7 @@ The tree, where names are indented below their base class:
         StoreError
             StoreMissing, StoreReadOnly, StoreBusy, StoreUnavailable, StoreTooNew, StoreTooOld,
             StoreDamaged, RecordDamaged, RecordOutdated, EvidenceMissing, EvidenceDamaged, RecordConflict,
-            InstallationDamaged, InstallationOutdated
+            ClientOutdated, InstallationDamaged, InstallationOutdated
         ServiceError
             ServiceUnreachable, ServiceAnswerMalformed, ServiceBusy, ServiceStopping, ServiceTimeout,
             WorkerLost, WorkerUnavailable, FrameMalformed, NotAuthenticated, NotPermitted,
@@ -476,6 +476,12 @@ class EvidenceDamaged(StoreError):
     """Evidence was changed: an entry's MAC does not hold, or a record names another one."""
 
     code = "evidence.damaged"
+
+
+class ClientOutdated(StoreError):
+    """A client's row is not the one its evidence ends with: an old row was put back."""
+
+    code = "client.outdated"
 
 
 class InstallationDamaged(StoreError):

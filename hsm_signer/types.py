@@ -368,8 +368,12 @@ class Event(ProtocolEnum):
     """A pending credential given up: its record is deleted."""
     REFUSALS = "refusals", 14
     """Several refusals that have no entry of their own; ``x`` says how many."""
+    CERTIFICATES = "certificates", 10
+    """Other certificates are kept for the credential."""
     BEGIN = "begin", 20
     """The installation's own first entry."""
+    CLIENT_ADDED = "client-added", 30
+    CLIENT_REMOVED = "client-removed", 31
 
 
 class TokenKeyKind(ProtocolEnum):

@@ -122,10 +122,11 @@ def list_(app: App, as_json: bool) -> None:
 @pass_app
 def remove(app: App, name: str) -> None:
     """Remove a client. What it has been given to come in with is good for nothing from then on."""
+    from hsm_signer.server.base import system_clock
     from hsm_signer.service import clients
 
-    with app.installation().open_store() as store:
-        clients.remove(store, name)
+    with app.local_server() as server:
+        clients.remove(server.environment, server.store, name, actor=current_actor(), clock=system_clock)
     output.say(f"{output.printable(name)} is no client any more.")
 
 

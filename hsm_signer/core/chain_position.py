@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
-from hsm_signer.types import CredentialId, Digest, EvidenceEntry, Mac
+from hsm_signer.types import CREDENTIAL_ID_LENGTH, CredentialId, Digest, EvidenceEntry, Mac
 
 from .canonical import NO_PREVIOUS, entry_hash
 
 LINK_PREFIX = b"hsm-signer/2/entry"
+CLIENT_PREFIX = b"hsm-signer/2/client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +42,9 @@ def link_bytes(chain: CredentialId, position: ChainPosition) -> bytes:
     "hsm-signer/2/entry" || chain || u64 sequence || previous || SHA-256(entry).
     """
     return LINK_PREFIX + chain + position.sequence.to_bytes(8, "big") + position.previous + position.hash
+
+
+def client_chain(name: str) -> CredentialId:
+    """Give the chain of a client of the service: 16 bytes of a SHA-256 over its name (protocol.md, 8)."""
+    digest = hashlib.sha256(CLIENT_PREFIX + name.encode("utf-8", "surrogatepass")).digest()
+    return CredentialId(digest[:CREDENTIAL_ID_LENGTH])

@@ -262,12 +262,14 @@ def _hash_of_entry(entry: EvidenceEntry, algorithm: Algorithm, mode: Mode) -> It
 def _against_chain(row: ChainRow | None, check: ChainCheck) -> Iterator[tuple[str, str]]:
     """Check the row against the entry that was written with it."""
     last = check.last
+    if row is None and last is not None and last.event is Event.CLIENT_REMOVED:
+        return
     if row is None:
         # A pending credential that was given up leaves its chain behind, and rightly no record; one that was
         # active, or was revoked, keeps its record for ever.
         given_up = last is not None and last.event is Event.EXPIRE and last.outcome == ACCEPTED
         if last is not None and (check.lived or not given_up):
-            yield RECORD_MISSING, "there is evidence about the credential, but its record is gone"
+            yield RECORD_MISSING, "there is evidence about it, but its record is gone"
     elif last is None:
         yield RECORD_WITHOUT_EVIDENCE, "there is a record, but no evidence at all about it"
     elif row.version < check.version:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hsm_signer.core import algorithms
+from hsm_signer.core.chain_position import client_chain
 from hsm_signer.errors import EvidenceDamaged, InstallationDamaged, RecordDamaged, SignerError
 from hsm_signer.evidence.audit import AuditReport, ChainRow, audit
 from hsm_signer.evidence.findings import RECORD_DAMAGED, Finding
+from hsm_signer.server.client_seal import client_holds
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.token.seal import TokenSeal
 from hsm_signer.types import INSTALLATION_CHAIN, Algorithm, SealedEntry, SealedRecord, SpkiDer
@@ -43,8 +46,15 @@ def _rows(snapshot: Snapshot, seal: TokenSeal, damaged: list[Finding]) -> Iterat
             own = installation.record
             holds = _holds(seal.check_installation, installation, InstallationDamaged)
             yield ChainRow(INSTALLATION_CHAIN, None, own.version, own.evidence_head, holds)
-    for sealed in snapshot.records(damaged.append):
-        yield _credential(sealed, seal)
+    clients = sorted(_clients(snapshot, seal, damaged), key=lambda row: row.chain)
+    records = (_credential(sealed, seal) for sealed in snapshot.records(damaged.append))
+    yield from heapq.merge(records, clients, key=lambda row: row.chain)
+
+
+def _clients(snapshot: Snapshot, seal: TokenSeal, damaged: list[Finding]) -> Iterator[ChainRow]:
+    for row in snapshot.clients(damaged.append):
+        holds = client_holds(seal, row)
+        yield ChainRow(client_chain(row.name), row.name, row.version, row.evidence_head, holds)
 
 
 def _credential(sealed: SealedRecord, seal: TokenSeal) -> ChainRow:

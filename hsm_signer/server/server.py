@@ -5,12 +5,14 @@ The command line calls it in process; a network front speaks to the same methods
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from hsm_signer.core import certificates
+from hsm_signer.core.canonical import sequence
 from hsm_signer.core.identity import fingerprint
 from hsm_signer.errors import CredentialUnknown
 from hsm_signer.evidence.anchor import Anchor, anchor_digest, check_anchor, check_signature, make_anchor
@@ -20,6 +22,8 @@ from hsm_signer.types import (
     Combine,
     CredentialId,
     CredentialRecord,
+    Digest,
+    Event,
     EvidenceEntry,
     KeySpec,
     Scheme,
@@ -91,9 +95,18 @@ class Server(Signing, Enrolment, StatusChanges):
         return chain
 
     def set_certificates(self, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
-        """Keep a certificate chain, DER, leaf first; empty removes it. Raises CertificateUnsuitable."""
-        certificates.check_chain(chain, self.credential_by_id(credential_id).spki)
-        self.store.set_certificates(credential_id, chain)
+        """Keep a certificate chain, DER, leaf first; empty removes it. Evidence says which.
+
+        Raises CertificateUnsuitable, RecordConflict.
+        """
+        record = self.credential_by_id(credential_id)
+        certificates.check_chain(chain, record.spki)
+        draft = self.draft(credential_id, Event.CERTIFICATES, record.version + 1)
+        with self.store.changing(credential_id, record.version) as change:
+            digest = Digest(hashlib.sha256(sequence(chain)).digest())
+            written = self.place(draft, change.position, digests=(digest,))
+            change.keep(chain)
+            change.write(self.seal(record, written), written)
 
     # --- evidence --------------------------------------------------------------------------------------
 

@@ -19,12 +19,15 @@ from hsm_signer.config import installation as configuration
 from hsm_signer.config.files import write_whole
 from hsm_signer.config.home import current_actor
 from hsm_signer.config.installation import CONFIG_FILE, FORMAT, Config
+from hsm_signer.core.chain_position import client_chain
 from hsm_signer.errors import AuditFailed, FileError, os_words
+from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.evidence.findings import ENTRY_TIME, Finding
+from hsm_signer.server.client_seal import client_holds, sealed_client
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.store.store import Store
 from hsm_signer.token.seal import TokenSeal
-from hsm_signer.types import CredentialId, SealedEntry
+from hsm_signer.types import CredentialId, Event, SealedEntry
 
 from .audit import audit_store
 from .base import system_clock
@@ -64,6 +67,7 @@ def upgrade(
             sealed = stored.sealed
             seal.check_installation(sealed)
         else:
+            _chain_clients(store, seal)
             tell("checking all evidence and sealing it")
             _seal_evidence(store, seal, report, leave_damaged=leave_damaged)
             tell("making the identity key")
@@ -97,6 +101,18 @@ def _seal_evidence(store: Store, seal: TokenSeal, report: Report, *, leave_damag
         damaged = {finding.credential_id for finding in findings}
         for some in _batches(_without_mac(snapshot, damaged), SEALED_AT_A_TIME):
             store.seal_entries([seal.seal_entry(sealed.entry) for sealed in some])
+
+
+def _chain_clients(store: Store, seal: TokenSeal) -> None:
+    """Give every client of the service a chain; what is damaged is left for the audit to find."""
+    for row in store.clients():
+        if row.version or not client_holds(seal, row):
+            continue
+        with store.changing_client(row.name) as change:
+            chain = client_chain(row.name)
+            draft = draft_entry(chain, Event.CLIENT_ADDED, actor=current_actor(), record_version=1)
+            entry = seal.seal_entry(next_entry(change.position, draft, time=system_clock()))
+            change.replace(sealed_client(seal, row, entry), entry)
 
 
 def _unsealed_or_ours(seal: TokenSeal, sealed: SealedEntry) -> bool:

@@ -16,17 +16,25 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm_signer.core.canonical import ABSENT, number, text, value
+from hsm_signer.core.canonical import number, text, value
+from hsm_signer.core.chain_position import client_chain
 from hsm_signer.core.owners import check_owner
-from hsm_signer.errors import CertificateUnsuitable, InputError, NotAuthenticated, StoreDamaged
-from hsm_signer.store.client_rows import ClientRow
+from hsm_signer.errors import (
+    CertificateUnsuitable,
+    ClientOutdated,
+    InputError,
+    NotAuthenticated,
+    StoreDamaged,
+)
+from hsm_signer.evidence.chain import draft_entry, next_entry
+from hsm_signer.server.client_seal import client_holds, sealed_client
+from hsm_signer.store.client_rows import ClientChange, ClientRow
 from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
-from hsm_signer.types import Digest
+from hsm_signer.types import Digest, Event, SealedEntry
 
 from .roles import Role
 
@@ -35,8 +43,8 @@ Clock = Callable[[], int]
 
 TOKEN_PREFIX = "hsc_"  # noqa: S105  so that scanners for leaked secrets can tell it
 ACCESS_PREFIX = "hsa_"
-CLIENT_DOMAIN = "client"
 ACCESS_DOMAIN = "access"
+GIVEN_BACK_DOMAIN = "given-back"
 """Domains of SecureEnvironment.tag."""
 MAX_NAME = 64
 
@@ -75,6 +83,21 @@ class Identity:
     """The only user whose credentials it may see and use; None: any."""
     certificate: bool
     """Whether the TLS handshake proved this client's own certificate."""
+
+
+def _entry(
+    environment: SecureEnvironment,
+    change: ClientChange,
+    name: str,
+    event: Event,
+    actor: str,
+    clock: Clock,
+) -> SealedEntry:
+    """Make the entry that says what is done with a client, at the end of its chain."""
+    chain = client_chain(name)
+    environment.check_end(chain, change.position)
+    draft = draft_entry(chain, event, actor=actor, record_version=change.version + 1)
+    return environment.seal_entry(next_entry(change.position, draft, time=clock()))
 
 
 # --- keeping them ------------------------------------------------------------------------------------------
@@ -116,22 +139,27 @@ def add(
         created=clock(),
         created_by=actor,
         mac=b"",
+        version=0,
+        evidence_head=None,
     )
-    row = msgspec.structs.replace(unsealed, mac=environment.tag(CLIENT_DOMAIN, _row_bytes(unsealed)))
-    store.insert_client(row)
+    with store.changing_client(name) as change:
+        entry = _entry(environment, change, name, Event.CLIENT_ADDED, actor, clock)
+        row = sealed_client(environment, unsealed, entry)
+        change.add(row, entry)
     return _client(row), secret
 
 
-def remove(store: Store, name: str) -> None:
+def remove(environment: SecureEnvironment, store: Store, name: str, *, actor: str, clock: Clock) -> None:
     """Remove a client; its tokens and access tokens end with it. Raises ClientUnknown."""
-    store.delete_client(name)
+    with store.changing_client(name) as change:
+        change.remove(_entry(environment, change, name, Event.CLIENT_REMOVED, actor, clock))
 
 
 def list_clients(environment: SecureEnvironment, store: Store) -> list[Client]:
     """Every client, ascending by name. Raises StoreDamaged for a row that this installation did not write."""
     rows = store.clients()
     for row in rows:
-        _check(environment, row)
+        _check(environment, store, row)
     return [_client(row) for row in rows]
 
 
@@ -168,7 +196,7 @@ def identify(
     if caller_certificate_hash is not None:
         by_certificate = store.client_by_certificate_hash(caller_certificate_hash)
         if by_certificate is not None:
-            _check(environment, by_certificate)
+            _check(environment, store, by_certificate)
     if caller_bearer is not None:
         row = _by_bearer(environment, store, caller_bearer, clock)
         if by_certificate is not None and by_certificate.name != row.name:
@@ -213,7 +241,8 @@ def logout(environment: SecureEnvironment, store: Store, token_text: str, clock:
     found = _open_access(environment, store, token_text)
     now = clock()
     if now < found.expires:
-        store.revoke_access(found.hash, found.expires, now=now)
+        mac = _given_back_mac(environment, found)
+        store.revoke_access(found.hash, found.expires, mac, now=now)
 
 
 def _refused() -> NotAuthenticated:
@@ -224,7 +253,7 @@ def _refused() -> NotAuthenticated:
 def _by_bearer(environment: SecureEnvironment, store: Store, bearer: str, clock: Clock) -> ClientRow:
     if bearer.startswith(ACCESS_PREFIX):
         found = _open_access(environment, store, bearer)
-        if clock() >= found.expires or store.access_revoked(found.hash):
+        if clock() >= found.expires or _is_given_back(environment, store, found):
             raise _refused()
         return found.row
     return _by_token(environment, store, bearer)
@@ -237,7 +266,7 @@ def _by_token(environment: SecureEnvironment, store: Store, token: str) -> Clien
     row = store.client_by_token_hash(token_hash)
     if row is None or not hmac.compare_digest(row.token_hash or b"", token_hash):
         raise _refused()
-    _check(environment, row)
+    _check(environment, store, row)
     return row
 
 
@@ -266,10 +295,26 @@ def _open_access(environment: SecureEnvironment, store: Store, token: str) -> _A
         row = None
     if row is None:
         raise _refused()
-    _check(environment, row)
+    _check(environment, store, row)
     if not hmac.compare_digest(_access_mac(environment, payload, row), mac):
         raise _refused()
     return _Access(row, int.from_bytes(expires, "big"), _sha256(data))
+
+
+def _is_given_back(environment: SecureEnvironment, store: Store, access: _Access) -> bool:
+    """Whether an access token was given back. Raises StoreDamaged for a row nobody here wrote."""
+    row = store.given_back(access.hash)
+    if row is None:
+        return False
+    if row.mac is not None and not hmac.compare_digest(_given_back_mac(environment, access), row.mac):
+        raise StoreDamaged(
+            "an access token was given back by somebody who cannot: the row's MAC does not hold"
+        )
+    return True
+
+
+def _given_back_mac(environment: SecureEnvironment, access: _Access) -> bytes:
+    return environment.tag(GIVEN_BACK_DOMAIN, value(access.hash) + number(access.expires, 8))
 
 
 def _access_mac(environment: SecureEnvironment, payload: bytes, row: ClientRow) -> bytes:
@@ -280,26 +325,18 @@ def _access_mac(environment: SecureEnvironment, payload: bytes, row: ClientRow) 
 # --- rows --------------------------------------------------------------------------------------------------
 
 
-def _row_bytes(row: ClientRow) -> bytes:
-    """Encode a row for its MAC, which covers every field."""
-    return b"".join(
-        (
-            text(row.name),
-            value(row.roles),
-            value(row.token_hash),
-            value(row.certificate_hash),
-            ABSENT if row.owner is None else text(row.owner),
-            number(row.created, 8),
-            text(row.created_by),
-        )
-    )
-
-
-def _check(environment: SecureEnvironment, row: ClientRow) -> None:
-    if not hmac.compare_digest(environment.tag(CLIENT_DOMAIN, _row_bytes(row)), row.mac):
+def _check(environment: SecureEnvironment, store: Store, row: ClientRow) -> None:
+    """Raise StoreDamaged unless a row's MAC holds, ClientOutdated unless its chain ends with it."""
+    if not client_holds(environment, row):
         raise StoreDamaged(
             f"the row of client {row.name[:MAX_NAME]!r} was changed outside this program: "
             "its MAC does not hold",
+            hint=_ANEW,
+        )
+    if not row.version or store.age_of_client(row) != (row.version, row.evidence_head):
+        raise ClientOutdated(
+            f"the row of client {row.name[:MAX_NAME]!r} is not the one that its evidence ends with: "
+            "an old row was put back",
             hint=_ANEW,
         )
 

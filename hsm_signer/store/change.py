@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, insert
 
 from hsm_signer.core.chain_position import START, ChainPosition
 from hsm_signer.errors import CredentialUnknown, EvidenceMissing, RecordConflict, StatusUnsuitable
@@ -26,7 +26,7 @@ from hsm_signer.types import (
 )
 
 from .columns import checked
-from .rows import entry_row, record_row, who
+from .rows import CHAIN, ChainColumn, entry_row, record_row, who
 from .schema import certificate
 from .statements import COUNT_REFUSAL, DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, REFUSAL_TIMES, UPDATE
 
@@ -49,7 +49,7 @@ class LockedChain:
         self.counted: int = counted if isinstance(counted, int) and counted > 0 else 0
         """Refusals that were counted and have no entry yet."""
         last = connection.execute(LAST, {"b_id": credential_id}).one_or_none()
-        self.position = START if last is None else _position_from(credential_id, *last)
+        self.position = START if last is None else position_from(credential_id, *last)
         """Where the chain ends, as its row says: believed by nobody before the token has checked its MAC."""
         self._settled = False
 
@@ -131,6 +131,17 @@ class Change(LockedChain):
         self._execute_on_record(UPDATE, row)
         self._insert(entry_columns)
 
+    def keep(self, chain: tuple[bytes, ...]) -> None:
+        """Keep certificates, DER, leaf first, in place of what is kept; empty removes them.
+
+        Raises StoreError for what cannot be stored.
+        """
+        row = CHAIN.row(ChainColumn(chain), "certificate chain")
+        own = certificate.c.credential_id == self._credential_id
+        self._connection.execute(delete(certificate).where(own))
+        if chain:
+            self._connection.execute(insert(certificate), {**row, "credential_id": self._credential_id})
+
     def expire(self, sealed: SealedEntry) -> None:
         """Delete the record of a pending credential; ``sealed`` ends its chain: an accepted EXPIRE.
 
@@ -185,11 +196,9 @@ def newest_version(column: Any, name: str) -> int:
     return 0 if column is None else checked(U64, column, name)
 
 
-def _position_from(
-    credential_id: CredentialId, sequence: Any, digest: Any, previous: Any, mac: Any
-) -> ChainPosition:
+def position_from(chain: CredentialId, sequence: Any, digest: Any, previous: Any, mac: Any) -> ChainPosition:
     """Read the end of a chain out of its columns. Raises StoreDamaged."""
-    name = f"the end of the evidence of {who(credential_id)}"
+    name = f"the end of the evidence of {who(chain)}"
     return ChainPosition(
         checked(Ordinal, sequence, name),
         checked(Sha256, digest, name),

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.interface import Chain
 from hsm_signer.errors import InstallationDamaged, RecordDamaged, StoreDamaged
 from hsm_signer.types import (
     CREDENTIAL_ID_LENGTH,
@@ -52,6 +53,13 @@ class EnrolmentColumns(msgspec.Struct, frozen=True):
     """Microseconds since 1970-01-01T00:00:00Z."""
 
 
+class ChainColumn(msgspec.Struct, frozen=True):
+    """The column of a credential's certificates, beside its id."""
+
+    chain: Chain
+
+
+CHAIN = Columns(ChainColumn)
 _RECORD = Columns(CredentialRecord)
 _SEAL = Columns(Seal)
 _ENROLMENT = Columns(EnrolmentColumns)

@@ -178,15 +178,20 @@ client = Table(
     Column("created", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("mac", LargeBinary, nullable=False),
+    # Since 0003, which adds them at the end.
+    Column("version", BigInteger, nullable=False, server_default="0"),
+    Column("evidence_head", LargeBinary),
 )
-"""One row per client of the service, under a MAC of the token's: who can write the database gives nobody a
-role. ``roles``: one byte each, ascending; both hashes SHA-256; ``created``: microseconds since 1970."""
+"""One row per client of the service, under a MAC of the token's and with a chain of its own: who can write
+the database gives nobody a role, nor one back. ``roles``: one byte each, ascending; both hashes SHA-256;
+``created``: microseconds since 1970."""
 
 revoked_access = Table(
     "revoked_access",
     metadata,
     Column("hash", LargeBinary, primary_key=True),
     Column("expires", BigInteger, nullable=False),
+    Column("mac", LargeBinary),
 )
 """Access tokens given back before their time, until that is over: SHA-256 and microseconds since 1970."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.errors import InstallationDamaged, RecordDamaged, StoreDamaged, StoreError
 from hsm_signer.evidence.chain import Head
-from hsm_signer.evidence.findings import ENTRY_DAMAGED, RECORD_DAMAGED, Finding
+from hsm_signer.evidence.findings import CLIENT_DAMAGED, ENTRY_DAMAGED, RECORD_DAMAGED, Finding
 from hsm_signer.types import (
     CredentialId,
     EvidenceEntry,
@@ -20,6 +20,7 @@ from hsm_signer.types import (
     SealedRecord,
 )
 
+from .client_rows import CLIENTS, ClientRow, client_from_row
 from .database import translated
 from .rows import (
     ENTRY_COLUMNS,
@@ -51,6 +52,10 @@ class Snapshot:
         """Read every record, ascending by credential id. Raises RecordDamaged, or tells ``damaged``."""
         statement = select(*RECORD).order_by(credential.c.credential_id)
         return self._read(statement, sealed_from_row, damaged, RECORD_DAMAGED)
+
+    def clients(self, damaged: Damaged | None = None) -> Iterator[ClientRow]:
+        """Read every client of the service. Raises StoreDamaged, or tells ``damaged``."""
+        return self._read(CLIENTS, client_from_row, damaged, CLIENT_DAMAGED)
 
     def installation(self) -> SealedInstallation | None:
         """Read the installation's own record; None without one. Raises InstallationDamaged."""
@@ -136,13 +141,13 @@ class Snapshot:
 
 
 def _finding(code: str, error: StoreError, row: Row) -> Finding:
-    names = RECORD_COLUMNS if code == RECORD_DAMAGED else ENTRY_COLUMNS
+    names = {RECORD_DAMAGED: RECORD_COLUMNS, CLIENT_DAMAGED: ("owner",)}.get(code, ENTRY_COLUMNS)
     found = dict(zip(names, row, strict=False))
     owner, sequence = found.get("owner"), found.get("sequence")
     return Finding(
         code,
         error.message,
-        credential_id=credential_id_of(found["credential_id"]),
+        credential_id=credential_id_of(found.get("credential_id")),
         owner=owner if isinstance(owner, str) else None,
         sequence=sequence if isinstance(sequence, int) else None,
     )

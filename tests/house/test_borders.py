@@ -26,7 +26,7 @@ TABLE = """\
 | server | config, core, schemes, token, evidence, store | |
 | workstation | card, core | httpx |
 | service/roles, service/logs | nothing | |
-| service/clients | core, token, store, service/roles | |
+| service/clients | core, token, evidence, store, server, service/roles | |
 | service/wire | core, evidence, service/roles | |
 | service/worker | config, core, schemes, token, evidence, store, server, service/roles, service/logs, service/clients, service/wire | |
 | service/front | config, core, evidence, service/roles, service/logs, service/wire | starlette, uvicorn, uvloop, prometheus_client |

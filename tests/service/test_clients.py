@@ -16,22 +16,28 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from msgspec.structs import replace
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from hsm_signer.errors import (
     CertificateUnsuitable,
     ClientExists,
+    ClientOutdated,
     ClientUnknown,
+    EvidenceDamaged,
     InputError,
     NotAuthenticated,
     StoreDamaged,
 )
+from hsm_signer.server.client_seal import client_holds, sealed_client
 from hsm_signer.service import clients
 from hsm_signer.service.clients import Client, Identity
 from hsm_signer.service.roles import Role
+from hsm_signer.store import schema
+from hsm_signer.store.client_rows import ClientRow, client_bytes
 from hsm_signer.store.store import Store
 from hsm_signer.testing import Home
 from hsm_signer.token.environment import SecureEnvironment
+from hsm_signer.types import Event
 from tests.support.factories import TIME, new_store
 
 LIFETIME = 3600
@@ -91,6 +97,9 @@ class Service:
             clock=self.clock,
             **wanted,
         )
+
+    def remove(self, name: str) -> None:
+        clients.remove(self.environment, self.store, name, actor="root", clock=self.clock)
 
     def token(self, name: str = "portal", *roles: Role, **wanted: Any) -> str:
         _, secret = self.add(name, *roles, **wanted)
@@ -230,9 +239,9 @@ def test_a_client_that_is_removed_is_nobody(service: Service, store: Store) -> N
     service.add("archive", certificate=der)
     access = service.login("portal", secret)
     for name in ("portal", "archive"):
-        clients.remove(store, name)
+        service.remove(name)
         with pytest.raises(ClientUnknown):
-            clients.remove(store, name)
+            service.remove(name)
     for bearer in (secret, access):
         with pytest.raises(NotAuthenticated, match=UNKNOWN):
             service.identify(bearer)
@@ -246,13 +255,75 @@ def test_a_client_of_the_same_name_is_another_one(service: Service, store: Store
     """Access that was given to the first gives nothing to whoever holds it now."""
     access = service.login("portal", service.token("portal"))
     assert service.identify(access).name == "portal"
-    clients.remove(store, "portal")
+    service.remove("portal")
     secret = service.token("portal", Role.ADMIN)
     with pytest.raises(NotAuthenticated, match=UNKNOWN):
         service.identify(access)
     with pytest.raises(NotAuthenticated, match=UNKNOWN):
         service.logout(access)
     assert service.identify(secret).roles == {Role.ADMIN}
+
+
+@pytest.mark.parametrize("known_by", ["token", "certificate"])
+def test_a_client_that_was_removed_is_not_put_back_with_its_row(
+    service: Service, store: Store, known_by: str
+) -> None:
+    """Its MAC was made by the token itself, and holds."""
+    der = certificate().public_bytes(Encoding.DER)
+    _, secret = service.add("portal", Role.ADMIN, certificate=der if known_by == "certificate" else None)
+    credentials = (secret, None if secret else sha256(der))
+    (row,) = store.clients()
+    with store._engine.begin() as connection:
+        saved = dict(connection.execute(text("SELECT * FROM client")).mappings().one())
+    service.remove("portal")
+    put_back(store, saved)
+    assert store.clients() == [row]
+    assert client_holds(service.environment, row)
+    with pytest.raises(ClientOutdated, match="an old row was put back"):
+        service.identify(*credentials)
+    with pytest.raises(ClientOutdated):
+        service.names()
+    # Nor as version 0.1 would have written it, before clients had chains.
+    older = replace(row, version=0, evidence_head=None)
+    older = replace(older, mac=service.environment.tag("client", client_bytes(older)))
+    put_back(store, {**saved, "version": 0, "evidence_head": None, "mac": older.mac})
+    with pytest.raises(ClientOutdated):
+        service.identify(*credentials)
+    with store._engine.begin() as connection:
+        connection.execute(text("DELETE FROM client"))
+    # Added anew it is another one, and the row of before is still none.
+    service.add("portal", Role.SIGNER)
+    put_back(store, saved)
+    with pytest.raises(ClientOutdated):
+        service.identify(*credentials)
+    service.remove("portal")
+    assert service.names() == []
+
+
+def test_the_chain_of_a_client_is_not_continued_from_a_forgery(service: Service, store: Store) -> None:
+    service.token("portal")
+    with store._engine.begin() as connection:
+        connection.execute(text("UPDATE evidence SET hash = :hash"), {"hash": sha256(b"never was")})
+    with pytest.raises(EvidenceDamaged):
+        service.remove("portal")
+    assert [entry.event for _, entry in store.entries()] == [Event.CLIENT_ADDED]
+
+
+def put_back(store: Store, columns: dict[Any, Any]) -> None:
+    """A row as it once was, in the place of what is there."""
+    with store._engine.begin() as connection:
+        connection.execute(text("DELETE FROM client"))
+        connection.execute(insert(schema.client), columns)
+
+
+def write_anew(service: Service, row: ClientRow) -> None:
+    """Write a client with something that no command would write, under its MAC."""
+    service.remove(row.name)
+    with service.store.changing_client(row.name) as change:
+        entry = clients._entry(
+            service.environment, change, row.name, Event.CLIENT_ADDED, "root", service.clock
+        )
+        change.add(sealed_client(service.environment, row, entry), entry)
 
 
 # --- rows that somebody changed ----------------------------------------------------------------------------
@@ -294,7 +365,7 @@ def test_a_row_that_was_changed_is_believed_by_nobody(service: Service, store: S
         with pytest.raises(StoreDamaged, match=said):
             service.identify(None, sha256(b"mine"))
     assert service.identify(other).name == "other"
-    clients.remove(store, "renamed" if "renamed" in change else "portal")
+    service.remove("renamed" if "renamed" in change else "portal")
     assert service.names() == ["other"]
 
 
@@ -311,10 +382,7 @@ def test_a_token_put_in_the_place_of_another_is_not_believed(service: Service, s
 def test_a_role_of_a_newer_version_is_named(service: Service, store: Store) -> None:
     secret = service.token("portal")
     (row,) = store.clients()
-    row = replace(row, roles=b"\x01\xc8")
-    row = replace(row, mac=service.environment.tag(clients.CLIENT_DOMAIN, clients._row_bytes(row)))
-    store.delete_client("portal")
-    store.insert_client(row)
+    write_anew(service, replace(row, roles=b"\x01\xc8"))
     with pytest.raises(StoreDamaged, match="client portal has a role that this version does not know"):
         service.identify(secret)
 
@@ -386,10 +454,7 @@ def test_bearer_and_certificate_of_one_client(service: Service, store: Store) ->
     """No command makes such a row; the rules hold for it, too."""
     secret = service.token("portal")
     (row,) = store.clients()
-    row = replace(row, certificate_hash=sha256(b"certificate"))
-    row = replace(row, mac=service.environment.tag(clients.CLIENT_DOMAIN, clients._row_bytes(row)))
-    store.delete_client("portal")
-    store.insert_client(row)
+    write_anew(service, replace(row, certificate_hash=sha256(b"certificate")))
     assert service.identify(secret, sha256(b"certificate")).certificate
     assert not service.identify(secret).certificate
 

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from sqlalchemy import text
 
 from hsm_signer.errors import ClientExists, ClientUnknown, StoreDamaged, StoreError
-from hsm_signer.store.client_rows import ClientRow
+from hsm_signer.store.client_rows import ClientRow, GivenBack
 from hsm_signer.store.store import Store
-from tests.support.factories import TIME, new_store, sha
+from hsm_signer.types import Event
+from tests.support.factories import TIME, drop_client, new_store, put_client, sha
 
 ROW = ClientRow(
     name="portal",
@@ -24,6 +25,8 @@ ROW = ClientRow(
     created=TIME,
     created_by="root",
     mac=sha("mac"),
+    version=0,
+    evidence_head=None,
 )
 OTHER = replace(ROW, name="Archive", token_hash=None, certificate_hash=sha("certificate"), owner="Ωμέγα")
 
@@ -41,38 +44,41 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def test_clients_come_back(store: Store) -> None:
     assert store.clients() == []
-    store.insert_client(ROW)
-    store.insert_client(OTHER)
-    assert store.clients() == [OTHER, ROW]
-    assert store.client_by_name("portal") == store.client_by_token_hash(sha("token")) == ROW
-    assert store.client_by_name("Archive") == store.client_by_certificate_hash(sha("certificate")) == OTHER
+    row, other = put_client(store, ROW), put_client(store, OTHER)
+    assert store.clients() == [other, row]
+    assert store.client_by_name("portal") == store.client_by_token_hash(sha("token")) == row
+    assert store.client_by_name("Archive") == store.client_by_certificate_hash(sha("certificate")) == other
+    assert store.age_of_client(row) == (row.version, row.evidence_head)
+    assert row.version == 1
     for nobody in ("Portal", "porta", "", "a\0", "\ud800"):
         assert store.client_by_name(nobody) is None
     assert store.client_by_token_hash(sha("certificate")) is None
     assert store.client_by_certificate_hash(sha("token")) is None
-    store.delete_client("portal")
-    assert store.clients() == [OTHER]
+    drop_client(store, "portal")
+    assert store.clients() == [other]
     assert store.client_by_token_hash(sha("token")) is None
+    assert store.age_of_client(row)[0] == 2
+    assert put_client(store, ROW).version == 3
 
 
 def test_a_name_a_token_a_certificate_is_one_clients(store: Store) -> None:
-    store.insert_client(ROW)
-    store.insert_client(OTHER)
+    row, other = put_client(store, ROW), put_client(store, OTHER)
     with pytest.raises(ClientExists, match="there is a client portal already"):
-        store.insert_client(replace(ROW, token_hash=sha("another")))
+        put_client(store, replace(ROW, token_hash=sha("another")))
     with pytest.raises(ClientExists, match="certificate or token"):
-        store.insert_client(replace(ROW, name="third"))
+        put_client(store, replace(ROW, name="third"))
     with pytest.raises(ClientExists, match="certificate or token"):
-        store.insert_client(replace(OTHER, name="third"))
-    assert store.clients() == [OTHER, ROW]
+        put_client(store, replace(OTHER, name="third"))
+    assert store.clients() == [other, row]
 
 
 @pytest.mark.parametrize("name", ["nobody", "Portal", "a\0", "\ud800", ""])
 def test_an_unknown_client_cannot_be_removed(store: Store, name: str) -> None:
-    store.insert_client(ROW)
+    row = put_client(store, ROW)
     with pytest.raises(ClientUnknown):
-        store.delete_client(name)
-    assert store.clients() == [ROW]
+        drop_client(store, name)
+    assert store.clients() == [row]
+    assert [entry.event for _, entry in store.entries()] == [Event.CLIENT_ADDED]
 
 
 @pytest.mark.parametrize(
@@ -92,13 +98,13 @@ def test_a_client_that_could_not_be_read_again_is_not_written(
     store: Store, changes: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(StoreError, match=f"field {field} is not"):
-        store.insert_client(replace(ROW, **changes))
+        put_client(store, replace(ROW, **changes))
     assert store.clients() == []
 
 
 def test_a_damaged_client_is_named_and_can_be_removed(store: Store) -> None:
-    store.insert_client(ROW)
-    store.insert_client(OTHER)
+    put_client(store, ROW)
+    other = put_client(store, OTHER)
     with store._engine.begin() as connection:
         connection.execute(text("UPDATE client SET mac = :short WHERE name = 'portal'"), {"short": b"short"})
     reads = (
@@ -109,21 +115,21 @@ def test_a_damaged_client_is_named_and_can_be_removed(store: Store) -> None:
     for read in reads:
         with pytest.raises(StoreDamaged, match="client 'portal' is damaged: its field mac is not 32 bytes"):
             read()
-    assert store.client_by_name("Archive") == OTHER
-    store.delete_client("portal")
-    assert store.clients() == [OTHER]
+    assert store.client_by_name("Archive") == other
+    drop_client(store, "portal")
+    assert store.clients() == [other]
 
 
 def test_what_was_given_back_is_kept_in_mind_until_it_expires(store: Store) -> None:
-    one, other = sha("one"), sha("other")
-    assert not store.access_revoked(one)
-    store.revoke_access(one, TIME + 100, now=TIME)
-    store.revoke_access(one, TIME + 100, now=TIME)
-    assert store.access_revoked(one)
-    assert not store.access_revoked(other)
-    store.revoke_access(other, TIME + 300, now=TIME + 100)
-    assert store.access_revoked(one)
-    assert store.access_revoked(other)
-    store.revoke_access(other, TIME + 300, now=TIME + 101)
-    assert not store.access_revoked(one), "expired, and forgotten"
-    assert store.access_revoked(other)
+    one, other, mac = sha("one"), sha("other"), sha("mac")
+    assert store.given_back(one) is None
+    store.revoke_access(one, TIME + 100, mac, now=TIME)
+    store.revoke_access(one, TIME + 100, sha("another"), now=TIME)
+    assert store.given_back(one) == GivenBack(TIME + 100, mac)
+    assert store.given_back(other) is None
+    store.revoke_access(other, TIME + 300, mac, now=TIME + 100)
+    assert store.given_back(one)
+    assert store.given_back(other)
+    store.revoke_access(other, TIME + 300, mac, now=TIME + 101)
+    assert store.given_back(one) is None, "expired, and forgotten"
+    assert store.given_back(other)

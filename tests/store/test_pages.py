@@ -123,25 +123,25 @@ def test_a_damaged_record_is_named(store: Store) -> None:
 def test_certificates_are_kept_in_their_order_until_replaced(store: Store) -> None:
     alice, bob = Person(1).enrol(store), Person(2).enrol(store)
     assert store.certificates(alice.id) == ()
-    store.set_certificates(alice.id, (b"leaf", b"issuer", b"root"))
-    store.set_certificates(bob.id, (bytes(65535),))
+    alice.certify(store, b"leaf", b"issuer", b"root")
+    bob.certify(store, bytes(65535))
     assert store.certificates(alice.id) == (b"leaf", b"issuer", b"root")
     assert store.certificates(bob.id) == (bytes(65535),)
-    store.set_certificates(alice.id, (b"new leaf",))
+    alice.certify(store, b"new leaf")
     assert store.certificates(alice.id) == (b"new leaf",)
-    store.set_certificates(alice.id, ())
-    store.set_certificates(alice.id, ())
+    alice.certify(store)
+    alice.certify(store)
     assert store.certificates(alice.id) == ()
     assert store.certificates(bob.id) == (bytes(65535),)
-    # Neither is a version of the record.
-    assert store.load(alice.id).sealed == alice.sealed
-    assert store.last_entry() == 2
+    # Each is a version of the record, with the entry that says so.
+    events = [entry.event for _, entry in store.entries(alice.id)]
+    assert events == [Event.ENROL, *[Event.CERTIFICATES] * 4]
+    assert store.load(alice.id).sealed.record.version == 5
 
 
-@pytest.mark.parametrize("chain", [(b"leaf",), ()])
-def test_certificates_of_nobody(store: Store, chain: tuple[bytes, ...]) -> None:
+def test_certificates_of_nobody(store: Store) -> None:
     with pytest.raises(CredentialUnknown):
-        store.set_certificates(credential_id(9), chain)
+        Person(9).certify(store, b"leaf")
     assert store.certificates(credential_id(9)) == ()
 
 
@@ -150,25 +150,25 @@ def test_certificates_that_could_not_be_read_again_are_not_written(
     store: Store, chain: tuple[bytes, ...]
 ) -> None:
     alice = Person(1).enrol(store)
-    store.set_certificates(alice.id, (b"kept",))
+    alice.certify(store, b"kept")
     with pytest.raises(StoreError, match="certificate chain cannot be stored"):
-        store.set_certificates(alice.id, chain)
+        alice.certify(store, *chain)
     assert store.certificates(alice.id) == (b"kept",)
 
 
 def test_certificates_end_with_a_credential_that_is_given_up(store: Store) -> None:
     alice = Person(1).enrol(store)
-    store.set_certificates(alice.id, (b"leaf",))
+    alice.certify(store, b"leaf")
     alice.expire(store)
     assert store.certificates(alice.id) == ()
 
 
 def test_damaged_certificates_are_named(store: Store) -> None:
     alice = Person(1).enrol(store)
-    store.set_certificates(alice.id, (b"leaf",))
+    alice.certify(store, b"leaf")
     execute(store, "UPDATE certificate SET chain = :cut", cut=b"\0\0\0\1\0\0\0\5leaf")
     with pytest.raises(StoreDamaged, match=f"of credential {alice.id.hex()} are damaged") as caught:
         store.certificates(alice.id)
     assert caught.value.hint
-    store.set_certificates(alice.id, (b"leaf",))
+    alice.certify(store, b"leaf")
     assert store.certificates(alice.id) == (b"leaf",)

@@ -41,7 +41,7 @@ from hsm_signer.store.store import Store
 from hsm_signer.testing import make_person
 from hsm_signer.types import Event
 from tests.support import needs
-from tests.support.factories import TIME, Person, first_of_installation, sha
+from tests.support.factories import TIME, Person, drop_client, first_of_installation, put_client, sha
 from tests.support.people import SOFTHSM_CONF
 from tests.support.scenes import still_signs
 
@@ -184,7 +184,7 @@ def _use_everything(opened: Store) -> None:
     opened.carried_out(alice.id, sha("D", "a"), sha("Q", "a"))
     opened.find("user1")
     assert opened.pending_before(TIME + 1) == [bob.id]
-    opened.set_certificates(alice.id, (b"leaf",))
+    alice.certify(opened, b"leaf")
     assert opened.certificates(alice.id) == (b"leaf",)
     with opened.appending(bob.id) as chain:
         assert chain.refusal_times(1) == []
@@ -207,22 +207,26 @@ def _use_everything(opened: Store) -> None:
         assert list(snapshot.records())
         assert snapshot.installation()
         written = list(snapshot.chains())
+        assert not list(snapshot.clients())
     opened.seal_entries(written)
-    opened.insert_client(ClientRow("portal", b"\x01", sha("t"), sha("c"), None, TIME, "root", sha("mac")))
+    row = put_client(
+        opened, ClientRow("portal", b"\x01", sha("t"), sha("c"), None, TIME, "root", sha("mac"), 0, None)
+    )
+    assert opened.age_of_client(row) == (1, row.evidence_head)
     assert len(opened.clients()) == 1
     assert opened.client_by_name("portal")
     assert opened.client_by_token_hash(sha("t"))
     assert opened.client_by_certificate_hash(sha("c"))
-    opened.delete_client("portal")
-    opened.revoke_access(sha("access"), TIME, now=TIME)
-    assert opened.access_revoked(sha("access"))
+    drop_client(opened, "portal")
+    opened.revoke_access(sha("access"), TIME, sha("mac"), now=TIME)
+    assert opened.given_back(sha("access"))
 
 
 def test_every_method_was_used() -> None:
     """A new one has to be added above."""
     classes = (*Store.__mro__[:-1], Snapshot)
     public = {name for each in classes for name in vars(each) if not name.startswith("_")}
-    here = inspect.getsource(_use_everything) + inspect.getsource(Person)
+    here = inspect.getsource(_use_everything) + inspect.getsource(Person) + inspect.getsource(put_client)
     used = {name for name in public if f".{name}(" in here}
     assert public - used == {"create", "open", "close", "discard", "upgrade"}
     assert len(used) > 25

@@ -174,8 +174,8 @@ def test_a_store_of_an_older_version_is_upgraded(
         assert list(check_chain(alice.id, chain)) == []
         assert store.last_entry() == len(entries) + 1
         assert (store.clients(), store.certificates(alice.id)) == ([], ())
-        store.set_certificates(alice.id, (b"leaf",))
-        store.revoke_access(bytes(32), TIME, now=TIME)
+        alice.certify(store, b"leaf")
+        store.revoke_access(bytes(32), TIME, bytes(32), now=TIME)
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, postgresql_empty_url: str) -> None:

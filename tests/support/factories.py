@@ -18,11 +18,12 @@ from sqlalchemy import create_engine, insert, inspect, select
 from sqlalchemy import table as sql_table
 
 from hsm_signer.core.canonical import entry_hash, installation_bytes, record_bytes
-from hsm_signer.core.chain_position import START, ChainPosition, link_bytes, position_of
+from hsm_signer.core.chain_position import START, ChainPosition, client_chain, link_bytes, position_of
 from hsm_signer.core.content import digest_list_hash
 from hsm_signer.evidence.audit import ChainRow
 from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.store import schema
+from hsm_signer.store.client_rows import ClientChange, ClientRow
 from hsm_signer.store.database import parse_url, sqlite_url
 from hsm_signer.store.store import Store
 from hsm_signer.types import (
@@ -105,6 +106,26 @@ def first_of_installation() -> tuple[SealedInstallation, SealedEntry]:
     )
     mac = hmac.digest(MAC_KEY, installation_bytes(record), "sha256")
     return SealedInstallation(record, mac), seal_entry(entry)
+
+
+def put_client(store: Store, row: ClientRow) -> ClientRow:
+    """Write a client as adding one does, and give the row as it then is."""
+    with store.changing_client(row.name) as change:
+        entry = _client_entry(change, row.name, Event.CLIENT_ADDED)
+        row = replace(row, version=entry.entry.record_version, evidence_head=entry_hash(entry.entry))
+        change.add(row, entry)
+    return row
+
+
+def drop_client(store: Store, name: str) -> None:
+    """Remove a client."""
+    with store.changing_client(name) as change:
+        change.remove(_client_entry(change, name, Event.CLIENT_REMOVED))
+
+
+def _client_entry(change: ClientChange, name: str, event: Event) -> SealedEntry:
+    draft = draft_entry(client_chain(name), event, actor="tests", record_version=change.version + 1)
+    return seal_entry(next_entry(change.position, draft, time=TIME))
 
 
 def chain_row(sealed: SealedRecord) -> ChainRow:
@@ -351,6 +372,13 @@ class Person:
             outcome="authorisation.wrong-key",
             record={"failures": self.record.failures + 1},
         )
+
+    def certify(self, store: Store, *chain: bytes) -> None:
+        with store.changing(self.id, self.record.version) as change:
+            sealed, written = self.next(change.position, Event.CERTIFICATES)
+            change.keep(chain)
+            change.write(sealed, written)
+        self._keep(store)
 
     def expire(self, store: Store) -> EvidenceEntry:
         with store.changing(self.id, self.record.version) as change:

@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import insert
 
 from hsm_signer.config.service import LimitSettings
+from hsm_signer.core.canonical import sequence
 from hsm_signer.core.content import digest_list_hash
 from hsm_signer.core.interface import CredentialPage, EvidencePage, NumberedEntry
 from hsm_signer.errors import (
@@ -32,6 +34,7 @@ from hsm_signer.service.roles import Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_CHUNK, Kind, frame_bytes
 from hsm_signer.service.worker import access, handlers
+from hsm_signer.store import schema
 from hsm_signer.testing import make_person
 from hsm_signer.types import (
     ACCEPTED,
@@ -275,7 +278,9 @@ def test_a_chain_put_into_the_database_is_not_believed(running: Running) -> None
 
 
 def _put_chain(server: Any, credential_id: CredentialId, chain: tuple[bytes, ...]) -> None:
-    server.store.set_certificates(credential_id, chain)
+    with server.store._engine.begin() as connection:
+        values = {"credential_id": credential_id, "chain": sequence(chain)}
+        connection.execute(insert(schema.certificate), values)
 
 
 def test_statuses(running: Running, tmp_path: Path) -> None:

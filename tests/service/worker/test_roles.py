@@ -291,7 +291,7 @@ def test_a_removed_client_is_refused_soon(running: Running) -> None:
 def _remove(server: Any, name: str) -> None:
     from hsm_signer.service import clients
 
-    clients.remove(server.store, name)
+    clients.remove(server.environment, server.store, name, actor="test", clock=server.clock)
 
 
 def test_the_call_of_an_ended_client_does_not_name_another(running: Running) -> None:

@@ -34,6 +34,10 @@ def upgrade() -> None:
         sa.Column("evidence_head", sa.LargeBinary, nullable=False),
         sa.Column("mac", sa.LargeBinary, nullable=False),
     )
+    # Clients get chains of their own.
+    op.add_column("client", sa.Column("version", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("client", sa.Column("evidence_head", sa.LargeBinary))
+    op.add_column("revoked_access", sa.Column("mac", sa.LargeBinary))
     op.drop_index("evidence_accepted", "evidence")
     op.drop_index("evidence_version", "evidence")
     op.create_index("evidence_carried_out", "evidence", ["credential_id", "d", "sequence"])
