@@ -374,6 +374,8 @@ class Event(ProtocolEnum):
     """The installation's own first entry."""
     CLIENT_ADDED = "client-added", 30
     CLIENT_REMOVED = "client-removed", 31
+    SETTINGS = "settings", 34
+    """A service runs with other settings than the last one did."""
 
 
 class TokenKeyKind(ProtocolEnum):

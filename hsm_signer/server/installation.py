@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,15 +13,16 @@ from hsm_signer.config import installation as configuration
 from hsm_signer.config.files import write_whole
 from hsm_signer.config.home import current_actor, read_secret_file, refuse_open_to_others
 from hsm_signer.config.installation import CONFIG_FILE, TOKEN_PIN_VARIABLE, Config
-from hsm_signer.errors import ConfigError, PinMissing
+from hsm_signer.errors import ConfigError, PinMissing, RecordConflict
 from hsm_signer.store.store import Store
 from hsm_signer.token import softhsm
 from hsm_signer.token.environment import Observe, SecureEnvironment
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.session import TokenSession
 from hsm_signer.token.uri import TokenUri
+from hsm_signer.types import Digest
 
-from .installation_record import load
+from .installation_record import load, note_settings
 from .server import Server
 
 PROFILE_FILE = "profile.json"
@@ -139,6 +141,24 @@ class Installation:
         """
         assert self.config.installation is not None  # load() refuses it otherwise
         return SecureEnvironment(session, profile, load(store, self.config.installation))
+
+    def note_settings(self, server: Server, settings: bytes) -> None:
+        """Have evidence say with which settings a service runs, where they are others than before.
+
+        ``settings``: all of them, in one form. Another process that starts with the same ones may be first.
+        Raises StoreError.
+        """
+        assert self.config.installation is not None  # load() refuses it otherwise
+        digest = Digest(hashlib.sha256(settings).digest())
+        with suppress(RecordConflict):
+            note_settings(
+                server.environment,
+                server.store,
+                self.config.installation,
+                digest,
+                actor=server.actor,
+                time=server.clock(),
+            )
 
     @contextmanager
     def server(self, ask: AskSecret = no_prompt, observe: Observe = lambda _: None) -> Iterator[Server]:

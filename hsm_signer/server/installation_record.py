@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.chain_position import START
 from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, InstallationDamaged, InstallationOutdated
@@ -13,6 +15,7 @@ from hsm_signer.token.session import TokenSession
 from hsm_signer.types import (
     INSTALLATION_CHAIN,
     INSTALLATION_ID_LENGTH,
+    Digest,
     Event,
     InstallationRecord,
     SealedInstallation,
@@ -62,6 +65,27 @@ def begin(
     )
     store.begin(sealed, entry)
     return sealed
+
+
+def note_settings(
+    seal: TokenSeal, store: Store, installation_id: str, digest: Digest, *, actor: str, time: int
+) -> bool:
+    """Leave an entry where a service runs with other settings than the last one; False where it does not.
+
+    ``digest``: SHA-256 of the settings; ``time`` in microseconds since 1970-01-01T00:00:00Z. Raises
+    RecordConflict where another process is writing the same, and what :func:`load` raises.
+    """
+    record = load(store, installation_id).record
+    before = [entry for _, entry in store.entries(INSTALLATION_CHAIN) if entry.event is Event.SETTINGS]
+    if before and before[-1].digests == (digest,):
+        return False
+    draft = draft_entry(INSTALLATION_CHAIN, Event.SETTINGS, actor=actor, record_version=record.version + 1)
+    with store.changing_installation(record.version) as change:
+        seal.check_end(INSTALLATION_CHAIN, change.position)
+        entry = seal.seal_entry(next_entry(change.position, draft, time=time, digests=(digest,)))
+        changed = replace(record, version=record.version + 1, evidence_head=entry_hash(entry.entry))
+        change.write(seal.seal_installation(changed), entry)
+    return True
 
 
 def load(store: Store, installation_id: str) -> SealedInstallation:

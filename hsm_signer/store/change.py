@@ -13,6 +13,7 @@ from hsm_signer.core.chain_position import START, ChainPosition
 from hsm_signer.errors import CredentialUnknown, EvidenceMissing, RecordConflict, StatusUnsuitable
 from hsm_signer.types import (
     ACCEPTED,
+    INSTALLATION_CHAIN,
     U64,
     CredentialId,
     Event,
@@ -20,15 +21,27 @@ from hsm_signer.types import (
     Mac,
     Ordinal,
     SealedEntry,
+    SealedInstallation,
     SealedRecord,
     Sha256,
     Status,
 )
 
 from .columns import checked
-from .rows import CHAIN, ChainColumn, entry_row, record_row, who
+from .rows import CHAIN, ChainColumn, entry_row, installation_row, record_row, who
 from .schema import certificate
-from .statements import COUNT_REFUSAL, DELETE, INSERT_ENTRY, LAST, LOCK, NEWEST_VERSION, REFUSAL_TIMES, UPDATE
+from .statements import (
+    COUNT_REFUSAL,
+    DELETE,
+    INSERT_ENTRY,
+    LAST,
+    LOCK,
+    LOCK_INSTALLATION,
+    NEWEST_VERSION,
+    REFUSAL_TIMES,
+    UPDATE,
+    UPDATE_INSTALLATION,
+)
 
 MAX_COUNTED = 2**63 - 1
 """The largest integer that every database holds."""
@@ -163,6 +176,33 @@ class Change(LockedChain):
         own = {"b_id": self._credential_id, "b_version": self._version}
         if self._connection.execute(statement, {**columns, **own}).rowcount != 1:
             raise conflict(self._credential_id)
+
+
+class InstallationChange:
+    """The installation's own record, to which one change is made; :meth:`Store.changing_installation`."""
+
+    def __init__(self, connection: Connection, version: int) -> None:
+        """Lock the row at ``version``. Raises RecordConflict at another one."""
+        self._connection = connection
+        self._version = version
+        if connection.execute(LOCK_INSTALLATION).scalars().all() != [version]:
+            raise RecordConflict("the installation's record was written by somebody else", hint="try again")
+        last = connection.execute(LAST, {"b_id": INSTALLATION_CHAIN}).one_or_none()
+        self.position = START if last is None else position_from(INSTALLATION_CHAIN, *last)
+        """Where the chain ends, as its row says: believed by nobody before the token has checked its MAC."""
+
+    def write(self, sealed: SealedInstallation, entry: SealedEntry) -> None:
+        """Write the record's next version and its entry. Raises ValueError unless they belong together."""
+        check_place(entry.entry, self.position, INSTALLATION_CHAIN)
+        columns = entry_row(entry)
+        record = sealed.record
+        if not record.version == entry.entry.record_version == self._version + 1:
+            raise ValueError("record and entry have to be of the next version")
+        if record.evidence_head != columns["hash"]:
+            raise ValueError("the record does not name the entry written with it")
+        own = {"b_version": self._version}
+        self._connection.execute(UPDATE_INSTALLATION, {**installation_row(sealed), **own})
+        self._connection.execute(INSERT_ENTRY, columns)
 
 
 def check_place(entry: EvidenceEntry, position: ChainPosition, credential_id: CredentialId) -> None:

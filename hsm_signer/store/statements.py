@@ -87,3 +87,5 @@ SEAL_ENTRY = update(evidence).where(
 )
 INSTALLATION = select(*raw(installation, INSTALLATION_COLUMNS))
 INSERT_INSTALLATION = insert(installation)
+LOCK_INSTALLATION = select(*raw(installation, ("version",))).with_for_update()
+UPDATE_INSTALLATION = update(installation).where(installation.c.version == VERSION)

@@ -29,6 +29,7 @@ from hsm_signer.errors import (
     StoreTooOld,
 )
 from hsm_signer.evidence.chain import Head
+from hsm_signer.store.change import InstallationChange
 from hsm_signer.types import (
     INSTALLATION_CHAIN,
     CredentialId,
@@ -431,6 +432,15 @@ class Store(Pages, ClientRows, CertificateRows):
             chain = LockedChain(connection, credential_id)
             yield chain
             chain.refuse_unwritten()
+
+    @contextmanager
+    def changing_installation(self, version: int) -> Iterator[InstallationChange]:
+        """Lock the installation's own record at ``version`` for one change, written when the ``with`` ends.
+
+        Raises RecordConflict if it is at another version.
+        """
+        with self._writing() as connection:
+            yield InstallationChange(connection, version)
 
     def probe_write(self) -> None:
         """Begin a write and take it back, which changes nothing. Raises StoreReadOnly, StoreBusy."""

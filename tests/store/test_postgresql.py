@@ -41,7 +41,15 @@ from hsm_signer.store.store import Store
 from hsm_signer.testing import make_person
 from hsm_signer.types import Event
 from tests.support import needs
-from tests.support.factories import TIME, Person, drop_client, first_of_installation, put_client, sha
+from tests.support.factories import (
+    TIME,
+    Person,
+    drop_client,
+    first_of_installation,
+    next_of_installation,
+    put_client,
+    sha,
+)
 from tests.support.people import SOFTHSM_CONF
 from tests.support.scenes import still_signs
 
@@ -177,6 +185,8 @@ def sent(store: Store) -> list[str]:
 def _use_everything(opened: Store) -> None:
     opened.begin(*first_of_installation())
     assert opened.installation()
+    with opened.changing_installation(1) as change:
+        change.write(*next_of_installation(change.position))
     alice, bob = Person(1).enrol(opened), Person(2).enrol(opened)
     alice.activate(opened)
     alice.sign(opened, "a")

@@ -92,12 +92,20 @@ def entry_holds(sealed: SealedEntry) -> bool:
 
 def first_of_installation() -> tuple[SealedInstallation, SealedEntry]:
     """The installation's own record and its first entry."""
-    draft = draft_entry(INSTALLATION_CHAIN, Event.BEGIN, actor="tests", record_version=1)
-    entry = next_entry(START, draft, time=TIME)
+    return next_of_installation(START, Event.BEGIN)
+
+
+def next_of_installation(
+    position: ChainPosition, event: Event = Event.SETTINGS
+) -> tuple[SealedInstallation, SealedEntry]:
+    """The next version of the installation's own record, and its entry."""
+    version = position.sequence + 1
+    draft = draft_entry(INSTALLATION_CHAIN, event, actor="tests", record_version=version)
+    entry = next_entry(position, draft, time=TIME)
     record = InstallationRecord(
         format=1,
         mac_key_id=bytes(8),
-        version=1,
+        version=version,
         installation_id=b"installs",
         epoch=0,
         keys=(TokenKey(TokenKeyKind.MASTER, bytes(8), TokenKeyState.ACTIVE).packed,),

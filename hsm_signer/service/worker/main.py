@@ -66,8 +66,7 @@ class Worker:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._drain = asyncio.Event()
-        timeout = chosen.worker.operation_timeout
-        self.token = TokenThread(home, timeout, self._tell)
+        self.token = TokenThread(home, chosen, self._tell)
         self.reader = ReaderThread()
 
     # --- what connections ask ----------------------------------------------------------------------------

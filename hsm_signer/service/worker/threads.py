@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
+from hsm_signer.config.service import Settings
 from hsm_signer.core.backoff import Backoff
 from hsm_signer.core.job_thread import Job, JobThread
 from hsm_signer.errors import (
@@ -99,9 +102,10 @@ class ReaderThread(TimedThread):
 class TokenThread(TimedThread):
     """The thread of all jobs that need the token; it owns token session and store."""
 
-    def __init__(self, home: Path, timeout: float, tell: TellState) -> None:
-        super().__init__("token", timeout)
+    def __init__(self, home: Path, settings: Settings, tell: TellState) -> None:
+        super().__init__("token", settings.worker.operation_timeout)
         self._home = home
+        self._settings = settings
         self._tell = tell
         self._refused_pin: bytes | None = None
         """SHA-256 of the PIN that the token refused. It is not tried again: that could lock the token."""
@@ -148,6 +152,7 @@ class TokenThread(TimedThread):
         try:
             with self._timed(self._timeout):
                 server.environment.self_test()
+                installation.note_settings(server, msgspec.json.encode(self._settings, order="sorted"))
             self._tell("ready", None)
             self._serve(installation, server)
         finally:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from hsm_signer.config.installation import CONFIG_FILE
+from hsm_signer.config.service import Settings
 from hsm_signer.core.interface import EnrolmentRequest
 from hsm_signer.errors import ServiceStopping, WorkerUnavailable
 from hsm_signer.server.initialise import (
@@ -359,7 +360,7 @@ def _count_objects(home: str, token: str) -> None:
     from hsm_signer.types import KeySpec, Scheme
     from tests.support.enrolments import wanted
 
-    thread = TokenThread(Path(home), 60.0, lambda state, reason: None)
+    thread = TokenThread(Path(home), Settings(), lambda state, reason: None)
     thread.start()
     identities = access.Identities()
 
@@ -428,7 +429,7 @@ def _write_counted(home: str) -> None:
     from tests.support.scenes import altered
 
     threads.COUNTS_EVERY = 0.1
-    thread = threads.TokenThread(Path(home), 60.0, lambda state, reason: None)
+    thread = threads.TokenThread(Path(home), Settings(), lambda state, reason: None)
     thread.start()
     done = threading.Event()
 
