@@ -85,7 +85,7 @@ def test_verify_counts_records_at_sealing_1(run: Cli, home: Home, note: Path) ->
 
 def test_verify_and_anchor(run: Cli, home: Home, note: Path) -> None:
     ran = run("audit", "verify")
-    assert ran.out == "checked 5 records, 5 chains, 10 entries, 5 signatures: all good\n"
+    assert ran.out == "checked 5 records, 6 chains, 11 entries, 5 signatures: all good\n"
     assert ran.err == ""
     line = run("audit", "head").out
     assert line.count("\n") == 1
