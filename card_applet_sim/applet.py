@@ -11,11 +11,12 @@ from . import command_data, keys
 from . import constants as c
 from .command_data import Refused, refuse
 from .constants import Feature, Mode, PinCheck, PinPolicy, Role, Scheme, State, Sw, Tag
-from .memory import Guard, Image, MemoryFailure, PersistentMemory, Personality
+from .memory import Guard, Image, MemoryFailure, Origin, PersistentMemory, Personality
 from .reader import Apdu
 from .transient import LoadedHash, PartialHash, TransientMemory
 
 _COMMANDS = {(command.cla, command.ins): command for command in c.COMMANDS.values()}
+_ISSUE_COMMANDS = (c.BEGIN_ISSUE, c.ISSUE)
 _PIN_COMMANDS = (c.VERIFY, c.CHANGE_REFERENCE_DATA, c.RESET_RETRY_COUNTER)
 
 
@@ -42,6 +43,8 @@ class Applet:
             c.LOAD_DIGESTS: self._load_digests,
             c.AUTHORISE: self._authorise,
             c.FACTORY_RESET: self._factory_reset,
+            c.BEGIN_ISSUE: self._begin_issue,
+            c.ISSUE: self._issue,
         }
 
     def power_off(self) -> None:
@@ -70,6 +73,8 @@ class Applet:
         if self._state not in command.states or (command is c.INSTALL and key is None):
             refuse(Sw.CONDITIONS)
         if self._memory.image.wiping and command is not c.SELECT:
+            refuse(Sw.CONDITIONS)
+        if command in _ISSUE_COMMANDS and not self._may_issue(command):
             refuse(Sw.CONDITIONS)
         if command in _PIN_COMMANDS and not self._has_reference_data(command):
             refuse(Sw.NO_REFERENCE_DATA)
@@ -105,6 +110,11 @@ class Applet:
         guard = personality.puk if command is c.RESET_RETRY_COUNTER else personality.pin
         return guard is not None
 
+    def _may_issue(self, command: c.Command) -> bool:
+        """A card is issued once, and ISSUE wants the key of BEGIN ISSUE."""
+        waits = self._transient.origin is not None
+        return self._memory.image.origin is None and (waits or command is c.BEGIN_ISSUE)
+
     def _write(self, personality: Personality) -> None:
         self._memory.write(replace(self._memory.image, personality=personality))
 
@@ -127,11 +137,12 @@ class Applet:
     def _get_status(self, _: Apdu) -> bytes:
         """Section "Status TLVs"."""
         image = self._memory.image
+        features = self._features if image.origin is None else self._features | Feature.ORIGIN
         values = {
             Tag.VERSION: c.VERSION.to_bytes(2),
             Tag.STATE: bytes([self._state]),
             Tag.SERIAL: image.serial,
-            Tag.FEATURES: int(self._features).to_bytes(2),
+            Tag.FEATURES: int(features).to_bytes(2),
         }
         p = image.personality
         if p is not None:
@@ -226,13 +237,18 @@ class Applet:
     # Personalisation
 
     def _begin_personalisation(self, _: Apdu) -> bytes:
-        """BEGIN PERSONALISATION: a new ephemeral pair; an older one is gone."""
-        key = keys.EphemeralKey(self._random)
+        """BEGIN PERSONALISATION: a new ephemeral pair; an older one is gone. An issued card proves it."""
+        key = keys.CardKey.draw(self._random)
         self._transient.personalisation = key
-        serial = command_data.tlv(Tag.SERIAL, self._memory.image.serial)
-        return command_data.tlv(Tag.POINT, key.point) + serial
+        image = self._memory.image
+        answer = command_data.tlv(Tag.POINT, key.point) + command_data.tlv(Tag.SERIAL, image.serial)
+        if image.origin is not None:
+            proof = keys.CardKey(image.origin.scalar).prove_origin(key.point, image.serial)
+            answer += command_data.tlv(Tag.ORIGIN_CERTIFICATE, image.origin.certificate)
+            answer += command_data.tlv(Tag.ORIGIN_PROOF, proof)
+        return answer
 
-    def _install(self, apdu: Apdu, key: keys.EphemeralKey) -> bytes:
+    def _install(self, apdu: Apdu, key: keys.CardKey) -> bytes:
         """INSTALL: section "INSTALL TLVs"; ``key`` is already out of transient memory."""
         given = command_data.parse_install(apdu.data)
         basic = given.scheme is Scheme.BASIC
@@ -377,4 +393,23 @@ class Applet:
         return b""
 
     def _wipe(self) -> None:
-        self._memory.write(Image(self._memory.image.serial))
+        image = self._memory.image
+        self._memory.write(Image(image.serial, origin=image.origin))
+
+    # The card's origin
+
+    def _begin_issue(self, _: Apdu) -> bytes:
+        """BEGIN ISSUE: the point of an origin key, which is made once and waits for ISSUE."""
+        key = self._transient.origin or keys.CardKey.draw(self._random)
+        self._transient.origin = key
+        serial = command_data.tlv(Tag.SERIAL, self._memory.image.serial)
+        return command_data.tlv(Tag.ORIGIN_POINT, key.compressed) + serial
+
+    def _issue(self, apdu: Apdu) -> bytes:
+        """ISSUE: keep the origin key, with the issuer's signature, for the card's life."""
+        key = self._transient.origin
+        assert key is not None
+        origin = Origin(key.scalar, key.compressed + apdu.data)
+        self._memory.write(replace(self._memory.image, origin=origin))
+        self._transient.origin = None
+        return b""

@@ -100,10 +100,11 @@ class Feature(IntEnum):
     COMBINE_XOR = 0x0002
     COMBINE_CBC = 0x0004
     DIGEST_LISTS = 0x0008
+    ORIGIN = 0x0010
 
 
 class Tag(IntEnum):
-    """Tags of status, INSTALL and templates."""
+    """Tags of status, INSTALL, templates and the card's origin."""
 
     FCI = 0x6F
     PROPRIETARY = 0xA5
@@ -118,6 +119,9 @@ class Tag(IntEnum):
     FEATURES = 0x88
     PIN_POLICY = 0x89
     PIN_CHECK = 0x8A
+    ORIGIN_CERTIFICATE = 0x8B
+    ORIGIN_PROOF = 0x8C
+    ORIGIN_POINT = 0x8D
     POINT = 0x90
     WRAPPED_KCAR = 0x91
     WRAPPED_KEK = 0x92
@@ -145,6 +149,8 @@ SHORT_DATA_MAX = 255
 EXTENDED_DATA_MAX = 32767
 INSTALL_MAX = 233
 DIGESTS_HEADER = 3
+SIGNATURE_LENGTH = 64
+"""r || s of ECDSA on P-256."""
 
 _ANY = frozenset(State)
 _BLANK = frozenset({State.BLANK})
@@ -162,6 +168,8 @@ HASH_MESSAGE = Command(0x00, 0x2A, 0x90, 0x80, True, 0, EXTENDED_DATA_MAX, _ACTI
 LOAD_DIGESTS = Command(0x80, 0x66, 0x00, 0x00, True, 0, EXTENDED_DATA_MAX, _ACTIVE)
 AUTHORISE = Command(0x80, 0x64, 0x00, 0x00, False, 3, SHORT_DATA_MAX, _ACTIVE)
 FACTORY_RESET = Command(0x80, 0x6E, 0xAA, 0x55, False, 0, 0, _ANY)
+BEGIN_ISSUE = Command(0x80, 0x68, 0x00, 0x00, False, 0, 0, _BLANK)
+ISSUE = Command(0x80, 0x6A, 0x00, 0x00, False, SIGNATURE_LENGTH, SIGNATURE_LENGTH, _BLANK)
 
 COMMANDS = {
     "SELECT": SELECT,
@@ -175,6 +183,8 @@ COMMANDS = {
     "LOAD DIGESTS": LOAD_DIGESTS,
     "AUTHORISE": AUTHORISE,
     "FACTORY RESET": FACTORY_RESET,
+    "BEGIN ISSUE": BEGIN_ISSUE,
+    "ISSUE": ISSUE,
 }
 
 ALGORITHM_DIGEST_LENGTH = {
@@ -205,6 +215,8 @@ SALT_LENGTH = 16
 KEY_LENGTH = 32
 WRAPPED_KEY_LENGTH = 40
 POINT_LENGTH = 65
+COMPRESSED_POINT_LENGTH = 33
+ORIGIN_CERTIFICATE_LENGTH = COMPRESSED_POINT_LENGTH + SIGNATURE_LENGTH
 
 LABEL_DIGESTS = b"hsm-signer/1/digests"
 LABEL_AUTHORISE = b"hsm-signer/1/authorise"
@@ -212,3 +224,4 @@ LABEL_POSITION = b"hsm-signer/1/position"
 LABEL_BLIND = b"hsm-signer/1/blind"
 LABEL_POWF = b"hsm-signer/1/powf"
 LABEL_PERSONALISE = b"hsm-signer/1/personalise"
+LABEL_CARD_ORIGIN = b"hsm-signer/2/card-origin"

@@ -10,13 +10,16 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from .constants import (
     LABEL_AUTHORISE,
     LABEL_BLIND,
+    LABEL_CARD_ORIGIN,
     LABEL_PERSONALISE,
     LABEL_POSITION,
     LABEL_POWF,
@@ -110,19 +113,38 @@ def combine(method: Combine, key: bytes, value: bytes) -> bytes:
     raise ValueError("scheme basic combines nothing")
 
 
-class EphemeralKey:
-    """The card's P-256 pair between BEGIN PERSONALISATION and INSTALL."""
+class CardKey:
+    """A P-256 pair of the card: between BEGIN PERSONALISATION and INSTALL, or that of its origin."""
 
-    __slots__ = ("_private", "point")
+    __slots__ = ("_private", "point", "scalar")
 
-    def __init__(self, random: Callable[[int], bytes]) -> None:
-        """Draw the private scalar, 32 bytes at a time, until it lies in 1 ... n-1."""
-        scalar = 0
-        while not 0 < scalar < _P256_ORDER:
-            scalar = int.from_bytes(random(32))
-        self._private = ec.derive_private_key(scalar, ec.SECP256R1())
+    def __init__(self, scalar: bytes) -> None:
+        """``scalar``: 32 bytes. Raises ValueError unless it lies in 1 ... n-1."""
+        if not 0 < int.from_bytes(scalar) < _P256_ORDER:
+            raise ValueError("not a private scalar of P-256")
+        self.scalar = scalar
+        self._private = ec.derive_private_key(int.from_bytes(scalar), ec.SECP256R1())
         self.point = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         """65 bytes, 04 || x || y."""
+
+    @classmethod
+    def draw(cls, random: Callable[[int], bytes]) -> CardKey:
+        """Draw the private scalar, 32 bytes at a time, until it lies in 1 ... n-1."""
+        scalar = bytes(32)
+        while not 0 < int.from_bytes(scalar) < _P256_ORDER:
+            scalar = random(32)
+        return cls(scalar)
+
+    @property
+    def compressed(self) -> bytes:
+        """The point in 33 bytes: 02 or 03, by the last bit of y, and x."""
+        return bytes([0x02 | (self.point[-1] & 1)]) + self.point[1:33]
+
+    def prove_origin(self, card_point: bytes, serial: bytes) -> bytes:
+        """Sign the card's point of BEGIN PERSONALISATION and its serial: r || s, 64 bytes."""
+        signed = LABEL_CARD_ORIGIN + card_point + serial
+        r, s = decode_dss_signature(self._private.sign(signed, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(32) + s.to_bytes(32)
 
     def agree(self, point: bytes) -> bytes:
         """Z: the x coordinate of the common point, 32 bytes.

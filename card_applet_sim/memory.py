@@ -19,6 +19,7 @@ from pathlib import Path
 from .constants import (
     CREDENTIAL_ID_LENGTH,
     KEY_LENGTH,
+    ORIGIN_CERTIFICATE_LENGTH,
     SALT_LENGTH,
     SERIAL_LENGTH,
     TRIES_MAX,
@@ -28,6 +29,7 @@ from .constants import (
     PinPolicy,
     Scheme,
 )
+from .keys import CardKey
 
 
 class CardError(Exception):
@@ -109,6 +111,16 @@ class Personality:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What ISSUE leaves in persistent memory for the card's life."""
+
+    scalar: bytes = field(repr=False)
+    """The private key, 32 bytes."""
+    certificate: bytes
+    """The key's point, compressed, and the issuer's signature: 97 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """All of persistent memory."""
 
@@ -117,15 +129,19 @@ class Image:
     wiping: bool = False
     """FACTORY RESET has begun and not ended."""
     personality: Personality | None = None
+    origin: Origin | None = None
 
 
 _MAGIC = b"CARDSIM\x00"
-_FORMAT = 1
+_FORMAT, _FORMAT_WITH_ORIGIN = 1, 2
+"""A card that was never issued is written as before there was ISSUE."""
 _HEADER = struct.Struct(">8sHH")
 _GUARD = struct.Struct(">BBB32s16sB32s16s")
 _BODY = struct.Struct(f">B8s4B16s32s32s{_GUARD.size}s{_GUARD.size}s")
+_ORIGIN = struct.Struct(f">32s{ORIGIN_CERTIFICATE_LENGTH}s")
 _CHECKSUM = 32
 _SIZE = _HEADER.size + _BODY.size + _CHECKSUM
+_SIZES = {_FORMAT: _SIZE, _FORMAT_WITH_ORIGIN: _SIZE + _ORIGIN.size}
 _WIPING, _INSTALLED = 1, 2
 
 
@@ -139,7 +155,7 @@ def _encode_guard(guard: Guard | None) -> bytes:
 
 
 def encode(image: Image) -> bytes:
-    """The file's content: header, body, SHA-256 of both. Always of the same length."""
+    """The file's content: header, body, the origin of an issued card, SHA-256 of all. Two lengths."""
     p = image.personality
     flags = _WIPING * image.wiping | _INSTALLED * (p is not None)
     if p is None:
@@ -149,7 +165,12 @@ def encode(image: Image) -> bytes:
             *(p.scheme, p.combine, p.pin_policy, p.pin_check, p.credential_id, p.kcar, p.key),
             *(_encode_guard(p.pin), _encode_guard(p.puk)),
         )
-    content = _HEADER.pack(_MAGIC, _FORMAT, _SIZE) + _BODY.pack(flags, image.serial, *fields)
+    version, origin = _FORMAT, b""
+    if image.origin is not None:
+        version = _FORMAT_WITH_ORIGIN
+        origin = _ORIGIN.pack(image.origin.scalar, image.origin.certificate)
+    header = _HEADER.pack(_MAGIC, version, _SIZES[version])
+    content = header + _BODY.pack(flags, image.serial, *fields) + origin
     return content + hashlib.sha256(content).digest()
 
 
@@ -177,16 +198,23 @@ def _decode_personality(fields: tuple[int, int, int, int, bytes, bytes, bytes, b
     return Personality(scheme, combine, policy, check, fields[4], kcar, key, pin, puk)
 
 
+def _decode_origin(scalar: bytes, certificate: bytes) -> Origin:
+    if not certificate.startswith(CardKey(scalar).compressed):
+        raise ValueError("another key's certificate")
+    return Origin(scalar, certificate)
+
+
 def decode(raw: bytes) -> Image:
     """Inverse of :func:`encode`. Raises MemoryDamaged for everything that :func:`encode` does not give."""
     if len(raw) < _HEADER.size or not raw.startswith(_MAGIC):
         raise MemoryDamaged("not a card memory")
     _, version, size = _HEADER.unpack_from(raw)
     whole = hashlib.sha256(raw[:-_CHECKSUM]).digest() == raw[-_CHECKSUM:]
-    if version > _FORMAT and len(raw) == size and whole:
-        raise MemoryDamaged(f"format {version} is newer than this program knows ({_FORMAT})")
-    if len(raw) != _SIZE:
-        raise MemoryDamaged(f"{len(raw)} bytes instead of {_SIZE}: cut off or overwritten")
+    if version not in _SIZES and len(raw) == size and whole:
+        raise MemoryDamaged(f"format {version} is newer than this program knows ({max(_SIZES)})")
+    expected = _SIZES.get(version, _SIZE)
+    if len(raw) != expected:
+        raise MemoryDamaged(f"{len(raw)} bytes instead of {expected}: cut off or overwritten")
     if not whole:
         raise MemoryDamaged("checksum does not match")
     flags, serial, *fields = _BODY.unpack_from(raw, _HEADER.size)
@@ -194,7 +222,10 @@ def decode(raw: bytes) -> Image:
         personality = None
         if flags & _INSTALLED:
             personality = _decode_personality(tuple(fields))
-        image = Image(serial, bool(flags & _WIPING), personality)
+        origin = None
+        if version == _FORMAT_WITH_ORIGIN:
+            origin = _decode_origin(*_ORIGIN.unpack_from(raw, _HEADER.size + _BODY.size))
+        image = Image(serial, bool(flags & _WIPING), personality, origin)
     except ValueError:
         raise MemoryDamaged("contradicts itself") from None
     if encode(image) != raw:
@@ -315,7 +346,7 @@ class PersistentMemory:
         self._lock = _lock(self._path, lock_timeout)
         try:
             with self._path.open("rb") as file:
-                self._image = decode(file.read(_SIZE + 1))
+                self._image = decode(file.read(max(_SIZES.values()) + 1))
             # A torn write leaves a part of an image behind.
             self._path.with_name(self._path.name + ".new").unlink(missing_ok=True)
         except MemoryDamaged as error:

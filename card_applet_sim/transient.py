@@ -10,7 +10,7 @@ from .constants import Command, Mode
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-    from .keys import EphemeralKey
+    from .keys import CardKey
 
 
 @dataclass(slots=True)
@@ -39,13 +39,15 @@ class LoadedHash:
 class TransientMemory:
     """What dies at reset, power-off, deselection and re-selection."""
 
-    __slots__ = ("_kek", "loaded", "partial", "personalisation", "selected")
+    __slots__ = ("_kek", "loaded", "origin", "partial", "personalisation", "selected")
 
     def __init__(self) -> None:
         self.selected = False
         self.partial: PartialHash | None = None
         self.loaded: LoadedHash | None = None
-        self.personalisation: EphemeralKey | None = None
+        self.personalisation: CardKey | None = None
+        self.origin: CardKey | None = None
+        """The pair of BEGIN ISSUE, until ISSUE."""
         self._kek = bytearray()
 
     def __repr__(self) -> str:
@@ -72,7 +74,7 @@ class TransientMemory:
         self._kek[:] = bytes(len(self._kek))
         self._kek.clear()
 
-    def take_personalisation(self) -> EphemeralKey | None:
+    def take_personalisation(self) -> CardKey | None:
         """The ephemeral key, which is gone afterwards."""
         key, self.personalisation = self.personalisation, None
         return key
@@ -80,7 +82,7 @@ class TransientMemory:
     def clear(self) -> None:
         """Everything but the selection."""
         self.forget_kek()
-        self.partial = self.loaded = self.personalisation = None
+        self.partial = self.loaded = self.personalisation = self.origin = None
 
     def power_off(self) -> None:
         """Everything."""

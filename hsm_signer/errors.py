@@ -18,7 +18,8 @@ The tree, where names are indented below their base class:
                 NotInitialised, AlreadyInitialised
         CardError
             CardNotFound, CardInUse, CardRemoved, CardMemoryDamaged, CardAnswerMalformed, CardBlank,
-            CardNotBlank, CardMismatch, CardPinBlocked, CardPukBlocked, CardPinNotVerified, CardRefused
+            CardNotBlank, CardMismatch, CardOriginMissing, CardOriginWrong, CardPinBlocked, CardPukBlocked,
+            CardPinNotVerified, CardRefused
             CardPinWrong
                 CardPukWrong
         Refused
@@ -194,6 +195,18 @@ class CardMismatch(CardError):
     """The card belongs to another credential, scheme or installation."""
 
     code = "card.mismatch"
+
+
+class CardOriginMissing(CardError):
+    """The card was never issued, and only cards of known issuers are enrolled."""
+
+    code = "card.origin-missing"
+
+
+class CardOriginWrong(CardError):
+    """The card is of another issuer than those that are known, or its proof of origin does not hold."""
+
+    code = "card.origin-wrong"
 
 
 class CardPinWrong(CardError):

@@ -32,6 +32,13 @@ POINT_LENGTH = 65
 """An uncompressed point on P-256: 04 || x || y."""
 SERIAL_LENGTH = 8
 """A card's serial."""
+COMPRESSED_POINT_LENGTH = 33
+"""A compressed point on P-256: 02 or 03, x."""
+RAW_SIGNATURE_LENGTH = 64
+"""ECDSA on P-256 as r || s."""
+ORIGIN_CERTIFICATE_LENGTH = COMPRESSED_POINT_LENGTH + RAW_SIGNATURE_LENGTH
+ORIGIN_LENGTH = ORIGIN_CERTIFICATE_LENGTH + RAW_SIGNATURE_LENGTH
+"""A card's certificate of origin and its proof (docs/understand/apdu.md, Origin)."""
 MAX_BLOB = 65535
 """Bytes of a key, public or wrapped, or of a certificate; RSA-4096 needs some 2400."""
 MAX_SIGNATURE = 8192
@@ -118,6 +125,8 @@ PackedKey = Annotated[bytes, _hexadecimal(KEY_ID_LENGTH + 2)]
 CardSerial = Annotated[bytes, _hexadecimal(SERIAL_LENGTH)]
 Nonce = Annotated[bytes, _base64(NONCE_LENGTH)]
 Point = Annotated[bytes, _base64(POINT_LENGTH)]
+CardOrigin = Annotated[bytes, _base64(ORIGIN_LENGTH)]
+"""The certificate of origin and the proof of origin of a card, joined."""
 Mac = Annotated[bytes, _base64(MAC_LENGTH)]
 Der = Annotated[bytes, _base64(1, MAX_BLOB)]
 Signature = Annotated[bytes, _base64(1, MAX_SIGNATURE)]
@@ -437,7 +446,7 @@ class Credential(Struct, frozen=True, forbid_unknown_fields=True, rename=PUBLIC_
     """Wrong keys in a row."""
     card_serial: CardSerial
     assurance: U8
-    """0: the enrolling workstation was trusted to carry the card's point."""
+    """0: the workstation was trusted to carry the card's point; 1: the card's origin was checked."""
     request_hash: Sha256 | None
     """SHA-256 of the DER CertificationRequestInfo (RFC 2986, 4.1) that the first authorisation signs."""
 
@@ -626,6 +635,8 @@ class NewCredential(Struct, frozen=True, forbid_unknown_fields=True):
     card_point: Point
     """The blank card's point on P-256: 04 || x || y."""
     card_serial: CardSerial
+    card_origin: CardOrigin | None = None
+    """What the card proves of its origin; none of a card that was never issued."""
 
 
 class CardPersonalisation(Struct, frozen=True, forbid_unknown_fields=True):

@@ -78,6 +78,8 @@ HASH_MESSAGE = Command("HASH MESSAGE", 0x00, 0x2A, 0x90, 0x80, chained=True)
 LOAD_DIGESTS = Command("LOAD DIGESTS", 0x80, 0x66, 0x00, 0x00, chained=True)
 AUTHORISE = Command("AUTHORISE", 0x80, 0x64, 0x00, 0x00, answers=True)
 FACTORY_RESET = Command("FACTORY RESET", 0x80, 0x6E, 0xAA, 0x55)
+BEGIN_ISSUE = Command("BEGIN ISSUE", 0x80, 0x68, 0x00, 0x00, answers=True)
+ISSUE = Command("ISSUE", 0x80, 0x6A, 0x00, 0x00)
 COMMANDS = (
     SELECT,
     GET_STATUS,
@@ -90,6 +92,8 @@ COMMANDS = (
     LOAD_DIGESTS,
     AUTHORISE,
     FACTORY_RESET,
+    BEGIN_ISSUE,
+    ISSUE,
 )
 GET_RESPONSE = Command("GET RESPONSE", 0x00, 0xC0, 0x00, 0x00, answers=True)
 """The transport's, not the applet's: fetches what 61xx announced (ISO 7816-4, 11.7.1)."""
@@ -112,6 +116,8 @@ class Feature(IntFlag):
     COMBINE_XOR = 2
     COMBINE_CBC = 4
     DIGEST_LISTS = 8
+    ORIGIN = 16
+    """Has been issued."""
 
 
 class StatusTag(IntEnum):
@@ -131,15 +137,16 @@ class StatusTag(IntEnum):
 
 
 class TemplateTag(IntEnum):
-    """Tags of the TLVs in the answers to SELECT and BEGIN PERSONALISATION."""
+    """Tags of the TLVs in the answers to SELECT, BEGIN PERSONALISATION and BEGIN ISSUE."""
 
     FILE_CONTROL_INFORMATION = 0x6F
     AID = 0x84
     PROPRIETARY = 0xA5
     CARD_POINT = 0x90
     SERIAL = 0x87
-    PROOF_OF_ORIGIN = 0x8B
-    """Reserved."""
+    CERTIFICATE_OF_ORIGIN = 0x8B
+    PROOF_OF_ORIGIN = 0x8C
+    ORIGIN_POINT = 0x8D
 
 
 class InstallTag(IntEnum):
@@ -232,6 +239,12 @@ _MEANINGS: Mapping[tuple[int, Command | None], _Meaning] = {
     ),
     (StatusWord.CONDITIONS_NOT_SATISFIED, INSTALL): _Meaning(
         CardRefused, "the card's enrolment was not begun, or was interrupted", "start the enrolment again"
+    ),
+    (StatusWord.CONDITIONS_NOT_SATISFIED, BEGIN_ISSUE): _Meaning(
+        CardRefused, "the card has been issued before", "a card is issued once, for its life"
+    ),
+    (StatusWord.CONDITIONS_NOT_SATISFIED, ISSUE): _Meaning(
+        CardRefused, "the issuing of the card was not begun, or was interrupted", "start it again"
     ),
     (StatusWord.CONDITIONS_NOT_SATISFIED, None): _Meaning(
         CardRefused,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hsm_signer.errors import (
     AlgorithmNotAllowed,
@@ -24,6 +25,7 @@ from hsm_signer.errors import (
     SignerError,
 )
 from hsm_signer.types import (
+    COMPRESSED_POINT_LENGTH,
     CREDENTIAL_ID_LENGTH,
     DIGEST_LENGTHS,
     KW_LENGTH,
@@ -31,7 +33,9 @@ from hsm_signer.types import (
     MAX_ROLLING_VALUES,
     MAX_TRIES,
     NONCE_LENGTH,
+    ORIGIN_CERTIFICATE_LENGTH,
     POINT_LENGTH,
+    RAW_SIGNATURE_LENGTH,
     ROLLING_VALUE_LENGTH,
     SERIAL_LENGTH,
     Algorithm,
@@ -153,6 +157,17 @@ class PinState:
     """0 when blocked; None when verified, for the card does not tell then."""
 
 
+class BlankCard(NamedTuple):
+    """The answer of a blank card to BEGIN PERSONALISATION."""
+
+    point: bytes
+    """65 bytes from 04; its private key is the card's until INSTALL."""
+    serial: bytes
+    """8 bytes."""
+    origin: bytes | None
+    """Certificate of origin and proof of origin, 161 bytes; None of a card that was never issued."""
+
+
 class CardSession:
     """An open card, with one method for each command of docs/understand/apdu.md.
 
@@ -230,17 +245,21 @@ class CardSession:
         """RESET RETRY COUNTER: a new PIN by the PUK, blocked or not. CardPukWrong, CardPukBlocked."""
         self._call(apdu.RESET_RETRY_COUNTER, _prefixed(puk.reveal()) + new.reveal())
 
-    def begin_personalisation(self) -> tuple[bytes, bytes]:
-        """BEGIN PERSONALISATION (step 751): the card's ephemeral point, 65 bytes from 04, and its serial, 8.
+    def begin_personalisation(self) -> BlankCard:
+        """BEGIN PERSONALISATION (step 751): the card's ephemeral point, its serial and its origin.
 
-        That the point lies on P-256 is for the server to check, which computes with it. CardNotBlank.
+        That the point lies on P-256, and that the origin is one, is for the server to check. CardNotBlank.
         """
         where = "answer to BEGIN PERSONALISATION"
         fields = Fields(self._call(apdu.BEGIN_PERSONALISATION), where)
         point = fields.value(TemplateTag.CARD_POINT, POINT_LENGTH)
         if point[0] != 0x04:
             raise apdu.malformed(where, "card point (tag 90): expected an uncompressed point, from 04")
-        return point, fields.value(TemplateTag.SERIAL, SERIAL_LENGTH)
+        origin = None
+        if fields.has(TemplateTag.CERTIFICATE_OF_ORIGIN) or fields.has(TemplateTag.PROOF_OF_ORIGIN):
+            origin = fields.value(TemplateTag.CERTIFICATE_OF_ORIGIN, ORIGIN_CERTIFICATE_LENGTH)
+            origin += fields.value(TemplateTag.PROOF_OF_ORIGIN, RAW_SIGNATURE_LENGTH)
+        return BlankCard(point, fields.value(TemplateTag.SERIAL, SERIAL_LENGTH), origin)
 
     def install(self, personalisation: CardPersonalisation, pin: CardPin | None, puk: CardPuk | None) -> None:
         """INSTALL (steps 757 to 760): keys, PIN and PUK onto the blank card, in one write.
@@ -292,6 +311,26 @@ class CardSession:
             raise apdu.malformed("answer to AUTHORISE", f"expected {expected} bytes, got {len(answer)}")
         starts = range(NONCE_LENGTH, expected, KW_LENGTH)
         return answer[:NONCE_LENGTH], tuple(Quantity(answer[i : i + KW_LENGTH]) for i in starts)
+
+    def begin_issue(self) -> tuple[bytes, bytes]:
+        """BEGIN ISSUE: the point of the card's origin key, compressed to 33 bytes, and its serial, 8.
+
+        CardNotBlank; CardRefused for a card that was issued before.
+        """
+        fields = Fields(self._call(apdu.BEGIN_ISSUE), "answer to BEGIN ISSUE")
+        point = fields.value(TemplateTag.ORIGIN_POINT, COMPRESSED_POINT_LENGTH)
+        return point, fields.value(TemplateTag.SERIAL, SERIAL_LENGTH)
+
+    def issue(self, signature: bytes) -> None:
+        """ISSUE: the issuer's signature, r || s, 64 bytes, onto the card, for its life.
+
+        CardNotBlank; CardRefused without BEGIN ISSUE. InputError for another length, before it is sent.
+        """
+        if len(signature) != RAW_SIGNATURE_LENGTH:
+            raise InputError(
+                f"issuer's signature: expected {RAW_SIGNATURE_LENGTH} bytes, got {len(signature)}"
+            )
+        self._call(apdu.ISSUE, signature)
 
     def factory_reset(self) -> None:
         """FACTORY RESET: back to blank, same serial. The credential's keys on the card are gone for good.
@@ -345,7 +384,7 @@ class CardSession:
             state = CardStatus.parse(apdu.exchange(self._connection, apdu.GET_STATUS)).state
         except SignerError:
             return refusal
-        if command in (apdu.BEGIN_PERSONALISATION, apdu.INSTALL):
+        if command in (apdu.BEGIN_PERSONALISATION, apdu.INSTALL, apdu.BEGIN_ISSUE, apdu.ISSUE):
             return refusal if state is CardState.BLANK else _not_blank()
         if state is CardState.BLANK:
             return _blank()

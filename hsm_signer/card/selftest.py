@@ -138,7 +138,7 @@ def _key_pairs(session: CardSession) -> list[Check]:
     for name in ("key pair on P-256", "another key pair"):
         check, answer = _try(name, session.begin_personalisation, "made")
         if answer is not None:
-            point, _ = answer
+            point = answer.point
             if not on_curve(point):
                 check = Check(name, False, "the card's point is not on P-256", check.seconds)
             elif point in points:

@@ -14,19 +14,24 @@ from hsm_signer.card.apdu import CardState
 from hsm_signer.card.commands import CardStatus
 from hsm_signer.card.pcsc import list_cards
 from hsm_signer.card.selftest import probe
+from hsm_signer.config.home import refuse_open_to_others
+from hsm_signer.core.card_origin import MAX_PEM, certify, check_origin, issuer_key_from_pem
 from hsm_signer.errors import CardMismatch, ConfigError, CredentialUnknown, SignerError, VerificationFailed
 from hsm_signer.types import CredentialId, Status
 from hsm_signer.workstation.servers import AnyCredential
 
-from . import output
+from . import files, output
 from .context import CARD_WAIT, App, card_argument, confirm, pass_app
-from .options import json_option, yes_option
+from .options import PATH, json_option, yes_option
 from .secret_input import card_pin, pin_file_option
 
 
 @click.group("card")
 def command() -> None:
-    """List, look at, test and reset cards; make a simulated one. Only a reset changes what is on one."""
+    """List, look at, test, issue and reset cards; make a simulated one.
+
+    Only issue and reset change what is on one.
+    """
 
 
 @command.command("list")
@@ -136,6 +141,39 @@ def new(card: str) -> None:
     """
     create_card(card)
     output.say(f"{output.printable(card)} is a blank card. Next: hsm-signer enrol USER --card CARD")
+
+
+@command.command("issue")
+@card_argument
+@click.option(
+    "--issuer",
+    type=PATH,
+    required=True,
+    metavar="KEY",
+    help="The issuer's private key (P-256, PEM, no passphrase).",
+)
+@json_option
+@pass_app
+def issue(app: App, card: str, issuer: Path, as_json: bool) -> None:
+    """Give a blank card its origin, once for its life.
+
+    The card makes a key of its own, which never leaves it, and the issuer certifies it. Who enrols can then
+    ask for cards of this issuer: enrol --require-card-origin, or [enrolment] of service.toml. A reset keeps
+    the origin.
+    """
+    refuse_open_to_others(files.look_at(issuer).path)
+    key = issuer_key_from_pem(files.read_bounded(issuer, MAX_PEM, "issuer's key"), str(issuer))
+    with app.card_opener(card)() as session:
+        point, serial = session.begin_issue()
+        session.issue(certify(key, point, serial))
+        # The card takes any signature, and only once: what it proves from now on is looked at.
+        blank = session.begin_personalisation()
+        check_origin(blank.origin, blank.point, blank.serial, (key.public_key(),))
+        session.select()
+    if as_json:
+        output.json_data({"card": card, "serial": serial.hex(), "origin_point": point.hex()})
+    else:
+        output.say(f"{output.printable(card)} is issued: serial {serial.hex()}, origin key {point.hex()}")
 
 
 @command.command("info")

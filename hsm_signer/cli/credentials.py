@@ -10,6 +10,7 @@ import click
 
 from hsm_signer.core import json_codec
 from hsm_signer.core.algorithms import key_spec_of, spki_pem
+from hsm_signer.core.card_origin import assurance_in_words
 from hsm_signer.core.certificates import MAX_PEM, from_pem, to_pem
 from hsm_signer.errors import CertificateUnsuitable, RecordDamaged, SignerError
 from hsm_signer.evidence.findings import Finding
@@ -117,7 +118,8 @@ def show(app: App, user: str, as_json: bool) -> None:
     if as_json:
         output.json_data({**described, "other_credentials": [_described(other) for other in earlier]})
         return
-    rows = [(name.replace("_", " "), _words(described[name])) for name in SHOWN if name in described]
+    words = {**described, "assurance": assurance_in_words(record.assurance)}
+    rows = [(name.replace("_", " "), _words(words[name])) for name in SHOWN if name in words]
     rows += [("other", f"{other.credential_id.hex()} ({other.status.value})") for other in earlier]
     output.fields(rows)
 

@@ -23,6 +23,7 @@ from hsm_signer.card.address import create_card, open_card
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import generate_pin, generate_puk
 from hsm_signer.core import algorithms
+from hsm_signer.core.card_origin import assurance_in_words
 from hsm_signer.core.content import BytesSource
 from hsm_signer.core.identity import fingerprint
 from hsm_signer.errors import (
@@ -335,7 +336,9 @@ def _card(
         )
     except SignerError as error:
         return _failed("card", error)
-    words = f"{words}; {record.owner}, {record.status.value}"
+    words = (
+        f"{words}; {record.owner}, {record.status.value}, assurance {assurance_in_words(record.assurance)}"
+    )
     if record.scheme is not status.scheme:
         return Check("card", Result.FAILED, f"{words}; card and record are of different schemes")
     return Check("card", Result.OK, words)

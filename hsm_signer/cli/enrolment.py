@@ -6,7 +6,7 @@ import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,9 +16,11 @@ from hsm_signer.card.apdu import CardState
 from hsm_signer.card.pins import CardPin, CardPuk, generate_pin, generate_puk
 from hsm_signer.config.files import PRIVATE
 from hsm_signer.core.algorithms import key_spec_of
+from hsm_signer.core.card_origin import MAX_PEM, Issuer, OriginPolicy, issuer_from_pem
 from hsm_signer.errors import CardError, FileError, InputError
 from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
 from hsm_signer.workstation.enrolment import Enrolment, EnrolmentResult, enrol, examine
+from hsm_signer.workstation.servers import CredentialServer
 
 from . import files, output
 from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice
@@ -72,6 +74,14 @@ class _Secrets:
 @click.option(
     "--subject", type=TEXT, metavar="DN", help="Its subject, such as CN=Alice,O=Example. Default: CN=USER."
 )
+@click.option(
+    "--require-card-origin",
+    "card_issuers",
+    type=PATH,
+    multiple=True,
+    metavar="ISSUER",
+    help="Enrol only a card that was issued under this public key or certificate (PEM); may be repeated.",
+)
 @force_option("the files of --csr and --puk-file")
 @service_options
 @identity_option
@@ -91,6 +101,7 @@ def command(
     pin_policy: str | None,
     csr: Path | None,
     subject: str | None,
+    card_issuers: tuple[Path, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -109,6 +120,9 @@ def command(
         what="both --csr and --puk-file",
     )
 
+    issuers = tuple(
+        issuer_from_pem(files.read_bounded(path, MAX_PEM, "issuer"), str(path)) for path in card_issuers
+    )
     installation = app.here()
     settings = app.card_settings(installation)
     open_card = app.card_opener(card, installation)
@@ -128,10 +142,13 @@ def command(
             pin_tries=settings.pin_tries,
             puk_tries=settings.puk_tries,
             subject=subject,
+            card_issuers=issuers,
         )
 
     with app.server(installation) as server:
         ask_identity(app, server)
+        if issuers and installation is not None:
+            server = _taking_cards_of(issuers, server)
         pending = examine(server, open_card, wanted(_Secrets(None, None, False, None)))
         if pending is not None:
             _check_resumed(pending.scheme.value, scheme, generate_pin=generate_pin, puk_file=puk_file)
@@ -157,6 +174,14 @@ def command(
                 _show(enrolled, secrets, csr, as_json=as_json)
                 progress.done = True
     _explain(enrolled, secrets, as_json=as_json)
+
+
+def _taking_cards_of(issuers: tuple[Issuer, ...], server: CredentialServer) -> CredentialServer:
+    """Who enrols at the server itself says whose cards the installation takes."""
+    from hsm_signer.server.server import Server
+
+    assert isinstance(server, Server)
+    return replace(server, origin_policy=lambda: OriginPolicy(issuers, required=True))
 
 
 def _check_options(

@@ -90,6 +90,16 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Seconds after which a worker whose token or database does not return ends itself."""
 
 
+class EnrolmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Section ``[enrolment]``"""
+
+    card_issuers: tuple[str, ...] = ()
+    """Files with the public keys or certificates, PEM, of those whose cards are known. Of such a card the
+    record says assurance 1."""
+    require_card_origin: bool = False
+    """Whether cards of others, and cards that were never issued, are refused."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a service: all of service.toml."""
 
@@ -108,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()
+    enrolment: EnrolmentSettings = EnrolmentSettings()
 
 
 def load(path: Path) -> Settings:

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from hsm_signer.core.canonical import entry_hash
+from hsm_signer.core.card_origin import OriginPolicy
 from hsm_signer.core.chain_position import ChainPosition
 from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, RecordOutdated
 from hsm_signer.evidence.chain import draft_entry, next_entry
@@ -43,6 +44,8 @@ class ServerBase:
     """Who asks, as evidence names it."""
     clock: Clock = system_clock
     observe: Observe = lambda _: None
+    origin_policy: Callable[[], OriginPolicy] = OriginPolicy
+    """Whose cards are enrolled; asked at each enrolment, and at no signature."""
 
     def load(self, credential_id: CredentialId) -> StoredCredential:
         """Load a credential, check its MAC and hold its age against the evidence.

@@ -51,7 +51,8 @@ class Enrolment(Refusals):
         """Carry out steps 1 to 3: keys in the token, the pending record committed. The card has nothing yet.
 
         ``subject`` is an RFC 4514 string; by default the user's name as CN. What has been pending for 24
-        hours is deleted before. Raises CredentialExists, InputError, TokenUnsuitable, TokenError, StoreError.
+        hours is deleted before. Raises CredentialExists, InputError, TokenUnsuitable, TokenError, StoreError;
+        CardOriginMissing and CardOriginWrong where the installation wants an origin.
         """
         # Here and not above: what encodes ASN.1 takes longer to import than a signature takes to make.
         from hsm_signer.core import certificate_requests
@@ -59,6 +60,7 @@ class Enrolment(Refusals):
         self._give_up_old_enrolments()
         check_owner(wanted.owner)
         name = certificate_requests.subject_name(wanted.owner, subject)
+        assurance = self.origin_policy().assurance(wanted.card_origin, wanted.card_point, wanted.card_serial)
         record, personalisation = self.environment.create(wanted)
         info = certificate_requests.certification_request_info(name, record.spki)
         proof = self.environment.vouch(
@@ -73,7 +75,9 @@ class Enrolment(Refusals):
         hashes = (_sha256(wanted.card_point), _sha256(proof.signature))
         draft = self.draft(record.credential_id, Event.ENROL, record.version)
         written = self.place(draft, START, digests=hashes)
-        sealed = self.seal(record, written, request_hash=_sha256(info), enrolment_proof=hashes[1])
+        sealed = self.seal(
+            record, written, request_hash=_sha256(info), enrolment_proof=hashes[1], assurance=assurance
+        )
         self.store.insert(sealed, written, request=info, created=written.entry.time)
         return EnrolmentStarted(CredentialView.of(sealed.record), personalisation, info, proof)
 

@@ -13,7 +13,8 @@ from hsm_signer.config import installation as configuration
 from hsm_signer.config.files import write_whole
 from hsm_signer.config.home import current_actor, read_secret_file, refuse_open_to_others
 from hsm_signer.config.installation import CONFIG_FILE, TOKEN_PIN_VARIABLE, Config
-from hsm_signer.errors import ConfigError, PinMissing, RecordConflict
+from hsm_signer.core.card_origin import MAX_PEM, OriginPolicy, issuer_from_pem
+from hsm_signer.errors import ConfigError, InputError, PinMissing, RecordConflict, os_words
 from hsm_signer.store.store import Store
 from hsm_signer.token import softhsm
 from hsm_signer.token.environment import Observe, SecureEnvironment
@@ -60,6 +61,30 @@ def no_prompt(what: str) -> str:
     )
 
 
+def origin_policy(settings_file: Path) -> OriginPolicy:
+    """Read whose cards are enrolled: section [enrolment] of service.toml, and the files that it names.
+
+    Without the file, anybody's are. Raises ConfigError.
+    """
+    # Here and not above: signing does without.
+    from hsm_signer.config import service as settings
+
+    chosen = settings.load(settings_file).enrolment
+    issuers = []
+    for name in chosen.card_issuers:
+        path, what = settings_file.parent / name, f"enrolment.card_issuers: {name}"
+        try:
+            with path.open("rb") as file:
+                issuers.append(issuer_from_pem(file.read(MAX_PEM), what))
+        except OSError as error:
+            raise ConfigError(f"{what}: cannot be read: {os_words(error)}") from error
+        except InputError as error:
+            raise ConfigError(error.message) from error
+    if chosen.require_card_origin and not issuers:
+        raise ConfigError("enrolment.require_card_origin: expected card_issuers beside it, found none")
+    return OriginPolicy(tuple(issuers), required=chosen.require_card_origin)
+
+
 @dataclass(frozen=True, slots=True)
 class Installation:
     """An existing home folder with its configuration read."""
@@ -99,6 +124,12 @@ class Installation:
                 named.append(source.removeprefix("file:"))
         paths = [self.home / name for name in named if name]
         return [path for path in paths if path.name]
+
+    def origin_policy(self) -> OriginPolicy:
+        """Read whose cards are enrolled, from the home folder's service.toml. Raises ConfigError."""
+        from hsm_signer.config.service import SETTINGS_FILE
+
+        return origin_policy(self.home / SETTINGS_FILE)
 
     def open_store(self) -> Store:
         """Open the store as the configuration says. Raises StoreError."""
@@ -165,4 +196,10 @@ class Installation:
         """Open token and store as one server; both are closed when the ``with`` ends."""
         with self.open_store() as store, self.open_token(ask) as session:
             environment = self.environment(store, session, self.profile(session))
-            yield Server(environment, store, actor=current_actor(), observe=observe)
+            yield Server(
+                environment,
+                store,
+                actor=current_actor(),
+                observe=observe,
+                origin_policy=self.origin_policy,
+            )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hsm_signer.card.apdu import CardState
 from hsm_signer.card.commands import CardSession
 from hsm_signer.card.pins import CardPin, CardPuk
-from hsm_signer.core import algorithms, certificate_requests, identity, owners
+from hsm_signer.core import algorithms, card_origin, certificate_requests, identity, owners
 from hsm_signer.core.backoff import Backoff
 from hsm_signer.core.content import BytesSource, digests_of
 from hsm_signer.errors import (
@@ -67,6 +67,8 @@ class Enrolment:
     pin_tries: int = DEFAULT_PIN_TRIES
     puk_tries: int = DEFAULT_PUK_TRIES
     subject: str | None = None
+    card_issuers: tuple[card_origin.Issuer, ...] = ()
+    """Where there are any, a card of nobody else is enrolled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,10 @@ def enrol(
     """Enrol a user with a blank card (docs/understand/protocol.md, 7), or finish what was interrupted.
 
     What the server says is believed under its identity's signature only, before the card gets or authorises
-    anything. Raises CredentialExists, CardNotBlank, TokenUnsuitable, InputError, IdentityUnknown,
-    IdentityChanged, EnrolmentProofWrong, EnrolmentRequestChanged, and what card, token and store refuse. A
-    card that refuses INSTALL leaves nothing behind; a connection that broke leaves a pending record, which
-    the same command finishes or replaces.
+    anything. Raises CredentialExists, CardNotBlank, CardOriginMissing, CardOriginWrong, TokenUnsuitable,
+    InputError, IdentityUnknown, IdentityChanged, EnrolmentProofWrong, EnrolmentRequestChanged, and what card,
+    token and store refuse. A card that refuses INSTALL leaves nothing behind; a connection that broke leaves
+    a pending record, which the same command finishes or replaces.
     """
     check_enrolment(wanted, server)
     if wanted.scheme is not Scheme.BASIC and wanted.pin is None:
@@ -244,7 +246,10 @@ def _personalise(
     """
     basic = wanted.scheme is Scheme.BASIC
     combine = Combine.NONE if basic else wanted.combine
-    card_point, card_serial = card.begin_personalisation()
+    card_point, card_serial, origin = card.begin_personalisation()
+    if wanted.card_issuers:
+        # Here too: what carries the request to the server could take the wish out of it.
+        card_origin.check_origin(origin, card_point, card_serial, wanted.card_issuers)
     credential = NewCredential(
         owner=wanted.owner,
         scheme=wanted.scheme,
@@ -256,6 +261,7 @@ def _personalise(
         puk_tries=0 if basic else wanted.puk_tries,
         card_point=card_point,
         card_serial=card_serial,
+        card_origin=origin,
     )
     started = server.begin_enrolment(credential, wanted.subject)
     credential_id = started.personalisation.credential_id

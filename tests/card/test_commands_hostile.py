@@ -243,6 +243,10 @@ def test_malformed_answer_to_select(answer: bytes) -> None:
         (tlv(0x90, b"\x02" + POINT[1:]) + tlv(0x87, SERIAL), "uncompressed"),
         (tlv(0x90, POINT), "serial (tag 87), it is missing"),
         (tlv(0x90, POINT) + tlv(0x87, SERIAL + b"\x00"), "expected 8 bytes, got 9"),
+        (tlv(0x90, POINT) + tlv(0x87, SERIAL) + tlv(0x8B, bytes(97)), "(tag 8C), it is missing"),
+        (tlv(0x90, POINT) + tlv(0x87, SERIAL) + tlv(0x8C, bytes(64)), "(tag 8B), it is missing"),
+        (tlv(0x90, POINT) + tlv(0x87, SERIAL) + tlv(0x8B, bytes(98)) + tlv(0x8C, bytes(64)), "97 bytes"),
+        (tlv(0x90, POINT) + tlv(0x87, SERIAL) + tlv(0x8B, bytes(97)) + tlv(0x8C, bytes(63)), "64 bytes"),
     ],
 )
 def test_malformed_answer_to_begin_personalisation(answer: bytes, message: str) -> None:
@@ -251,9 +255,12 @@ def test_malformed_answer_to_begin_personalisation(answer: bytes, message: str) 
     assert message in str(caught.value)
 
 
-def test_the_reserved_proof_of_origin_is_let_pass() -> None:
-    answer = tlv(0x90, POINT) + tlv(0x87, SERIAL) + tlv(0x8B, bytes(70))
-    assert CardSession(Script(answer + OK)).begin_personalisation() == (POINT, SERIAL)
+def test_an_origin_is_certificate_and_proof() -> None:
+    answer = tlv(0x90, POINT) + tlv(0x87, SERIAL)
+    assert CardSession(Script(answer + OK)).begin_personalisation() == (POINT, SERIAL, None)
+    answer += tlv(0x8B, b"c" * 97) + tlv(0x8C, b"p" * 64) + tlv(0x9A, b"new")
+    expected = (POINT, SERIAL, b"c" * 97 + b"p" * 64)
+    assert CardSession(Script(answer + OK)).begin_personalisation() == expected
 
 
 @pytest.mark.parametrize("length", [0, 15, 16, 55, 57, 95, 97, 136, 256])
@@ -385,6 +392,8 @@ CALLS: dict[str, SessionCall] = {
     "load_digests": lambda s: s.load_digests((Digest(bytes(32)),) * 9),
     "authorise": lambda s: s.authorise(Algorithm.ECDSA_SHA256, RNS),
     "factory_reset": lambda s: s.factory_reset(),
+    "begin_issue": lambda s: s.begin_issue(),
+    "issue": lambda s: s.issue(bytes(64)),
     "authorise_content message": lambda s: authorise_content(
         s, CHALLENGE, Message(Source(bytes(300))), Algorithm.ECDSA_SHA256, lambda: PIN
     ),

@@ -158,7 +158,7 @@ class Server:
         )
 
     def install(self, session: CardSession) -> None:
-        point, _ = session.begin_personalisation()
+        point = session.begin_personalisation().point
         session.install(self.personalise(point), self.pin, self.puk)
 
     def opens(
@@ -243,7 +243,7 @@ def test_status_before_and_after_install(address: str, server: Server) -> None:
         blank = session.status()
         assert blank.state is CardState.BLANK
         assert session.select() == blank
-        point, serial = session.begin_personalisation()
+        point, serial, _ = session.begin_personalisation()
         assert serial == blank.serial
         session.install(server.personalise(point), server.pin, server.puk)
     basic = server.scheme is Scheme.BASIC
@@ -264,7 +264,7 @@ def test_status_before_and_after_install(address: str, server: Server) -> None:
 def test_install_wants_its_own_begin(address: str) -> None:
     server = Server()
     with open_card(address) as session:
-        point, _ = session.begin_personalisation()
+        point = session.begin_personalisation().point
         first = server.personalise(point)
         session.begin_personalisation()
         with pytest.raises(CardRefused) as caught:

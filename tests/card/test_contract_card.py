@@ -112,15 +112,18 @@ def test_tags() -> None:
     }
     assert install == {tag: row.name for tag, row in contract.install_tags().items()}
     templates = contract.template_tags()
-    assert templates.pop("proof of origin, reserved") == 0x8B
     assert templates == {
         "file control information": c.Tag.FCI,
         "AID": c.AID_TAG,
         "proprietary": c.Tag.PROPRIETARY,
         "card point": c.Tag.POINT,
         "serial": c.Tag.SERIAL,
+        "certificate of origin": c.Tag.ORIGIN_CERTIFICATE,
+        "proof of origin": c.Tag.ORIGIN_PROOF,
+        "origin point": c.Tag.ORIGIN_POINT,
     }
-    everything = {*names, *install, c.Tag.FCI, c.Tag.PROPRIETARY}
+    origin = {c.Tag.ORIGIN_CERTIFICATE, c.Tag.ORIGIN_PROOF, c.Tag.ORIGIN_POINT}
+    everything = {*names, *install, *origin, c.Tag.FCI, c.Tag.PROPRIETARY}
     assert everything == set(c.Tag), "a tag that no table names"
 
 
@@ -149,8 +152,11 @@ def test_limits() -> None:
         "nonce": c.NONCE_LENGTH,
         "salt": c.SALT_LENGTH,
         "key": c.KEY_LENGTH,
+        "signature": c.SIGNATURE_LENGTH,
         "wrapped-key": c.WRAPPED_KEY_LENGTH,
         "point": c.POINT_LENGTH,
+        "compressed-point": c.COMPRESSED_POINT_LENGTH,
+        "origin-certificate": c.ORIGIN_CERTIFICATE_LENGTH,
     }
 
 
@@ -162,6 +168,7 @@ def test_labels() -> None:
         "blind": c.LABEL_BLIND,
         "powf": c.LABEL_POWF,
         "personalise": c.LABEL_PERSONALISE,
+        "card-origin": c.LABEL_CARD_ORIGIN,
     }
 
 

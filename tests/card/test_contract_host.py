@@ -8,6 +8,7 @@ import pytest
 
 from hsm_signer import types
 from hsm_signer.card import apdu, pins
+from hsm_signer.core import card_origin
 from tests.support.card import contract
 
 
@@ -63,10 +64,7 @@ def test_install_tags() -> None:
 
 
 def test_template_tags() -> None:
-    table = _plain_names(contract.template_tags())
-    reserved = table.pop("proofoforiginreserved")
-    assert reserved == apdu.TemplateTag.PROOF_OF_ORIGIN
-    assert table | {"proofoforigin": reserved} == _names(apdu.TemplateTag)
+    assert _plain_names(contract.template_tags()) == _names(apdu.TemplateTag)
 
 
 def test_features() -> None:
@@ -118,3 +116,14 @@ def test_limits() -> None:
     assert types.KEY_LENGTH == types.ROLLING_VALUE_LENGTH == limits["key"]
     assert limits["wrapped-key"] == types.KW_LENGTH
     assert limits["point"] == types.POINT_LENGTH
+    assert limits["signature"] == types.RAW_SIGNATURE_LENGTH
+    assert limits["compressed-point"] == types.COMPRESSED_POINT_LENGTH
+    assert limits["origin-certificate"] == types.ORIGIN_CERTIFICATE_LENGTH
+    begin = contract.commands()["BEGIN PERSONALISATION"]
+    assert (
+        begin.answer_max == begin.answer_min + 2 + types.ORIGIN_CERTIFICATE_LENGTH + 2 + limits["signature"]
+    )
+
+
+def test_the_label_of_the_origin() -> None:
+    assert contract.labels()["card-origin"] == card_origin.PROOF_LABEL

@@ -144,7 +144,7 @@ def test_combine() -> None:
 
 
 def test_ecdh_agrees() -> None:
-    card = keys.EphemeralKey(stream("ecdh"))
+    card = keys.CardKey.draw(stream("ecdh"))
     other = ec.derive_private_key(77, ec.SECP256R1())
     public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), card.point)
     assert card.agree(token_point(other)) == other.exchange(ec.ECDH(), public)
@@ -157,7 +157,7 @@ def test_ecdh_scalar_is_drawn_until_it_fits() -> None:
     def random(length: int) -> bytes:
         return draws.pop(0).to_bytes(length, "big")
 
-    assert keys.EphemeralKey(random).point == token_point(ec.derive_private_key(1, ec.SECP256R1()))
+    assert keys.CardKey.draw(random).point == token_point(ec.derive_private_key(1, ec.SECP256R1()))
     assert not draws
 
 
@@ -184,7 +184,7 @@ def off_curve() -> bytes:
 )
 def test_ecdh_refuses_what_is_no_point(point: bytes) -> None:
     with pytest.raises(keys.PointError):
-        keys.EphemeralKey(stream("point")).agree(point)
+        keys.CardKey.draw(stream("point")).agree(point)
 
 
 def test_random_source_must_keep_its_word() -> None:

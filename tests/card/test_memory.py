@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from card_applet_sim import CardBusy, CardError, CardExists, CardMissing, MemoryDamaged, SimulatedCard, memory
-from tests.support.card.host import OK, PROFILES, Host, Profile, expected_keys, stream
+from tests.support.card.host import (
+    OK,
+    PROFILES,
+    Host,
+    Profile,
+    check_origin,
+    expected_keys,
+    parse,
+    stream,
+)
 
 from .conftest import MakeCard
 
@@ -149,10 +158,49 @@ def test_a_shortened_check_is_refused(guard: int, kept: int, content: bytes) -> 
             memory.decode(sealed(bytes(spoilt)))
 
 
+def test_the_memory_of_an_issued_card(make_card: MakeCard, card: SimulatedCard, card_path: Path) -> None:
+    """Only of an issued card is the format another one; every flipped bit and every length is damage."""
+    blank = card_path.read_bytes()
+    assert blank[8:12] == b"\x00\x01" + SIZE.to_bytes(2)
+    slot = make_card(None)
+    assert slot.issue() == OK
+    content = card_path.read_bytes()
+    assert content[8:12] == b"\x00\x02" + len(content).to_bytes(2)
+    assert len(content) == SIZE + 32 + 97
+    assert content[12:305] == blank[12:305]
+    image = memory.decode(content)
+    assert image.origin
+    assert memory.encode(image) == content
+    for offset in range(len(content)):
+        with pytest.raises(MemoryDamaged):
+            memory.decode(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :])
+        with pytest.raises(MemoryDamaged):
+            memory.decode(content[:offset])
+    # With a checksum that matches: another key, no key at all, another point.
+    for offset, other in ((305, bytes(32)), (305, b"\xff" * 32), (305, bytes(31) + b"\1"), (337, b"\4")):
+        body = bytearray(content[:-32])
+        body[offset : offset + len(other)] = other
+        with pytest.raises(MemoryDamaged, match=r"^contradicts itself$"):
+            memory.decode(sealed(bytes(body)))
+    card.close()
+    with SimulatedCard(card_path, random=stream("later")) as again:
+        slot = Host(again)
+        assert slot.select()[1] == OK
+        answer = parse(slot.send("BEGIN PERSONALISATION")[0])
+        check_origin(answer)
+        assert answer[0x8B] == image.origin.certificate
+        assert image.origin.scalar not in b"".join(answer.values())
+        assert slot.install(Profile()) == OK
+        assert slot.sign(Profile()) == expected_keys(Profile())
+        assert slot.verify(Profile().pin) == OK
+        assert slot.send("FACTORY RESET")[1] == OK
+    assert card_path.read_bytes() == content
+
+
 def test_newer_format_says_so(content: bytes, card_path: Path) -> None:
-    newer = content[:8] + b"\x00\x02" + content[10:-32]
+    newer = content[:8] + b"\x00\x03" + content[10:-32]
     card_path.write_bytes(sealed(newer))
-    with pytest.raises(MemoryDamaged, match="format 2 is newer than this program knows"):
+    with pytest.raises(MemoryDamaged, match="format 3 is newer than this program knows"):
         SimulatedCard(card_path)
     # The same without a checksum is only a damaged file.
     card_path.write_bytes(newer + bytes(32))

@@ -61,6 +61,11 @@ def block_all(card: Host) -> None:
         card.unblock(b"!" * 16, NEW)
 
 
+def begin_issue(card: Host) -> bytes:
+    assert card.send("BEGIN ISSUE")[1] == OK
+    return bytes(64)
+
+
 def const(data: bytes) -> Callable[[Host], bytes]:
     return lambda _: data
 
@@ -68,6 +73,7 @@ def const(data: bytes) -> Callable[[Host], bytes]:
 SCENARIOS = [
     Scenario("install", "INSTALL", lambda card: install_data(PROFILE, card.begin()), None),
     Scenario("install-basic", "INSTALL", lambda card: install_data(host.BASIC_PROFILE, card.begin()), None),
+    Scenario("issue", "ISSUE", begin_issue, None),
     Scenario("verify", "VERIFY", const(PROFILE.pin)),
     Scenario("verify-after-failures", "VERIFY", const(PROFILE.pin), prepare=lambda c: c.verify(b"000000")),
     Scenario("change", "CHANGE REFERENCE DATA", const(PIN_CHANGE), prepare=lambda c: c.verify(b"000000")),
@@ -201,6 +207,7 @@ def test_memory_failure(scenario: Scenario, write: int, stage: WriteStage, tmp_p
             assert slot.verify(b"") == (0x63C0 | left if left else 0x6983), "the verification is gone"
         elif image.personality is None:
             assert slot.send("INSTALL", data or b"\0")[1] == 0x6985, "the personalisation key is gone"
+            assert slot.send("ISSUE", bytes(64))[1] == 0x6985, "and an origin key that waits"
     usable(path, scenario.profile)
 
 

@@ -12,7 +12,7 @@ from tests.support.card.host import OK, Profile
 from tests.support.card.model import COMMANDS, parse
 from tests.support.card.targets import JavaTarget, SimulatorTarget, Target, make_blank
 
-RANDOM = (COMMANDS["BEGIN PERSONALISATION"].header, COMMANDS["AUTHORISE"].header)
+RANDOM = tuple(COMMANDS[name].header for name in ("BEGIN PERSONALISATION", "BEGIN ISSUE", "AUTHORISE"))
 """Answers with a point, or with R and what follows from it: only their lengths are compared."""
 
 pytestmark = pytest.mark.applet
@@ -43,7 +43,10 @@ class DifferentialMachine(machine.CardMachine):
         if not whole or parsed is None:
             return
         if parsed.header == COMMANDS["BEGIN PERSONALISATION"].header:
-            self.twin_point = host.parse(twin[:-2])[0x90]
+            parts = host.parse(twin[:-2])
+            self.twin_point = parts[0x90]
+            if self.model.issued:
+                host.check_origin(parts)
         if parsed.header not in RANDOM:
             assert twin.replace(self.twin_serial, self.serial) == answer, apdu.hex()
 
@@ -71,6 +74,7 @@ class Both:
 
     platform_as_documented = True
     shrinks = True
+    renews = True
 
     def __init__(self, first: Target, second: Target) -> None:
         self._first, self._second = first, second
@@ -81,6 +85,10 @@ class Both:
     def reset(self) -> None:
         self._first.reset()
         self._second.reset()
+
+    def renew(self) -> None:
+        self._first.renew()
+        self._second.renew()
 
     def carries(self, apdu: bytes) -> bool:
         return self._first.carries(apdu) and self._second.carries(apdu)
@@ -115,6 +123,9 @@ def test_a_difference_is_found(pair: tuple[SimulatorTarget, JavaTarget]) -> None
         def reset(self) -> None:
             pair[1].reset()
 
+        def renew(self) -> None:
+            pair[1].renew()
+
     with pytest.raises(AssertionError, match="63c1, expected 63c2"):
         machine.run(_bound(pair[0], Bent()), examples=30, steps=50, shrinks=False)
 
@@ -146,4 +157,29 @@ def test_contract_of_the_page_is_what_both_say(pair: tuple[SimulatorTarget, Java
         make_blank(card)
         status = host.Host(card).status()
         assert int.from_bytes(status[0x80], "big") == contract.version()
-        assert int.from_bytes(status[0x88], "big") == sum(contract.features().values())
+        origin = contract.features()["origin"]
+        assert int.from_bytes(status[0x88], "big") | origin == sum(contract.features().values())
+        assert not machine.is_issued(status)
+
+
+def test_an_origin_of_both(pair: tuple[SimulatorTarget, JavaTarget]) -> None:
+    """Issued, enrolled, reset and enrolled again: each proves its own point, by the key that was issued."""
+    certificates = set()
+    for card in pair:
+        make_blank(card)
+        slot = host.Host(card)
+        assert slot.issue() == OK
+        for profile in (Profile(), host.BASIC_PROFILE):
+            data, word = slot.send("BEGIN PERSONALISATION")
+            assert word == OK
+            answer = host.parse(data)
+            host.check_origin(answer)
+            certificates.add(answer[0x8B])
+            issued = b"hsm-signer/2/card-issue" + answer[0x8B][:33] + answer[0x87]
+            host.check_ecdsa(host.token_point(host.ISSUER_KEY), issued, answer[0x8B][33:])
+            assert slot.send("INSTALL", host.install_data(profile, answer[0x90]))[1] == OK
+            assert slot.sign(profile) == host.expected_keys(profile)
+            assert slot.send("BEGIN ISSUE")[1] == 0x6985
+            make_blank(card)
+        assert slot.send("BEGIN ISSUE")[1] == 0x6985
+    assert len(certificates) == 2

@@ -11,11 +11,13 @@ from typing import Any
 from cryptography.hazmat.primitives import keywrap
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support.card.host import cbc
+from tests.support.card.host import cbc, check_ecdsa
 from tests.support.card.targets import Target
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "apdu"
 FILES = sorted(FOLDER.glob("*.json"))
+ONCE = sorted(FOLDER.glob("once/*.json"))
+"""Each changes its card for good."""
 
 Value = str | list[Any]
 
@@ -85,6 +87,8 @@ class Runner:
             assert self.value(what[0]) == self.value(what[1]), where
         elif kind == "differ":
             assert self.value(what[0]) != self.value(what[1]), where
+        elif kind == "verified":
+            check_ecdsa(*(self.value(expression) for expression in what))
         else:
             assert kind == "send", where
             self.sent += 1

@@ -339,7 +339,7 @@ def test_simulated_card_against_the_model(
     basic = scheme is Scheme.BASIC
     pin = CardPin("493817", source="test")
     with open_card(address) as card:
-        point, _ = card.begin_personalisation()
+        point = card.begin_personalisation().point
         card.install(server.personalise(point), None if basic else pin, None)
     for number in range(10):
         if number == 5 and not basic:

@@ -35,6 +35,11 @@ class Authority:
         )
 
     @property
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """What it issues with."""
+        return self._key
+
+    @property
     def certificate(self) -> bytes:
         """Its own, DER."""
         return self._certificate.public_bytes(Encoding.DER)

@@ -47,7 +47,7 @@ def pending(server: EnrolmentServer, folder: Path, scheme: Scheme = Scheme.ROLLI
     create_card(person.address)
     basic = scheme is Scheme.BASIC
     with person.card() as card:
-        point, serial = card.begin_personalisation()
+        point, serial, _ = card.begin_personalisation()
         changes: dict[str, Any] = {} if basic else {"pin_check": PinCheck.CARD}
         asked = wanted(scheme, owner=person.name, card_point=point, card_serial=serial, **changes)
         begun = server.begin_enrolment(asked, None)

@@ -58,6 +58,10 @@ class JavaCard:
         """Power off and on."""
         self._ask("RESET")
 
+    def renew(self) -> None:
+        """Another card, fresh from the loader."""
+        self.atr = self._ask("NEW")
+
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None

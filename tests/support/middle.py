@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from card_applet_sim.keys import EphemeralKey, personalisation_key, unwrap, wrap
+from card_applet_sim.keys import CardKey, personalisation_key, unwrap, wrap
 from hsm_signer.types import Combine, PinCheck, PinPolicy, Scheme
 
 from .service import Service
@@ -121,8 +121,8 @@ class KeyThief:
         """KCAR and KEK1, KOWF or KEY, in clear."""
         self.proves: Proves = lambda *_: None
         """What becomes of the proof."""
-        self._to_token = EphemeralKey(os.urandom)
-        self._to_card = EphemeralKey(os.urandom)
+        self._to_token = CardKey.draw(os.urandom)
+        self._to_card = CardKey.draw(os.urandom)
         self._card_point = b""
         middle.changes_request[BEGIN] = self._request
         middle.changes_answer[BEGIN] = self._answer

@@ -198,7 +198,7 @@ def test_an_enrolment_that_was_given_up(far: Far, app: RemoteServer) -> None:
     pia = Person("pia", Scheme.ROLLING, KeySpec.P256, far.folder / "pia.card")
     create_card(pia.address)
     with pia.card() as card:
-        point, serial = card.begin_personalisation()
+        point, serial, _ = card.begin_personalisation()
     wanted = NewCredential(
         "pia",
         Scheme.ROLLING,

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from hsm_signer.config import service as settings
 from hsm_signer.config.service import Settings
+from hsm_signer.core.card_origin import OriginPolicy
 from hsm_signer.errors import ServiceBusy, ServiceStopping, SignerError
+from hsm_signer.server.installation import origin_policy
 from hsm_signer.service import logs
 from hsm_signer.service.logs import Log
 from hsm_signer.service.wire import operations as wire
@@ -52,7 +54,9 @@ GARBAGE_THRESHOLD = 50_000
 class Worker:
     """One worker: its event loop, connections and two threads."""
 
-    def __init__(self, home: Path, chosen: Settings, folder: Path, slot: int, generation: int) -> None:
+    def __init__(
+        self, home: Path, chosen: Settings, policy: OriginPolicy, folder: Path, slot: int, generation: int
+    ) -> None:
         self.limits = chosen.limits
         self.identities = Identities()
         self._settings = chosen.worker
@@ -66,7 +70,7 @@ class Worker:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._drain = asyncio.Event()
-        self.token = TokenThread(home, chosen, self._tell)
+        self.token = TokenThread(home, chosen, self._tell, policy)
         self.reader = ReaderThread()
 
     # --- what connections ask ----------------------------------------------------------------------------
@@ -231,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = settings.load(options.settings)
         folder = options.settings.absolute().parent / chosen.worker.sockets
         sockets.make_folder(folder, sockets.socket_group(chosen.worker))
-        return Worker(options.home, chosen, folder, options.slot, options.generation).run()
+        policy = origin_policy(options.settings)
+        return Worker(options.home, chosen, policy, folder, options.slot, options.generation).run()
     except SignerError as error:
         _log.error("failed", code=error.code, reason=error.message, hint=error.hint)
         return error.exit_status

@@ -13,12 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from hsm_signer.config.service import Settings
 from hsm_signer.core.backoff import Backoff
+from hsm_signer.core.card_origin import OriginPolicy
 from hsm_signer.core.job_thread import Job, JobThread
 from hsm_signer.errors import (
     SignerError,
@@ -102,11 +104,12 @@ class ReaderThread(TimedThread):
 class TokenThread(TimedThread):
     """The thread of all jobs that need the token; it owns token session and store."""
 
-    def __init__(self, home: Path, settings: Settings, tell: TellState) -> None:
+    def __init__(self, home: Path, settings: Settings, tell: TellState, policy: OriginPolicy) -> None:
         super().__init__("token", settings.worker.operation_timeout)
         self._home = home
         self._settings = settings
         self._tell = tell
+        self._policy = policy
         self._refused_pin: bytes | None = None
         """SHA-256 of the PIN that the token refused. It is not tried again: that could lock the token."""
 
@@ -144,7 +147,7 @@ class TokenThread(TimedThread):
                 raise TokenPinWrong("the token has refused this PIN: not tried again until there is another")
             opening = installation.server(no_prompt)
             try:
-                server = opening.__enter__()
+                server = replace(opening.__enter__(), origin_policy=lambda: self._policy)
             except TokenPinWrong as error:
                 if not isinstance(error.__cause__, PASSING):
                     self._refused_pin = pin

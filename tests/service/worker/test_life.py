@@ -17,6 +17,7 @@ import pytest
 
 from hsm_signer.config.installation import CONFIG_FILE
 from hsm_signer.config.service import Settings
+from hsm_signer.core.card_origin import OriginPolicy
 from hsm_signer.core.interface import EnrolmentRequest
 from hsm_signer.errors import ServiceStopping, WorkerUnavailable
 from hsm_signer.server.initialise import (
@@ -360,7 +361,7 @@ def _count_objects(home: str, token: str) -> None:
     from hsm_signer.types import KeySpec, Scheme
     from tests.support.enrolments import wanted
 
-    thread = TokenThread(Path(home), Settings(), lambda state, reason: None)
+    thread = TokenThread(Path(home), Settings(), lambda state, reason: None, OriginPolicy())
     thread.start()
     identities = access.Identities()
 
@@ -429,7 +430,7 @@ def _write_counted(home: str) -> None:
     from tests.support.scenes import altered
 
     threads.COUNTS_EVERY = 0.1
-    thread = threads.TokenThread(Path(home), Settings(), lambda state, reason: None)
+    thread = threads.TokenThread(Path(home), Settings(), lambda state, reason: None, OriginPolicy())
     thread.start()
     done = threading.Event()
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cryptography.hazmat.primitives import keywrap
+from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -127,6 +128,31 @@ def digest_list(digests: Sequence[bytes]) -> bytes:
     return len(digests).to_bytes(2, "big") + bytes([len(digests[0])]) + b"".join(digests)
 
 
+def check_ecdsa(point: bytes, message: bytes, signature: bytes) -> None:
+    """ECDSA on P-256 with SHA-256, r || s, under a point in any form. Raises InvalidSignature."""
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    assert len(signature) == 64
+    der = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+    key.verify(der, message, ec.ECDSA(hashes.SHA256()))
+
+
+def check_origin(answer: dict[int, bytes]) -> None:
+    """What BEGIN PERSONALISATION answers of an issued card: the proof is its key's, over point and serial."""
+    certificate = answer[0x8B]
+    assert len(certificate) == 97
+    check_ecdsa(certificate[:33], b"hsm-signer/2/card-origin" + answer[0x90] + answer[0x87], answer[0x8C])
+
+
+ISSUER_KEY = ec.derive_private_key(0x0FEDCBA987654321, ec.SECP256R1())
+
+
+def certify(origin_point: bytes, serial: bytes, key: ec.EllipticCurvePrivateKey = ISSUER_KEY) -> bytes:
+    """An issuer's signature over an origin point and a serial: r || s."""
+    der = key.sign(b"hsm-signer/2/card-issue" + origin_point + serial, ec.ECDSA(hashes.SHA256()))
+    r, s = decode_dss_signature(der)
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
 class Host:
     """Sends commands by their names in the contract; every method returns (data, status word)."""
 
@@ -168,6 +194,13 @@ class Host:
     def install(self, profile: Profile) -> int:
         """BEGIN PERSONALISATION and INSTALL."""
         return self.send("INSTALL", install_data(profile, self.begin()))[1]
+
+    def issue(self, key: ec.EllipticCurvePrivateKey = ISSUER_KEY) -> int:
+        """BEGIN ISSUE, which must answer, and ISSUE."""
+        data, word = self.send("BEGIN ISSUE")
+        assert word == OK
+        answer = parse(data)
+        return self.send("ISSUE", certify(answer[0x8D], answer[0x87], key))[1]
 
     def verify(self, pin: bytes) -> int:
         """VERIFY."""

@@ -34,6 +34,12 @@ PINS = [b"194738", b"736251", b"000000", b"999999999999"]
 PUKS = [Profile().puk or b"", b"!" * 32]
 RNS = [bytes([i]) * 32 for i in range(8)]
 
+
+def is_issued(status: dict[int, bytes]) -> bool:
+    """What a card says of its origin."""
+    return bool(status[0x88][1] & contract.features()["origin"])
+
+
 headers = st.sampled_from([row.header for row in COMMANDS.values()])
 pins = st.sampled_from(PINS)
 puks = st.sampled_from(PUKS)
@@ -74,9 +80,12 @@ class CardMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        if self.target.renews:
+            self.target.renew()
         self.serial = make_blank(self.target)
+        self.model = Model(issued=is_issued(Host(self.target).status()))
         self.target.reset()
-        self.model = Model()
+        self.origin_point = b""
         self.host = Host(self)
         self.secrets: set[bytes] = {*PINS, *PUKS}
         for profile in PROFILES:
@@ -88,6 +97,7 @@ class CardMachine(RuleBasedStateMachine):
 
     def transmit(self, apdu: bytes) -> bytes:
         """Through card and model; they agree on the word, and the answer is what the command gives."""
+        issuing = self.model.issuing
         expected, profile, loaded = self.model.answer(apdu)
         answer = self.target.transmit(apdu)
         self.answered(apdu, answer)
@@ -97,13 +107,15 @@ class CardMachine(RuleBasedStateMachine):
             # The host allowed less than the answer: the model is told how much waits.
             assert expected in (OK, word)
             self.model.waiting = word & 0xFF
+            if parsed.header == COMMANDS["BEGIN ISSUE"].header and not issuing:
+                self.origin_point = b""
         else:
             assert word == expected, f"{word:04X}, expected {expected:04X}, to {apdu.hex()}"
             assert not data or word == OK
         for secret in self.secrets:
             assert secret not in answer
         if word == OK and parsed and self.model.waiting == 0:
-            self._whole_answer(parsed.header, parsed.data, data, profile, loaded)
+            self._whole_answer(parsed.header, parsed.data, data, profile, loaded, issuing=issuing)
         return answer
 
     def _whole_answer(
@@ -113,6 +125,8 @@ class CardMachine(RuleBasedStateMachine):
         data: bytes,
         profile: Profile | None,
         loaded: tuple[int, bytes, int] | None,
+        *,
+        issuing: bool,
     ) -> None:
         if header == COMMANDS["AUTHORISE"].header:
             assert profile
@@ -123,8 +137,18 @@ class CardMachine(RuleBasedStateMachine):
             keys = host.open_answer(profile, data, algorithm, loaded[0], h, values)
             assert keys == host.expected_keys(profile, values)
         elif header == COMMANDS["BEGIN PERSONALISATION"].header:
-            self.model.point = host.parse(data)[0x90]
+            answer = host.parse(data)
+            self.model.point = answer[0x90]
             self.model.offered.clear()
+            assert (0x8B in answer) == (0x8C in answer) == self.model.issued
+            if self.model.issued:
+                host.check_origin(answer)
+                assert answer[0x8B].startswith(self.origin_point)
+        elif header == COMMANDS["BEGIN ISSUE"].header:
+            answer = host.parse(data)
+            assert len(answer[0x8D]) == 33
+            assert not issuing or self.origin_point in (b"", answer[0x8D])
+            self.origin_point = answer[0x8D]
         elif header == COMMANDS["GET STATUS"].header:
             self._status(host.parse(data))
 
@@ -132,6 +156,7 @@ class CardMachine(RuleBasedStateMachine):
         model = self.model
         assert status[0x81] == bytes([model.state])
         assert status[0x87] == self.serial
+        assert is_issued(status) == model.issued
         if model.profile is None:
             assert 0x84 not in status
             return
@@ -201,6 +226,14 @@ class CardMachine(RuleBasedStateMachine):
         values = b"".join(host.default_values(profile))
         data = algorithm.to_bytes(2, "big") + bytes([len(values) // 32]) + values
         self.host.raw(COMMANDS["AUTHORISE"].header + bytes([len(data)]) + data + le)
+
+    @precondition(lambda self: self.target.renews)
+    @rule(begin=st.booleans(), length=st.sampled_from([0, 63, 64, 64, 64, 65]))
+    def issue(self, begin: bool, length: int) -> None:
+        """Once for a card's life, so only where another card takes its place."""
+        if begin:
+            self.host.send("BEGIN ISSUE")
+        self.host.send("ISSUE", bytes(length))
 
     def install(self, profile: Profile, bend: Callable[[bytes], bytes]) -> None:
         """BEGIN PERSONALISATION, and INSTALL with its data bent."""

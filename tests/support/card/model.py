@@ -17,6 +17,7 @@ BY_CODE = {(row.cla, row.ins): name for name, row in COMMANDS.items()}
 DIGEST_LENGTHS = contract.algorithm_digest_lengths()
 PIN_COMMANDS = ("VERIFY", "CHANGE REFERENCE DATA", "RESET RETRY COUNTER")
 HASH_COMMANDS = ("HASH MESSAGE", "LOAD DIGESTS")
+ISSUE_COMMANDS = ("BEGIN ISSUE", "ISSUE")
 
 
 @dataclass
@@ -84,6 +85,9 @@ class Model:
     """Bytes that GET RESPONSE can fetch."""
     offered: dict[bytes, Profile] = field(default_factory=dict)
     """Token's INSTALL data without PIN and PUK, to the profile, for the point that lives."""
+    issued: bool = False
+    issuing: bool = False
+    """An origin key waits for ISSUE."""
 
     def power_off(self) -> None:
         self.selected, self.waiting = False, 0
@@ -91,7 +95,7 @@ class Model:
 
     def forget(self) -> None:
         self.point = self.loaded = self.chain = None
-        self.verified = False
+        self.verified = self.issuing = False
         self.offered.clear()
 
     @property
@@ -139,6 +143,8 @@ class Model:
             return 0x6A86
         if self.state not in row.states or (name == "INSTALL" and point is None):
             return 0x6985
+        if name in ISSUE_COMMANDS and (self.issued or (name == "ISSUE" and not self.issuing)):
+            return 0x6985
         if name in PIN_COMMANDS and self.profile and self.profile.scheme == BASIC:
             return 0x6A88
         if name == "RESET RETRY COUNTER" and self.profile and self.profile.puk is None:
@@ -158,6 +164,8 @@ class Model:
             "BEGIN PERSONALISATION": lambda _: OK,
             "AUTHORISE": self._authorise,
             "FACTORY RESET": self._reset,
+            "BEGIN ISSUE": self._begin_issue,
+            "ISSUE": self._issue,
         }[name](apdu.data)
 
     def _select(self, data: bytes) -> int:
@@ -279,6 +287,14 @@ class Model:
         self.loaded = None
         if self.profile.policy == ALWAYS:
             self.verified = False
+        return OK
+
+    def _begin_issue(self, _: bytes) -> int:
+        self.issuing = True
+        return OK
+
+    def _issue(self, _: bytes) -> int:
+        self.issued, self.issuing = True, False
         return OK
 
     def _reset(self, _: bytes) -> int:

@@ -33,6 +33,8 @@ class Target(Protocol):
     """Before SELECT it answers as docs/understand/apdu.md has it for the simulator; others as they like."""
     shrinks: bool
     """Failing sequences may be replayed to find a shorter one."""
+    renews: bool
+    """Another card can take its place, so it may be issued, which is for a card's life."""
 
     def transmit(self, apdu: bytes, /) -> bytes:
         """Data || SW1 SW2."""
@@ -40,6 +42,10 @@ class Target(Protocol):
 
     def reset(self) -> None:
         """Power off and on; nothing is selected."""
+        ...
+
+    def renew(self) -> None:
+        """Put another blank card in its place, where ``renews``."""
         ...
 
     def carries(self, apdu: bytes) -> bool:
@@ -76,12 +82,16 @@ class SimulatorTarget:
 
     platform_as_documented = True
     shrinks = True
+    renews = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._random = stream("target")
-        SimulatedCard.create(path, random=stream("serial"))
-        self.card = self._open()
+        self.card = self._new()
+
+    def _new(self) -> SimulatedCard:
+        SimulatedCard.create(self._path, random=stream("serial"))
+        return self._open()
 
     def _open(self) -> SimulatedCard:
         return SimulatedCard(self._path, random=self._random, lock_timeout=0)
@@ -91,6 +101,11 @@ class SimulatorTarget:
 
     def reset(self) -> None:
         self.card.reset()
+
+    def renew(self) -> None:
+        self.card.close()
+        self._path.unlink()
+        self.card = self._new()
 
     def reopen(self) -> None:
         """Out of the slot and in again."""
@@ -117,6 +132,7 @@ class JavaTarget:
 
     platform_as_documented = True
     shrinks = True
+    renews = True
 
     def __init__(self) -> None:
         self._card = JavaCard()
@@ -127,6 +143,9 @@ class JavaTarget:
     def reset(self) -> None:
         self._card.reset()
 
+    def renew(self) -> None:
+        self._card.renew()
+
     def carries(self, apdu: bytes) -> bool:
         return True
 
@@ -136,6 +155,8 @@ class JavaTarget:
 
 class ReaderTarget:
     """A card in a reader, through pcscd and pyscard; ``name`` as ``pcsc:NAME`` has it."""
+
+    renews = False
 
     def __init__(self, name: str, *, physical: bool) -> None:
         self._name = name
@@ -150,6 +171,9 @@ class ReaderTarget:
     def reset(self) -> None:
         self._connection.close()
         self._connection = pcsc.open_reader(self._connection.reader)
+
+    def renew(self) -> None:
+        raise AssertionError("nobody is here to put another card in")
 
     def carries(self, apdu: bytes) -> bool:
         """A single byte is no APDU but an order to a virtual reader; real ones are spared all that is none.

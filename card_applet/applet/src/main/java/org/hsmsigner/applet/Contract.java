@@ -7,6 +7,8 @@ final class Contract {
     static final byte[] AID = {(byte) 0xF0, 0x48, 0x53, 0x4D, 0x53, 0x49, 0x47, 0x4E, 0x01};
     static final short VERSION = 0x0001;
     static final short FEATURES = 0x000F;
+    /** Of a card that has been issued. */
+    static final short FEATURE_ORIGIN = 0x0010;
 
     static final byte CLA_ISO = 0x00;
     static final byte CLA_OWN = (byte) 0x80;
@@ -24,6 +26,8 @@ final class Contract {
     static final byte INS_LOAD_DIGESTS = 0x66;
     static final byte INS_AUTHORISE = 0x64;
     static final byte INS_FACTORY_RESET = 0x6E;
+    static final byte INS_BEGIN_ISSUE = 0x68;
+    static final byte INS_ISSUE = 0x6A;
     static final byte INS_GET_RESPONSE = (byte) 0xC0;
 
     // Flags of a row of COMMANDS: states, and whether the command may be chained.
@@ -56,6 +60,8 @@ final class Contract {
         CLA_OWN, INS_LOAD_DIGESTS, 0x00, 0x00, IN_ACTIVE | CHAINED, 0, 0,
         CLA_OWN, INS_AUTHORISE, 0x00, 0x00, IN_ACTIVE, 3, (byte) 255,
         CLA_OWN, INS_FACTORY_RESET, (byte) 0xAA, 0x55, IN_BLANK | IN_ACTIVE | IN_BLOCKED, 0, 0,
+        CLA_OWN, INS_BEGIN_ISSUE, 0x00, 0x00, IN_BLANK, 0, 0,
+        CLA_OWN, INS_ISSUE, 0x00, 0x00, IN_BLANK, 64, 64,
     };
 
     static final short SW_OK = (short) 0x9000;
@@ -88,6 +94,9 @@ final class Contract {
     static final byte TAG_FEATURES = (byte) 0x88;
     static final byte TAG_PIN_POLICY = (byte) 0x89;
     static final byte TAG_PIN_CHECK = (byte) 0x8A;
+    static final byte TAG_CERTIFICATE_OF_ORIGIN = (byte) 0x8B;
+    static final byte TAG_PROOF_OF_ORIGIN = (byte) 0x8C;
+    static final byte TAG_ORIGIN_POINT = (byte) 0x8D;
     static final byte TAG_POINT = (byte) 0x90;
     static final byte TAG_WRAPPED_KCAR = (byte) 0x91;
     static final byte TAG_WRAPPED_KEK = (byte) 0x92;
@@ -134,6 +143,9 @@ final class Contract {
     static final short KEY_LENGTH = 32;
     static final short WRAPPED_KEY_LENGTH = 40;
     static final short POINT_LENGTH = 65;
+    static final short COMPRESSED_POINT_LENGTH = 33;
+    static final short SIGNATURE_LENGTH = 64;
+    static final short ORIGIN_CERTIFICATE_LENGTH = 97;
     static final short SHORT_DATA_MAX = 255;
 
     /** Table "algorithms": code (2 bytes), digest length; 0: not in mode 02. */
@@ -179,6 +191,11 @@ final class Contract {
     static final byte[] LABEL_PERSONALISE = {
         'h', 's', 'm', '-', 's', 'i', 'g', 'n', 'e', 'r', '/', '1', '/',
         'p', 'e', 'r', 's', 'o', 'n', 'a', 'l', 'i', 's', 'e',
+    };
+    /** "hsm-signer/2/card-origin" */
+    static final byte[] LABEL_CARD_ORIGIN = {
+        'h', 's', 'm', '-', 's', 'i', 'g', 'n', 'e', 'r', '/', '2', '/',
+        'c', 'a', 'r', 'd', '-', 'o', 'r', 'i', 'g', 'i', 'n',
     };
 
     private Contract() {

@@ -12,6 +12,7 @@ import javacard.security.KeyBuilder;
 import javacard.security.KeyPair;
 import javacard.security.MessageDigest;
 import javacard.security.RandomData;
+import javacard.security.Signature;
 import javacardx.crypto.Cipher;
 
 /**
@@ -35,6 +36,10 @@ final class Keys {
     private final ECPrivateKey privateKey;
     private final ECPublicKey publicKey;
     private final KeyAgreement agreement;
+    private final KeyPair originPair;
+    private final ECPrivateKey originPrivateKey;
+    private final ECPublicKey originPublicKey;
+    private final Signature signature;
     /** Scratch of one AES block. */
     private final byte[] ram;
 
@@ -48,6 +53,10 @@ final class Keys {
         privateKey = (ECPrivateKey) KeyBuilder.buildKey(KeyBuilder.TYPE_EC_FP_PRIVATE, KeyBuilder.LENGTH_EC_FP_256, false);
         pair = new KeyPair(publicKey, privateKey);
         agreement = KeyAgreement.getInstance(KeyAgreement.ALG_EC_SVDP_DH_PLAIN, false);
+        originPublicKey = (ECPublicKey) KeyBuilder.buildKey(KeyBuilder.TYPE_EC_FP_PUBLIC, KeyBuilder.LENGTH_EC_FP_256, false);
+        originPrivateKey = (ECPrivateKey) KeyBuilder.buildKey(KeyBuilder.TYPE_EC_FP_PRIVATE, KeyBuilder.LENGTH_EC_FP_256, false);
+        originPair = new KeyPair(originPublicKey, originPrivateKey);
+        signature = Signature.getInstance(Signature.ALG_ECDSA_SHA_256, false);
     }
 
     /** Never ALG_PSEUDO_RANDOM: a card with neither of these two is refused at installation. */
@@ -183,7 +192,11 @@ final class Keys {
 
     /** The pair's point, 65 bytes, at out. */
     void point(byte[] out, short offset) {
-        if (publicKey.getW(out, offset) != Contract.POINT_LENGTH) {
+        point(publicKey, out, offset);
+    }
+
+    private static void point(ECPublicKey key, byte[] out, short offset) {
+        if (key.getW(out, offset) != Contract.POINT_LENGTH) {
             ISOException.throwIt(ISO7816.SW_UNKNOWN);
         }
     }
@@ -195,6 +208,53 @@ final class Keys {
             return agreement.generateSecret(point, offset, Contract.POINT_LENGTH, out, outOffset) == Contract.KEY_LENGTH;
         } catch (CryptoException e) {
             return false;
+        }
+    }
+
+    // The origin key
+
+    /** A new origin pair. */
+    void generateOrigin() {
+        P256.setCurve(originPublicKey);
+        P256.setCurve(originPrivateKey);
+        originPair.genKeyPair();
+    }
+
+    /** The origin pair's point, compressed to 33 bytes, at out. Needs KEY to VALUE of work memory. */
+    void originPoint(byte[] out, short offset) {
+        point(originPublicKey, ram, Session.KEY);
+        byte last = ram[(short) (Session.KEY + Contract.POINT_LENGTH - 1)];
+        out[offset] = (byte) (0x02 | (last & 0x01));
+        Util.arrayCopyNonAtomic(ram, (short) (Session.KEY + 1), out, (short) (offset + 1), Contract.KEY_LENGTH);
+    }
+
+    /** Signs the card's point, 65 bytes, and the serial: r and s, 64 bytes, at out. Needs KEY to VALUE of work memory. */
+    void proveOrigin(byte[] point, short pointOffset, byte[] serial, short serialOffset, byte[] out, short outOffset) {
+        signature.init(originPrivateKey, Signature.MODE_SIGN);
+        signature.update(Contract.LABEL_CARD_ORIGIN, (short) 0, (short) Contract.LABEL_CARD_ORIGIN.length);
+        signature.update(point, pointOffset, Contract.POINT_LENGTH);
+        // DER, 72 bytes at most: 30 length 02 length r 02 length s.
+        signature.sign(serial, serialOffset, Contract.SERIAL_LENGTH, ram, Session.KEY);
+        short s = integer((short) (Session.KEY + 2), out, outOffset);
+        integer(s, out, (short) (outOffset + Contract.KEY_LENGTH));
+    }
+
+    /** The DER INTEGER at the offset of work memory in 32 bytes at out; returns the offset of what follows it. */
+    private short integer(short at, byte[] out, short outOffset) {
+        short length = ram[(short) (at + 1)];
+        short end = (short) (at + 2 + length);
+        if (length > Contract.KEY_LENGTH) {
+            length = Contract.KEY_LENGTH;
+        }
+        Util.arrayFillNonAtomic(out, outOffset, Contract.KEY_LENGTH, (byte) 0);
+        Util.arrayCopyNonAtomic(ram, (short) (end - length), out, (short) (outOffset + Contract.KEY_LENGTH - length), length);
+        return end;
+    }
+
+    /** Until ISSUE has made it the card's: at selection and deselection, as the ephemeral key. */
+    void forgetOrigin() {
+        if (originPrivateKey.isInitialized()) {
+            originPrivateKey.clearKey();
         }
     }
 

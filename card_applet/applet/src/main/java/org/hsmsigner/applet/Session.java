@@ -29,8 +29,10 @@ final class Session {
     static final short LOADED_DIGEST_LENGTH = 5;
     static final short H = 6;
     static final short KEK = (short) (H + 32);
+    /** BEGIN ISSUE has been since the last selection: the origin key waits for ISSUE. */
+    static final short ISSUING = (short) (KEK + 32);
     // Offsets in ram: work, wiped after every command.
-    static final short WORK = (short) (KEK + 32);
+    static final short WORK = (short) (ISSUING + 1);
     static final short KEY = WORK;
     static final short VALUE = (short) (KEY + 32);
     static final short DIGEST = (short) (VALUE + 40);

@@ -47,8 +47,7 @@ public final class SignerApplet extends Applet implements ExtendedLength {
     /** Selection: the transient state dies, the ephemeral key too, and a torn FACTORY RESET is finished. */
     @Override
     public boolean select() {
-        session.clear();
-        keys.forgetPair();
+        forget();
         if (data[Store.WIPING] != 0) {
             store.wipe();
         }
@@ -57,8 +56,16 @@ public final class SignerApplet extends Applet implements ExtendedLength {
 
     @Override
     public void deselect() {
+        forget();
+    }
+
+    /** Transient state, and keys that had to be persistent objects. */
+    private void forget() {
         session.clear();
         keys.forgetPair();
+        if (data[Store.ISSUED] == 0) {
+            keys.forgetOrigin();
+        }
     }
 
     @Override
@@ -177,6 +184,11 @@ public final class SignerApplet extends Applet implements ExtendedLength {
         if ((flags & allowed) == 0 || data[Store.WIPING] != 0) {
             ISOException.throwIt(Contract.SW_CONDITIONS);
         }
+        byte ins = buffer[ISO7816.OFFSET_INS];
+        if ((ins == Contract.INS_BEGIN_ISSUE || ins == Contract.INS_ISSUE)
+                && (data[Store.ISSUED] != 0 || (ins == Contract.INS_ISSUE && ram[Session.ISSUING] == 0))) {
+            ISOException.throwIt(Contract.SW_CONDITIONS);
+        }
     }
 
     /** Steps 3 to 7. Receives the data of commands that are not chained into io. */
@@ -249,6 +261,12 @@ public final class SignerApplet extends Applet implements ExtendedLength {
             case Contract.INS_AUTHORISE:
                 authorise(apdu, apdu.getIncomingLength());
                 break;
+            case Contract.INS_BEGIN_ISSUE:
+                beginIssue(apdu);
+                break;
+            case Contract.INS_ISSUE:
+                issue();
+                break;
             default:
                 factoryReset();
                 break;
@@ -312,7 +330,8 @@ public final class SignerApplet extends Applet implements ExtendedLength {
             }
         }
         at = tlv(at, Contract.TAG_SERIAL, data, Store.SERIAL, Contract.SERIAL_LENGTH);
-        at = tlvShort(at, Contract.TAG_FEATURES, Contract.FEATURES);
+        at = tlvShort(at, Contract.TAG_FEATURES, data[Store.ISSUED] == 0
+                ? Contract.FEATURES : (short) (Contract.FEATURES | Contract.FEATURE_ORIGIN));
         if (guarded) {
             at = tlvByte(at, Contract.TAG_PIN_POLICY, data[Store.PIN_POLICY]);
             at = tlvByte(at, Contract.TAG_PIN_CHECK, data[Store.PIN_CHECK]);
@@ -483,7 +502,35 @@ public final class SignerApplet extends Applet implements ExtendedLength {
         ram[Session.PERSONALISING] = 1;
         at += Contract.POINT_LENGTH;
         at = tlv(at, Contract.TAG_SERIAL, data, Store.SERIAL, Contract.SERIAL_LENGTH);
+        if (data[Store.ISSUED] != 0) {
+            at = tlv(at, Contract.TAG_CERTIFICATE_OF_ORIGIN, data, Store.ORIGIN_CERTIFICATE, Contract.ORIGIN_CERTIFICATE_LENGTH);
+            at = tag(at, Contract.TAG_PROOF_OF_ORIGIN, Contract.SIGNATURE_LENGTH);
+            keys.proveOrigin(io, (short) 2, data, Store.SERIAL, io, at);
+            at += Contract.SIGNATURE_LENGTH;
+        }
         send(apdu, (short) 0, at);
+    }
+
+    // The card's origin
+
+    private void beginIssue(APDU apdu) {
+        if (ram[Session.ISSUING] == 0) {
+            keys.generateOrigin();
+            ram[Session.ISSUING] = 1;
+        }
+        short at = tag((short) 0, Contract.TAG_ORIGIN_POINT, Contract.COMPRESSED_POINT_LENGTH);
+        keys.originPoint(io, at);
+        at += Contract.COMPRESSED_POINT_LENGTH;
+        at = tlv(at, Contract.TAG_SERIAL, data, Store.SERIAL, Contract.SERIAL_LENGTH);
+        send(apdu, (short) 0, at);
+    }
+
+    /** The issuer's signature stands at IN of io; the certificate is put together in front of it. */
+    private void issue() {
+        keys.originPoint(io, (short) 0);
+        Util.arrayCopyNonAtomic(io, Session.IN, io, Contract.COMPRESSED_POINT_LENGTH, Contract.SIGNATURE_LENGTH);
+        store.issue(io, (short) 0);
+        ram[Session.ISSUING] = 0;
     }
 
     /** Offset of the value of a tag among nc bytes of TLVs in io, or -1. */
@@ -830,9 +877,8 @@ public final class SignerApplet extends Applet implements ExtendedLength {
         if (store.state() != Contract.STATE_BLANK && !store.isBasic() && ram[Session.VERIFIED] == 0 && !bothBlocked) {
             ISOException.throwIt(Contract.SW_NOT_VERIFIED);
         }
-        keys.forgetPair();
         store.writeByte(Store.WIPING, (byte) 1);
-        session.clear();
+        forget();
         store.wipe();
     }
 }

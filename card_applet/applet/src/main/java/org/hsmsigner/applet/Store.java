@@ -41,7 +41,10 @@ final class Store {
     static final short GUARD_LENGTH = 96;
 
     static final short PUK_GUARD = (short) (PIN_GUARD + GUARD_LENGTH);
-    static final short LENGTH = (short) (PUK_GUARD + GUARD_LENGTH);
+    // What FACTORY RESET keeps, beside the serial.
+    static final short ISSUED = (short) (PUK_GUARD + GUARD_LENGTH);
+    static final short ORIGIN_CERTIFICATE = (short) (ISSUED + 1);
+    static final short LENGTH = (short) (ORIGIN_CERTIFICATE + Contract.ORIGIN_CERTIFICATE_LENGTH);
 
     /** Bytes of the largest transaction, INSTALL, with the platform's book-keeping for its ten writes. */
     static final short COMMIT_CAPACITY = 300;
@@ -121,13 +124,25 @@ final class Store {
         }
     }
 
+    /** ISSUE, write 1: the certificate counts, and with it the origin key, once the flag is set. */
+    void issue(byte[] certificate, short offset) {
+        try {
+            JCSystem.beginTransaction();
+            Util.arrayCopy(certificate, offset, data, ORIGIN_CERTIFICATE, Contract.ORIGIN_CERTIFICATE_LENGTH);
+            data[ISSUED] = 1;
+            JCSystem.commitTransaction();
+        } catch (TransactionException e) {
+            abort();
+        }
+    }
+
     /**
      * FACTORY RESET, write 2, and SELECT, write 1. Not in a transaction, whose log would keep a copy of what is
      * to vanish: "wiping" is set before and falls last, and overwriting twice does no harm.
      */
     void wipe() {
         data[INSTALLED] = 0;
-        Util.arrayFillNonAtomic(data, PARAMETERS, (short) (LENGTH - PARAMETERS), (byte) 0);
+        Util.arrayFillNonAtomic(data, PARAMETERS, (short) (ISSUED - PARAMETERS), (byte) 0);
         writeByte(WIPING, (byte) 0);
     }
 

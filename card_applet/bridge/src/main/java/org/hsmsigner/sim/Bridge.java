@@ -34,7 +34,10 @@ public final class Bridge {
             System.err.println("usage: java -cp card-bridge.jar org.hsmsigner.sim.Bridge");
             System.exit(2);
         }
-        serve(System.in, System.out);
+        PrintStream answers = System.out;
+        // jCardSim says on standard output which algorithms it was asked for.
+        System.setOut(System.err);
+        serve(System.in, answers);
     }
 
     static void serve(InputStream in, PrintStream out) throws IOException {

@@ -49,21 +49,31 @@ public class Platform extends SimulatorRuntime {
 
     /** jCardSim never seeds the generator of a key pair, so that every card would make the same keys. */
     final void seedKeyPair() {
-        KeyPair pair = (KeyPair) read(keys(), "pair");
-        KeyPairImpl implementation = (KeyPairImpl) read(pair, "impl");
-        ((SecureRandom) read(implementation, "rnd")).setSeed(new SecureRandom().generateSeed(32));
+        for (String name : new String[] {"pair", "originPair"}) {
+            KeyPair pair = (KeyPair) read(keys(), name);
+            KeyPairImpl implementation = (KeyPairImpl) read(pair, "impl");
+            ((SecureRandom) read(implementation, "rnd")).setSeed(new SecureRandom().generateSeed(32));
+        }
     }
 
     /**
      * jCardSim keeps a number in the array of the number before it and then reads all of that array: a private
      * key with a leading zero byte, one in 256, comes out wrong if another was there before. A cleared key gets
-     * a new container.
+     * a new container, a shorter one a container of its length.
      */
     final void mendPrivateKey() {
-        ECPrivateKeyImpl key = (ECPrivateKeyImpl) read(keys(), "privateKey");
-        ByteContainer scalar = (ByteContainer) read(key, "s");
-        if (!scalar.isInitialized()) {
-            write(key, "s", new ByteContainer());
+        for (String name : new String[] {"privateKey", "originPrivateKey"}) {
+            ECPrivateKeyImpl key = (ECPrivateKeyImpl) read(keys(), name);
+            ByteContainer scalar = (ByteContainer) read(key, "s");
+            if (!scalar.isInitialized()) {
+                write(key, "s", new ByteContainer());
+                continue;
+            }
+            byte[] data = (byte[]) read(scalar, "data");
+            short length = (short) read(scalar, "length");
+            if (length < data.length) {
+                write(key, "s", new ByteContainer(data, (short) 0, length));
+            }
         }
     }
 

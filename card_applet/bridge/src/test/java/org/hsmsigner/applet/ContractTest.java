@@ -129,9 +129,7 @@ class ContractTest {
         for (String table : new String[] {"status-tags", "template-tags", "install-tags"}) {
             for (List<String> row : table(table)) {
                 String name = names.getOrDefault(row.get(1), upper(row.get(1)));
-                if (!name.startsWith("PROOF_OF_ORIGIN")) {
-                    assertEquals(Integer.parseInt(row.get(0), 16), constant("TAG_" + name), row.toString());
-                }
+                assertEquals(Integer.parseInt(row.get(0), 16), constant("TAG_" + name), row.toString());
             }
         }
     }
@@ -141,14 +139,18 @@ class ContractTest {
         int all = 0;
         for (List<String> row : table("features")) {
             all |= 1 << Integer.parseInt(row.get(0));
+            if (row.get(1).equals("origin")) {
+                assertEquals(1 << Integer.parseInt(row.get(0)), Contract.FEATURE_ORIGIN);
+            }
         }
-        assertEquals(all, Contract.FEATURES);
+        assertEquals(all, Contract.FEATURES | Contract.FEATURE_ORIGIN);
     }
 
     @Test
     void limits() throws IOException {
         Map<String, String> names = Map.of("credential-id", "CREDENTIAL_ID_LENGTH", "serial", "SERIAL_LENGTH", "nonce", "NONCE_LENGTH",
-                "salt", "SALT_LENGTH", "key", "KEY_LENGTH", "wrapped-key", "WRAPPED_KEY_LENGTH", "point", "POINT_LENGTH");
+                "salt", "SALT_LENGTH", "key", "KEY_LENGTH", "signature", "SIGNATURE_LENGTH", "wrapped-key", "WRAPPED_KEY_LENGTH",
+                "point", "POINT_LENGTH", "compressed-point", "COMPRESSED_POINT_LENGTH", "origin-certificate", "ORIGIN_CERTIFICATE_LENGTH");
         // The others follow from widths: u16 counts, the platform's 15 bits, the table of commands, n of AUTHORISE.
         List<String> elsewhere = List.of("digests-max", "install-max", "extended-data-max", "answer-max");
         for (List<String> row : table("limits")) {

@@ -7,6 +7,7 @@ import java.security.AlgorithmParameters;
 import java.security.GeneralSecurityException;
 import java.security.KeyFactory;
 import java.security.MessageDigest;
+import java.security.Signature;
 import java.security.spec.ECGenParameterSpec;
 import java.security.spec.ECParameterSpec;
 import java.security.spec.ECPoint;
@@ -113,6 +114,29 @@ public final class Crypto {
             return parameters.getParameterSpec(ECParameterSpec.class);
         } catch (GeneralSecurityException e) {
             throw new IllegalStateException(e);
+        }
+    }
+
+    /** Whether r and s, 64 bytes, are ECDSA with SHA-256 under a compressed point. */
+    public static boolean verifies(byte[] compressed, byte[] message, byte[] signature) {
+        BigInteger p = BigInteger.ONE.shiftLeft(256).subtract(BigInteger.ONE.shiftLeft(224)).add(BigInteger.ONE.shiftLeft(192))
+                .add(BigInteger.ONE.shiftLeft(96)).subtract(BigInteger.ONE);
+        BigInteger x = new BigInteger(1, Arrays.copyOfRange(compressed, 1, 33));
+        BigInteger square = x.pow(3).subtract(x.multiply(BigInteger.valueOf(3))).add(p256().getCurve().getB()).mod(p);
+        BigInteger y = square.modPow(p.add(BigInteger.ONE).shiftRight(2), p);
+        if (compressed.length != 33 || (compressed[0] & 0xFE) != 2 || !y.multiply(y).mod(p).equals(square)) {
+            throw new AssertionError("no compressed point of P-256");
+        }
+        if (y.testBit(0) != (compressed[0] == 3)) {
+            y = p.subtract(y);
+        }
+        try {
+            Signature ecdsa = Signature.getInstance("SHA256withECDSAinP1363Format");
+            ecdsa.initVerify(KeyFactory.getInstance("EC").generatePublic(new ECPublicKeySpec(new ECPoint(x, y), p256())));
+            ecdsa.update(message);
+            return ecdsa.verify(signature);
+        } catch (GeneralSecurityException e) {
+            throw new AssertionError("ECDSA", e);
         }
     }
 

@@ -163,6 +163,13 @@ public final class Host {
         return Crypto.cbc(z, sha256(ascii("hsm-signer/1/personalise"), bytes(r), parameters, cardPoint, TOKEN_POINT));
     }
 
+    /** BEGIN ISSUE and ISSUE, with a signature that no issuer made; the origin point, 33 bytes. */
+    public byte[] issue() {
+        byte[] point = parse(data(hex("8068000000"))).get(0x8D);
+        ok("806A0000", new byte[64]);
+        return point;
+    }
+
     public void enrol(Profile profile) {
         ok("80620000", installData(profile, begin()));
     }

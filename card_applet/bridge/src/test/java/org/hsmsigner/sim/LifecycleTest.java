@@ -16,6 +16,7 @@ import static org.mockito.Mockito.when;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import javacard.framework.APDU;
 import javacard.framework.ISOException;
 import javacard.security.ECPrivateKey;
@@ -120,9 +121,9 @@ class LifecycleTest {
         }
         install[kcar + 2] ^= 1;
         assertEquals(0x6A80, host.sw("80620000", install));
-        assertArrayEquals(new byte[190], memory(host, "session", "ram"));
+        assertArrayEquals(new byte[191], memory(host, "session", "ram"));
         host.enrol(Profile.DEFAULT);
-        assertArrayEquals(new byte[190], memory(host, "session", "ram"));
+        assertArrayEquals(new byte[191], memory(host, "session", "ram"));
     }
 
     @Test
@@ -273,6 +274,59 @@ class LifecycleTest {
         assertEquals(1, host.status(0x81));
         host.enrol(Profile.OF_BASIC);
         assertEquals(0x9000, host.sw("806EAA55"));
+    }
+
+    @Test
+    void theOriginKeyDiesUntilItIsIssuedAndThenStays() {
+        Host host = Host.fresh();
+        for (boolean byReset : new boolean[] {false, true}) {
+            host.data(hex("8068000000"));
+            assertTrue(originKey(host).isInitialized());
+            if (byReset) {
+                host.card.reset();
+            }
+            host.select();
+            assertFalse(originKey(host).isInitialized());
+            assertEquals(0x6985, host.sw("806A0000", new byte[64]));
+        }
+        byte[] point = host.issue();
+        host.card.reset();
+        host.select();
+        assertTrue(originKey(host).isInitialized());
+        byte[] before = memory(host, "store", "data").clone();
+        host.enrol(Profile.OF_BASIC);
+        assertEquals(0x9000, host.sw("806EAA55"));
+        assertArrayEquals(before, memory(host, "store", "data"));
+        host.select();
+        Map<Integer, byte[]> answer = Host.parse(host.data(hex("8060000000")));
+        assertArrayEquals(cat(point, new byte[64]), answer.get(0x8B));
+        byte[] signed = cat(ascii("hsm-signer/2/card-origin"), answer.get(0x90), answer.get(0x87));
+        assertTrue(Crypto.verifies(point, signed, answer.get(0x8C)));
+        signed[signed.length - 1] ^= 1;
+        assertFalse(Crypto.verifies(point, signed, answer.get(0x8C)));
+    }
+
+    /** DER leaves zeros in front of r and s away, one signature in 128; r and s have 32 bytes always. */
+    @Test
+    void everyProofHas64Bytes() {
+        Host host = Host.fresh();
+        byte[] point = host.issue();
+        int shortened = 0;
+        for (int i = 0; i < 2000 && shortened < 3; i++) {
+            Map<Integer, byte[]> answer = Host.parse(host.data(hex("8060000000")));
+            byte[] proof = answer.get(0x8C);
+            assertEquals(64, proof.length);
+            if (proof[0] == 0 || proof[32] == 0) {
+                shortened++;
+                byte[] signed = cat(ascii("hsm-signer/2/card-origin"), answer.get(0x90), answer.get(0x87));
+                assertTrue(Crypto.verifies(point, signed, proof));
+            }
+        }
+        assertEquals(3, shortened);
+    }
+
+    private static ECPrivateKey originKey(Host host) {
+        return (ECPrivateKey) Platform.read(Platform.read(host.card.platform().applet(), "keys"), "originPrivateKey");
     }
 
     @Test

@@ -258,6 +258,34 @@ class TearingTest {
     }
 
     @Test
+    void issueHasHappenedOrNot() {
+        host.select();
+        byte[] before = store();
+        byte[] issue = Host.command("806A0000", new byte[64]);
+        for (int call = 1; call <= 2; call++) {
+            host.data(Crypto.hex("8068000000"));
+            assertTrue(tear(call, issue));
+            assertArrayEquals(before, store());
+            host.select();
+            assertEquals(0x6985, host.raw(issue).sw());
+        }
+        for (int call = 1; call <= 2; call++) {
+            host.data(Crypto.hex("8068000000"));
+            platform.at(call, true);
+            assertEquals(0x6581, host.raw(issue).sw());
+            platform.disarm();
+            assertArrayEquals(before, store());
+            assertEquals(0x6985, host.raw(issue).sw());
+        }
+        host.select();
+        host.data(Crypto.hex("8068000000"));
+        assertTrue(tear(3, issue));
+        host.select();
+        assertEquals(0x6985, host.sw("8068000000"));
+        assertEquals(242, host.data(Crypto.hex("8060000000")).length);
+    }
+
+    @Test
     void aTornFactoryResetIsFinishedBySelect() {
         enrol(Profile.DEFAULT);
         byte[] serial = host.status().get(0x87);

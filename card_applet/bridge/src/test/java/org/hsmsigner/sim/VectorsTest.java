@@ -23,7 +23,7 @@ class VectorsTest {
 
     @TestFactory
     List<DynamicTest> exchanges() throws IOException {
-        try (Stream<Path> files = Files.list(FOLDER)) {
+        try (Stream<Path> files = Stream.concat(Files.list(FOLDER), Files.list(FOLDER.resolve("once")))) {
             List<DynamicTest> tests = files.filter(file -> file.toString().endsWith(".json")).sorted()
                     .map(file -> DynamicTest.dynamicTest(file.getFileName().toString(), () -> new Run().file(file)))
                     .toList();
@@ -59,6 +59,9 @@ class VectorsTest {
             } else if (step.has("differ")) {
                 JsonNode pair = step.get("differ");
                 assertNotEquals(Crypto.hex(value(pair.get(0))), Crypto.hex(value(pair.get(1))));
+            } else if (step.has("verified")) {
+                JsonNode of = step.get("verified");
+                assertTrue(Crypto.verifies(value(of.get(0)), value(of.get(1)), value(of.get(2))), "signature");
             } else if (step.has("reset")) {
                 card.reset();
             } else {
