@@ -58,6 +58,7 @@ from hsm_signer.types import (
     Event,
     EvidenceEntry,
     Mode,
+    Scheme,
     Sealing,
     SigningRequest,
     SignOutcome,
@@ -96,6 +97,8 @@ class _Attempt:
 
     def __init__(self, entry: EvidenceEntry) -> None:
         self.entry = entry
+        self.counted = False
+        """Its entry was written with the record, as a failure."""
 
     def learn(self, **fields: Any) -> None:
         """Add fields of EvidenceEntry."""
@@ -110,8 +113,8 @@ class Signing(Refusals):
 
         ``admit`` may refuse who asks, in step 1. Every refusal of a known credential is in evidence, by an
         entry of its own or counted, but for EvidenceMissing (nothing is added to a chain that was cut); only
-        a wrong key (steps 4 and 5) changes the record. ``observe`` is told the number of each step that is
-        done.
+        a wrong key (steps 4 and 5), and in scheme basic not even that, changes the record. ``observe`` is
+        told the number of each step that is done.
         Raises the refusals of steps 1 to 5 (errors.Refused, RecordDamaged, RecordOutdated, EvidenceMissing),
         InputError, TokenError, StoreError; RecordConflict means nothing was released: ask again.
         """
@@ -128,7 +131,10 @@ class Signing(Refusals):
                     checked.record, checked.authorisation, checked.measured, self.observe
                 )
             except WrongKey as error:
-                self._count_failure(checked, attempt.entry, error)
+                # T_1 of scheme basic is public: whoever may ask gets this far without the card.
+                if checked.record.scheme is not Scheme.BASIC:
+                    self._count_failure(checked, attempt.entry, error)
+                    attempt.counted = True
                 raise
 
         # 9. One transaction: the new record, if nobody wrote it meanwhile, and the evidence.
@@ -240,7 +246,7 @@ class Signing(Refusals):
         except CredentialUnknown:
             raise  # there is no chain to write to
         except (Refused, RecordDamaged, RecordOutdated, TokenMismatch) as error:
-            if type(error) is not WrongKey:  # which has its entry since it was counted
+            if not attempt.counted:
                 self.write_refusal(attempt.entry, error.code)
             raise
 

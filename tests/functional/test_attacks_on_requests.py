@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from msgspec.structs import replace
 
 from hsm_signer.errors import (
@@ -24,16 +25,20 @@ from hsm_signer.errors import (
     RecordDamaged,
     SignerError,
     WrongKey,
+    WrongKeyBefore,
 )
+from hsm_signer.schemes.authorise import d_of, position_digests
 from hsm_signer.server.server import Server
 from hsm_signer.testing import PIN, Home, Person, make_person
 from hsm_signer.types import (
     ACCEPTED,
+    FAILURES_BEFORE_LOCK,
     Algorithm,
     CredentialId,
     Digest,
     DigestList,
     Event,
+    Mode,
     PinCheck,
     Quantity,
     RollingValue,
@@ -368,6 +373,31 @@ def test_a_flipped_bit_in_every_byte_of_every_quantity_counts_no_failure(scene: 
     assert scene.person.record(scene.server).failures == 0
     verifies(scene.server.sign(request), message(MESSAGE))
     still_signs(scene.server, scene.person)
+
+
+def test_made_up_requests_of_scheme_basic_lock_nobody(home: Home, server: Server) -> None:
+    """T_1 of scheme basic is public, so anybody who may ask gets past step 3 with a key of their own."""
+    basil = home["basil"]
+    record = basil.record(server)
+    template = authorise(server, basil, MESSAGE)
+    steps: list[int] = []
+    watched = dataclasses.replace(server, observe=steps.append)
+    for number in range(FAILURES_BEFORE_LOCK + 1):
+        # No card: only what everybody knows, and a key that nobody has.
+        nonce = hashlib.sha256(f"R {number}".encode()).digest()[:16]
+        made_up = altered(template, nonce=nonce)
+        h = Digest(hashlib.sha256(MESSAGE).digest())
+        (t_1,) = position_digests(d_of(record, made_up.authorisation, Mode.MESSAGE, h), ())
+        made_up = altered(made_up, quantities=(Quantity(aes_key_wrap(t_1, bytes(32))),))
+        steps.clear()
+        with refused(home, server, record.credential_id, WrongKey):
+            watched.sign(made_up)
+        assert steps == [1, 2, 3], "what the attacker has: Q opens"
+    with refused(home, server, record.credential_id, WrongKeyBefore):
+        server.sign(made_up)
+    assert basil.record(server) == record
+    verifies(server.sign(template), message(MESSAGE))
+    still_signs(server, basil)
 
 
 def _replace_first(

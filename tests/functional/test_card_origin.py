@@ -31,7 +31,7 @@ from tests.support.authority import Authority
 from tests.support.commandline import Cli, changed, tree
 from tests.support.enrolments import wanted
 from tests.support.jcardsim import JavaCard
-from tests.support.service import add_client, serving
+from tests.support.service import WorkerClient, add_client, serving
 
 ISSUER = ec.generate_private_key(ec.SECP256R1())
 STRANGER = ec.generate_private_key(ec.SECP256R1())
@@ -55,7 +55,7 @@ def choosy(server: Server, *, required: bool = True) -> Server:
     return replace(server, origin_policy=lambda: policy)
 
 
-def begin(server: Server, card: BlankCard, **changes: Any) -> Any:
+def begin(server: Server | WorkerClient, card: BlankCard, **changes: Any) -> Any:
     fields = {"card_point": card.point, "card_serial": card.serial, "card_origin": card.origin, **changes}
     return server.begin_enrolment(wanted(**fields), None)
 
