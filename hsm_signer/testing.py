@@ -134,11 +134,12 @@ def make_person(
     scheme: Scheme = Scheme.ROLLING,
     key: KeySpec = KeySpec.P256,
     pin_check: PinCheck = PinCheck.CARD,
+    more_algorithms: tuple[Algorithm, ...] = (),
 ) -> Person:
     """Enrol a user with a new simulated card in ``folder``.
 
     PIN check "card" by default: with "server" one wrong PIN of 256 passes the card, and a test that expects
-    the card to refuse would fail that often.
+    the card to refuse would fail that often. ``more_algorithms``: what the key may sign besides its defaults.
     """
     person = Person(name, scheme, key, folder / f"{name}.card")
     create_card(person.address)
@@ -150,6 +151,7 @@ def make_person(
         pin=None if basic else CardPin(PIN, source="test"),
         puk=None if basic else CardPuk(PUK, source="test"),
         pin_check=pin_check,
+        more_algorithms=more_algorithms,
     )
     enrol(server, person.card, wanted)
     return person
@@ -197,10 +199,12 @@ def make_home(
     people: tuple[tuple[str, Scheme, KeySpec], ...] = (),
     *,
     softhsm_conf: Path | None = None,
+    every_algorithm: bool = False,
 ) -> Home:
     """Make an installation in a new folder, and enrol ``people`` there: name, scheme, key of each.
 
-    ``softhsm_conf``: SoftHSM2 settings to start from. Raises TokenNotFound where SoftHSM2 is not installed.
+    ``softhsm_conf``: SoftHSM2 settings to start from. ``every_algorithm``: their keys may sign by all that
+    fit, and not only by the defaults. Raises TokenNotFound where SoftHSM2 is not installed.
     """
     initialise(NewInstallation(path, softhsm_conf=softhsm_conf), no_prompt)
     folder = path / "cards"
@@ -209,7 +213,8 @@ def make_home(
     if people:
         with Installation.open(path).server() as server:
             for name, scheme, key in people:
-                made[name] = make_person(server, folder, name, scheme=scheme, key=key)
+                more = key.algorithms if every_algorithm else ()
+                made[name] = make_person(server, folder, name, scheme=scheme, key=key, more_algorithms=more)
     return Home(path, made)
 
 

@@ -346,10 +346,26 @@ class KeySpec(Enum):
 
     @property
     def algorithms(self) -> tuple[Algorithm, ...]:
-        """What a credential with this key may sign, ascending."""
+        """Every algorithm that fits this key, ascending."""
         if self is KeySpec.ED25519:
             return (Algorithm.ED25519,)
         return _RSA if self.rsa_bits else _ECDSA
+
+    @property
+    def default_algorithms(self) -> tuple[Algorithm, ...]:
+        """What a new credential with this key may sign where nobody asks for more, ascending.
+
+        Of ECDSA those whose hash is no longer than the curve's order: of a longer one only the leftmost bits
+        are signed (FIPS 186-5, 6.4.1), and another document's digest may begin with them.
+        """
+        if not self.is_ecdsa:
+            return self.algorithms
+        bits = int(self.name[1:])
+        return tuple(
+            algorithm
+            for algorithm in self.algorithms
+            if algorithm.hash is not None and 8 * algorithm.hash.length <= bits
+        )
 
     @property
     def default_algorithm(self) -> Algorithm:
@@ -637,6 +653,15 @@ class NewCredential(Struct, frozen=True, forbid_unknown_fields=True):
     card_serial: CardSerial
     card_origin: CardOrigin | None = None
     """What the card proves of its origin; none of a card that was never issued."""
+    more_algorithms: Annotated[tuple[Algorithm, ...], Meta(max_length=len(Algorithm))] = ()
+    """What the key may sign besides what its type may by default, by explicit choice: ECDSA with a hash that
+    is longer than the curve's order."""
+
+    @property
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """What the record will allow, ascending."""
+        wanted = {*self.key.default_algorithms, *self.more_algorithms}
+        return tuple(sorted(wanted, key=lambda algorithm: algorithm.number))
 
 
 class CardPersonalisation(Struct, frozen=True, forbid_unknown_fields=True):

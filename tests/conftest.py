@@ -122,7 +122,7 @@ def template_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     needs.softhsm_module()
     folder = tmp_path_factory.mktemp("template")
     with own_environment():
-        return make_home(folder / "home", PEOPLE, softhsm_conf=SOFTHSM_CONF)
+        return make_home(folder / "home", PEOPLE, softhsm_conf=SOFTHSM_CONF, every_algorithm=True)
 
 
 @pytest.fixture

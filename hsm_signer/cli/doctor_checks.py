@@ -389,6 +389,7 @@ def _enrol_and_sign(server: Server, folder: Path, scheme: Scheme, key: KeySpec) 
             pin=pin,
             puk=None if basic else generate_puk(),
             pin_check=PinCheck.CARD,
+            more_algorithms=key.algorithms,
         ),
     )
     ask_pin = None if pin is None else lambda: pin

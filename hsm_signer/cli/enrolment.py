@@ -18,12 +18,12 @@ from hsm_signer.config.files import PRIVATE
 from hsm_signer.core.algorithms import key_spec_of
 from hsm_signer.core.card_origin import MAX_PEM, Issuer, OriginPolicy, issuer_from_pem
 from hsm_signer.errors import CardError, FileError, InputError
-from hsm_signer.types import KeySpec, PinCheck, PinPolicy, Scheme
+from hsm_signer.types import Algorithm, KeySpec, PinCheck, PinPolicy, Scheme
 from hsm_signer.workstation.enrolment import Enrolment, EnrolmentResult, enrol, examine
 from hsm_signer.workstation.servers import CredentialServer
 
 from . import files, output
-from .choices import KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice
+from .choices import ALGORITHMS, KEYS, PIN_CHECKS, PIN_POLICIES, SCHEMES, choice
 from .context import App, OpenCard, card_option, identity_option, pass_app, service_options
 from .identity import ask_identity
 from .options import PATH, TEXT, force_option, json_option
@@ -82,6 +82,15 @@ class _Secrets:
     metavar="ISSUER",
     help="Enrol only a card that was issued under this public key or certificate (PEM); may be repeated.",
 )
+@click.option(
+    "--allow-algorithm",
+    "more_algorithms",
+    type=choice(ALGORITHMS),
+    multiple=True,
+    metavar="NAME",
+    help="Let the key sign by this, too; may be repeated. Default: p256 ecdsa-sha256, p384 also "
+    "ecdsa-sha384, others all that fit.",
+)
 @force_option("the files of --csr and --puk-file")
 @service_options
 @identity_option
@@ -102,6 +111,7 @@ def command(
     csr: Path | None,
     subject: str | None,
     card_issuers: tuple[Path, ...],
+    more_algorithms: tuple[str, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -143,7 +153,10 @@ def command(
             puk_tries=settings.puk_tries,
             subject=subject,
             card_issuers=issuers,
+            more_algorithms=tuple(map(Algorithm.named, more_algorithms)),
         )
+
+    _warn_of_cut_digests(wanted(_Secrets(None, None, False, None)))
 
     with app.server(installation) as server:
         ask_identity(app, server)
@@ -174,6 +187,18 @@ def command(
                 _show(enrolled, secrets, csr, as_json=as_json)
                 progress.done = True
     _explain(enrolled, secrets, as_json=as_json)
+
+
+def _warn_of_cut_digests(wanted: Enrolment) -> None:
+    """Say what an algorithm allows that this key does not sign by default."""
+    for algorithm in wanted.more_algorithms:
+        if algorithm in wanted.key.algorithms and algorithm not in wanted.key.default_algorithms:
+            length = int(wanted.key.name[1:]) // 8
+            output.warn(
+                f"{algorithm.value} with key {wanted.key.value} signs the first {length} bytes of a digest "
+                "and no more: whoever chooses the digests that a card authorises can have one signed that "
+                "begins with another document's digest, and has that document's signature"
+            )
 
 
 def _taking_cards_of(issuers: tuple[Issuer, ...], server: CredentialServer) -> CredentialServer:

@@ -5,7 +5,7 @@ Only public values come here. Verification is by `cryptography`; the token never
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 
@@ -170,6 +170,16 @@ def key_spec_of(spki: SpkiDer) -> KeySpec:
         if spec.rsa_bits == key.key_size:
             return spec
     raise AlgorithmUnsuitable(f"public key: RSA of {key.key_size} bits; expected 2048, 3072 or 4096")
+
+
+def check_more_algorithms(key: KeySpec, more: Iterable[Algorithm]) -> None:
+    """Raise AlgorithmUnsuitable unless all of ``more`` fit the key."""
+    for algorithm in more:
+        if algorithm not in key.algorithms:
+            fitting = ", ".join(fits.value for fits in key.algorithms)
+            raise AlgorithmUnsuitable(
+                f"{algorithm.value} does not fit a key of type {key.value}", hint=f"what fits: {fitting}"
+            )
 
 
 def verifier(spki: SpkiDer, algorithm: Algorithm) -> Verify:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from hsm_signer.core import identity
+from hsm_signer.core import algorithms, identity
 from hsm_signer.core.chain_position import START
 from hsm_signer.core.interface import RequestInfo
 from hsm_signer.core.owners import check_owner
@@ -52,6 +52,7 @@ class Enrolment(Refusals):
 
         ``subject`` is an RFC 4514 string; by default the user's name as CN. What has been pending for 24
         hours is deleted before. Raises CredentialExists, InputError, TokenUnsuitable, TokenError, StoreError;
+        AlgorithmUnsuitable for an algorithm that does not fit the key;
         CardOriginMissing and CardOriginWrong where the installation wants an origin.
         """
         # Here and not above: what encodes ASN.1 takes longer to import than a signature takes to make.
@@ -59,6 +60,7 @@ class Enrolment(Refusals):
 
         self._give_up_old_enrolments()
         check_owner(wanted.owner)
+        algorithms.check_more_algorithms(wanted.key, wanted.more_algorithms)
         name = certificate_requests.subject_name(wanted.owner, subject)
         assurance = self.origin_policy().assurance(wanted.card_origin, wanted.card_point, wanted.card_serial)
         record, personalisation = self.environment.create(wanted)

@@ -331,7 +331,7 @@ class SecureEnvironment(TokenSeal):
             token_serial=self.token_serial,
             mk_id=self.mk_id,
             spki=pair.spki,
-            algorithms=wanted.key.algorithms,
+            algorithms=wanted.algorithms,
             parameter=created.parameter,
             wrapped_kcar=created.wrapped_kcar,
             wrap_mechanism=self.profile.private_wrap or 0,

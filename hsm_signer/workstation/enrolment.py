@@ -26,6 +26,7 @@ from hsm_signer.errors import (
     TokenUnsuitable,
 )
 from hsm_signer.types import (
+    Algorithm,
     Combine,
     CredentialId,
     EnrolmentStarted,
@@ -69,6 +70,8 @@ class Enrolment:
     subject: str | None = None
     card_issuers: tuple[card_origin.Issuer, ...] = ()
     """Where there are any, a card of nobody else is enrolled."""
+    more_algorithms: tuple[Algorithm, ...] = ()
+    """What the key may sign besides what its type may by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +150,11 @@ def examine(server: EnrolmentServer, open_card: OpenCard, wanted: Enrolment) -> 
 def check_enrolment(wanted: Enrolment, server: EnrolmentServer) -> None:
     """Check what needs neither card nor PIN.
 
-    Raises InputError, IdentityUnknown, IdentityChanged, TokenUnsuitable.
+    Raises InputError, IdentityUnknown, IdentityChanged, AlgorithmUnsuitable, TokenUnsuitable.
     """
     server.identity  # noqa: B018  raises where it is not known, or another
     owners.check_owner(wanted.owner)
+    algorithms.check_more_algorithms(wanted.key, wanted.more_algorithms)
     certificate_requests.subject_name(wanted.owner, wanted.subject)
     if obstacle := server.obstacle(wanted.scheme, wanted.key):
         raise TokenUnsuitable(
@@ -262,6 +266,7 @@ def _personalise(
         card_point=card_point,
         card_serial=card_serial,
         card_origin=origin,
+        more_algorithms=wanted.more_algorithms,
     )
     started = server.begin_enrolment(credential, wanted.subject)
     credential_id = started.personalisation.credential_id

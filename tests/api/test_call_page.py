@@ -20,7 +20,8 @@ import pytest
 
 import hsm_signer
 from hsm_signer import errors, testing
-from hsm_signer.testing import PIN, Home, Service, serving
+from hsm_signer.testing import PIN, Home, Service, make_person, serving
+from hsm_signer.types import Event
 from tests.support import needs
 from tests.support.people import ROOT
 
@@ -61,7 +62,14 @@ class Desk:
 @pytest.fixture(scope="module")
 def desk(template_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
-    with serving(template_home.copy_to(folder / "home")) as service:
+    home = template_home.copy_to(folder / "home")
+    paula = home["paula"]
+    with home.server() as server:
+        # As everybody enrols her: the users of these tests may sign by more.
+        server.change_status(paula.record(server).credential_id, Event.REVOKE)
+        paula.card_path.unlink()
+        make_person(server, paula.card_path.parent, paula.name, scheme=paula.scheme)
+    with serving(home) as service:
         shutil.copy(service.ca, folder / "ca.pem")
         for name in ("alice", "paula"):
             shutil.copy(service.home[name].card_path, folder)

@@ -240,3 +240,25 @@ def test_the_request_that_cannot_be_written_does_not_hide_the_puk(
     ran = run("enrol", "carol", "--card", card, "--csr", "c.csr", pin=PIN, status=2)
     assert ran.code == "file.unusable"
     assert PUK_LINE.search(ran.out)
+
+
+def test_more_algorithms_by_choice_and_with_a_warning(run: Cli, card: str, note: Path) -> None:
+    enrol = ("enrol", "carol", "--card", card, "--no-puk")
+    wrong = run(*enrol, "--allow-algorithm", "ed25519", pin=PIN, status=2)
+    assert wrong.code == "algorithm.unsuitable"
+    more = ("--allow-algorithm", "ecdsa-sha512", "--allow-algorithm", "ECDSA-SHA256")
+    ran = run(*enrol, *more, pin=PIN)
+    warnings = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "ecdsa-sha512 with key p256 signs the first 32 bytes of a digest and no more" in warnings[0]
+    allowed = run("credential", "show", "carol", "--json").json["algorithms"]
+    assert allowed == ["ecdsa-sha256", "ecdsa-sha512"]
+    run("sign", note, "--card", card, "--algorithm", "ecdsa-sha512", pin=PIN)
+
+
+def test_by_default_a_key_signs_whole_digests(run: Cli, card: str, note: Path) -> None:
+    ran = run("enrol", "carol", "--card", card, "--no-puk", pin=PIN)
+    assert "warning" not in ran.err
+    assert run("credential", "show", "carol", "--json").json["algorithms"] == ["ecdsa-sha256"]
+    refused = run("sign", note, "--card", card, "--algorithm", "ecdsa-sha384", pin=PIN, status=3)
+    assert refused.code == "algorithm.not-allowed"

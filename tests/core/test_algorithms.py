@@ -173,6 +173,23 @@ def test_every_key_type_has_a_default_among_its_algorithms() -> None:
     assert {each for spec in KeySpec for each in spec.algorithms} == set(Algorithm)
 
 
+def test_ecdsa_signs_whole_digests_by_default() -> None:
+    allowed = {spec: [algorithm.value for algorithm in spec.default_algorithms] for spec in KeySpec}
+    assert allowed[KeySpec.P256] == ["ecdsa-sha256"]
+    assert allowed[KeySpec.P384] == ["ecdsa-sha256", "ecdsa-sha384"]
+    assert allowed[KeySpec.P521] == ["ecdsa-sha256", "ecdsa-sha384", "ecdsa-sha512"]
+    for spec in KeySpec:
+        assert spec.default_algorithm in spec.default_algorithms
+        assert set(spec.default_algorithms) <= set(spec.algorithms)
+        if spec.is_ecdsa:
+            for algorithm in spec.default_algorithms:
+                assert algorithm.hash
+                digest = bytes(range(algorithm.hash.length))
+                assert algorithms.ecdsa_input(spec, digest) == digest
+        else:
+            assert spec.default_algorithms == spec.algorithms
+
+
 # --- encodings ---------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from msgspec.structs import replace
 
+from hsm_signer.core import algorithms
 from hsm_signer.errors import (
     AlgorithmNotAllowed,
     AlgorithmUnsuitable,
@@ -464,6 +465,30 @@ def test_wrong_lengths_are_named(scene: Scene, field: str, change: dict[str, obj
     error = scene.refuses(altered(request, **change), InputError, noted=False)
     assert field in error.message
     still_signs(scene.server, scene.person)
+
+
+def test_a_signature_is_of_one_document_by_default(home: Home, server: Server, tmp_path: Path) -> None:
+    """A digest of 64 bytes whose first 32 are another document's SHA-256; P-256 signs no more than those."""
+    document = b"a document that no card has seen"
+    stolen = hashlib.sha256(document).digest()
+    forged = DigestList((Digest(stolen + bytes(32)),))
+    more = (Algorithm.ECDSA_SHA512,)
+    lax = make_person(server, tmp_path, "lax", more_algorithms=more)
+    assert lax.record(server).algorithms == (Algorithm.ECDSA_SHA256, *more)
+    outcome = lax.sign(server, forged, Algorithm.ECDSA_SHA512)
+    # What the attacker has, where it is allowed.
+    algorithms.verifier(outcome.spki, Algorithm.ECDSA_SHA256)(stolen, outcome.signature)
+
+    strict = make_person(server, tmp_path, "strict")
+    assert strict.record(server).algorithms == (Algorithm.ECDSA_SHA256,)
+    with pytest.raises(AlgorithmNotAllowed):
+        strict.sign(server, forged, Algorithm.ECDSA_SHA512)
+    # A workstation of the attacker's does not refuse; the card cannot.
+    lie = replace(server.challenge(strict.record(server).credential_id), algorithms=tuple(Algorithm))
+    request = authorise(server, strict, forged, Algorithm.ECDSA_SHA512, challenge=lie)
+    with refused(home, server, lie.credential_id, AlgorithmNotAllowed):
+        server.sign(request)
+    still_signs(server, strict)
 
 
 # --- other people's ----------------------------------------------------------------------------------------

@@ -138,6 +138,7 @@ def enrolled(server: Server, folder: Path, scheme: Scheme, key: KeySpec) -> tupl
         puk=None if basic else CardPuk(PUK, source="test"),
         pin_check=PinCheck.CARD,
         subject="CN=Carol Öberg,O=Example\\, Inc.,C=DE",
+        more_algorithms=key.algorithms,
     )
     return person, enrol(server, person.card, wanted)
 

@@ -38,6 +38,7 @@ from hsm_signer.store import schema
 from hsm_signer.testing import make_person
 from hsm_signer.types import (
     ACCEPTED,
+    Algorithm,
     Combine,
     CredentialId,
     CredentialView,
@@ -332,6 +333,7 @@ def test_an_enrolment_given_up(running: Running) -> None:
         ({"scheme": Scheme.BASIC}, "combine: expected none, got cbc"),
         ({"scheme": Scheme.BASIC, "combine": Combine.NONE}, "pin_policy: expected none, got always"),
         ({"owner": "-x"}, "begins with a hyphen"),
+        ({"more_algorithms": (Algorithm.RSA_PSS_SHA256,)}, "rsa-pss-sha256 does not fit a key of type p256"),
         ({"owner": " x"}, "user: expected 1 to 255"),
     ],
 )

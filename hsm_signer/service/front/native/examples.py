@@ -20,7 +20,7 @@ CREDENTIAL: dict[str, Any] = {
     "pin_check": "card",
     "token_serial": "ed698d375cc39f22",
     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEC4JJfkMrqfrtd1kv+7SzJi0y3CYlLQ+OB/JKWW1SgQ3bMzr+ylxzgTn6a1bI0PJpBJlewFcyfnXjUX0oNzeaRQ==",
-    "algorithms": ["ecdsa-sha256", "ecdsa-sha384", "ecdsa-sha512"],
+    "algorithms": ["ecdsa-sha256"],
     "version": "2",
     "counter": "2",
     "failures": 0,
@@ -36,7 +36,7 @@ CHALLENGE = {
         "lDpURPeWPRPDzPuDGuNh+B7mHQLL3XdjgDZyXfb44EQ=",
         "MZ8IrKEa44WRUT/j8RbB0BHfnubqxOYtgW87w7EMBXA=",
     ],
-    "algorithms": ["ecdsa-sha256", "ecdsa-sha384", "ecdsa-sha512"],
+    "algorithms": ["ecdsa-sha256"],
     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEC4JJfkMrqfrtd1kv+7SzJi0y3CYlLQ+OB/JKWW1SgQ3bMzr+ylxzgTn6a1bI0PJpBJlewFcyfnXjUX0oNzeaRQ==",
 }
 CARD_ANSWER = {
@@ -103,7 +103,7 @@ ENROLMENT: dict[str, Any] = {
         "pin_check": "server",
         "token_serial": "ed698d375cc39f22",
         "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEXRQxPKEOuHtzAXqtJruLDgFYjqzTO4+63Wjaqb6weQl6AF5wKRLnt0G2JSatKdgm6Xfd88fKVsxLLLJ6KqEWMw==",
-        "algorithms": ["ecdsa-sha256", "ecdsa-sha384", "ecdsa-sha512"],
+        "algorithms": ["ecdsa-sha256"],
         "version": "1",
         "counter": "1",
         "failures": 0,
