@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec.structs import replace
@@ -24,6 +24,8 @@ from hsm_signer.types import (
     SealedEntry,
     SealedRecord,
 )
+
+from .version_memory import VersionMemory
 
 Clock = Callable[[], int]
 """Microseconds since 1970-01-01T00:00:00Z."""
@@ -46,11 +48,14 @@ class ServerBase:
     observe: Observe = lambda _: None
     origin_policy: Callable[[], OriginPolicy] = OriginPolicy
     """Whose cards are enrolled; asked at each enrolment, and at no signature."""
+    versions: VersionMemory = field(default_factory=VersionMemory)
+    """What this process has seen of each credential."""
 
     def load(self, credential_id: CredentialId) -> StoredCredential:
         """Load a credential, check its MAC and hold its age against the evidence.
 
-        Raises CredentialUnknown, RecordDamaged, TokenMismatch, RecordOutdated (an old row was put back),
+        Raises CredentialUnknown, RecordDamaged, TokenMismatch, RecordOutdated (an old row was put back, alone
+        or with its evidence where this process has seen a newer one),
         EvidenceMissing (entries were removed), EvidenceDamaged (the entry that wrote the record is not the
         one the record names; all entries before it hang on that one).
         """
@@ -73,7 +78,18 @@ class ServerBase:
                 f"evidence about {record.owner!r} was changed: its record names another entry",
                 hint="restore the newest backup; `hsm-signer audit verify` shows what was changed",
             )
+        if not self.versions.admits(credential_id, record.version, record.evidence_head):
+            raise RecordOutdated(
+                f"the record of {record.owner!r} is older than what this process has seen of it: an old "
+                "state of the database was put back, evidence included",
+                hint="restore the newest backup; after a restore that is meant, start the service anew",
+            )
         return stored
+
+    def remember(self, written: SealedEntry) -> None:
+        """Remember the version that an entry wrote, once it is committed."""
+        entry = written.entry
+        self.versions.admits(entry.credential_id, entry.record_version, entry_hash(entry))
 
     def draft(self, credential_id: CredentialId, event: Event, record_version: int) -> EvidenceEntry:
         """Begin an evidence entry about what is asked for now; :meth:`place` gives it its place."""

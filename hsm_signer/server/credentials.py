@@ -90,6 +90,7 @@ class StatusChanges(ServerBase):
             written = self.place(draft, change.position)
             sealed = self.seal(changed, written)
             change.write(sealed, written)
+        self.remember(written)
         if event is Event.REVOKE:
             with suppress(StoreError):  # it is revoked in any case
                 self.store.forget()

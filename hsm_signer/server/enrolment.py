@@ -81,6 +81,7 @@ class Enrolment(Refusals):
             record, written, request_hash=_sha256(info), enrolment_proof=hashes[1], assurance=assurance
         )
         self.store.insert(sealed, written, request=info, created=written.entry.time)
+        self.remember(written)
         return EnrolmentStarted(CredentialView.of(sealed.record), personalisation, info, proof)
 
     def request_info(self, credential_id: CredentialId) -> RequestInfo:
@@ -122,7 +123,9 @@ class Enrolment(Refusals):
         draft = self.draft(credential_id, Event.EXPIRE, record.version + 1)
         with self.store.changing(credential_id, record.version) as change:
             self.append_counted(change, credential_id)
-            change.expire(self.place(draft, change.position))
+            written = self.place(draft, change.position)
+            change.expire(written)
+        self.remember(written)
 
     def _give_up_old_enrolments(self) -> None:
         """Delete every record that has been pending for 24 hours."""

@@ -150,6 +150,7 @@ class Signing(Refusals):
             )
             sealed = self.seal(record, written, status=Status.ACTIVE, failures=0, **_sealed_fields(result))
             change.write(sealed, written)
+        self.remember(written)
         self.observe(9)
 
         # 10. Only now.
@@ -275,6 +276,7 @@ class Signing(Refusals):
                     change.write(self.seal(record, written, failures=failures, status=status), written)
             except RecordConflict:
                 continue
+            self.remember(written)
             left = FAILURES_BEFORE_LOCK - failures
             error.hint = (
                 "the credential is locked now: an operator can end that with hsm-signer credential unlock"

@@ -29,6 +29,7 @@ from hsm_signer.errors import (
 from hsm_signer.evidence import findings
 from hsm_signer.evidence.chain import draft_entry, next_entry
 from hsm_signer.server.server import Server
+from hsm_signer.server.version_memory import VersionMemory
 from hsm_signer.store.rows import entry_row
 from hsm_signer.testing import Home
 from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, SealedEntry, Status
@@ -38,8 +39,10 @@ from tests.support.scenes import (
     columns,
     credential_row,
     cut_chain,
+    entries_of,
     flip,
     message,
+    put_chain,
     put_row,
     refused,
     rewrite,
@@ -315,8 +318,9 @@ def test_old_row_put_back(home: Home, server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["alice", "paula"])
 def test_old_row_and_old_chain_put_back_together(home: Home, server: Server, name: str) -> None:
-    """Not detected by signing, nor by audit alone: this is exactly what the database was once, every MAC and
-    every hash of it genuine. Only an anchor kept outside knows that there was more."""
+    """Not detected by audit alone, nor by the signing of a process that has not seen what came after: this is
+    exactly what the database was once, every MAC and every hash of it genuine. An anchor kept outside knows
+    that there was more, and so does the process that made it."""
     person = home[name]
     credential_id = person.record(server).credential_id
     old, length = credential_row(home, credential_id), len(chain(server, credential_id))
@@ -325,9 +329,29 @@ def test_old_row_and_old_chain_put_back_together(home: Home, server: Server, nam
     anchor = server.anchor()
     assert server.check_anchor(anchor) == ()
 
+    with person.card() as card:
+        seen = card.status()
+    new, entries = credential_row(home, credential_id), entries_of(home, credential_id)
+    assert new is not None
+
     put_row(home, old)
     cut_chain(home, credential_id, length)
 
+    # Between two signatures of one process, a worker's for one.
+    kept = authorise(dataclasses.replace(server, versions=VersionMemory()), person)
+    for _ in range(2):
+        with refused(home, server, credential_id, RecordOutdated):
+            server.sign(kept)
+        with pytest.raises(RecordOutdated, match="older than what this process has seen"):
+            server.challenge(credential_id)
+    # The newest state is the newest still.
+    put_row(home, new)
+    put_chain(home, credential_id, entries)
+    assert server.challenge(credential_id).credential_id == seen.credential_id
+
+    put_row(home, old)
+    cut_chain(home, credential_id, length)
+    server = dataclasses.replace(server, versions=VersionMemory())
     assert server.audit().good
     assert {each.code for each in server.check_anchor(anchor)} == {
         findings.ANCHOR_ENTRIES,
@@ -339,6 +363,23 @@ def test_old_row_and_old_chain_put_back_together(home: Home, server: Server, nam
         findings.ANCHOR_ENTRIES,
         findings.ANCHOR_ROOT,
     }
+
+
+def test_another_history_of_the_same_length(home: Home, server: Server) -> None:
+    """What two processes make of one state that was put back in between: one sees that it is not its own."""
+    alice = home["alice"]
+    credential_id = alice.record(server).credential_id
+    old, length = credential_row(home, credential_id), len(chain(server, credential_id))
+    assert old is not None
+    alice.sign(server, b"here")
+    put_row(home, old)
+    cut_chain(home, credential_id, length)
+    elsewhere = dataclasses.replace(server, versions=VersionMemory())
+    alice.sign(elsewhere, b"there")
+    assert server.store.load(credential_id).sealed.record.version == alice.record(elsewhere).version
+    with pytest.raises(RecordOutdated):
+        server.challenge(credential_id)
+    still_signs(elsewhere, alice)
 
 
 def test_whole_credential_removed(home: Home, server: Server) -> None:

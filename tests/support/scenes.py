@@ -161,6 +161,18 @@ def chain(server: Server, credential_id: CredentialId) -> list[EvidenceEntry]:
     return [entry for _, entry in server.entries(credential_id)]
 
 
+def entries_of(home: Home, credential_id: bytes) -> list[tuple[Any, ...]]:
+    """Every row of a chain."""
+    return sql(home, "SELECT * FROM evidence WHERE credential_id = ? ORDER BY sequence", credential_id)
+
+
+def put_chain(home: Home, credential_id: bytes, rows: list[tuple[Any, ...]]) -> None:
+    """Put a chain back as it was."""
+    sql(home, "DELETE FROM evidence WHERE credential_id = ?", credential_id)
+    for row in rows:
+        sql(home, f"INSERT INTO evidence VALUES ({', '.join('?' * len(row))})", *row)
+
+
 def cut_chain(home: Home, credential_id: CredentialId, keep: int) -> None:
     """Remove the entries after the first ``keep``."""
     sql(home, "DELETE FROM evidence WHERE credential_id = ? AND sequence > ?", credential_id, keep)

@@ -38,6 +38,7 @@ from hsm_signer.errors import (
 )
 from hsm_signer.server.installation import Installation, no_prompt, token_pin
 from hsm_signer.server.server import Server
+from hsm_signer.server.version_memory import VersionMemory
 from hsm_signer.service.logs import Log
 from hsm_signer.token.session import PASSING
 
@@ -110,6 +111,7 @@ class TokenThread(TimedThread):
         self._settings = settings
         self._tell = tell
         self._policy = policy
+        self._versions = VersionMemory()
         self._refused_pin: bytes | None = None
         """SHA-256 of the PIN that the token refused. It is not tried again: that could lock the token."""
 
@@ -147,7 +149,9 @@ class TokenThread(TimedThread):
                 raise TokenPinWrong("the token has refused this PIN: not tried again until there is another")
             opening = installation.server(no_prompt)
             try:
-                server = replace(opening.__enter__(), origin_policy=lambda: self._policy)
+                server = replace(
+                    opening.__enter__(), origin_policy=lambda: self._policy, versions=self._versions
+                )
             except TokenPinWrong as error:
                 if not isinstance(error.__cause__, PASSING):
                     self._refused_pin = pin
