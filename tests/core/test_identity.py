@@ -207,7 +207,9 @@ def test_any_other_signature_does_not(wrong: InstallationSignature) -> None:
         check(wrong)
 
 
-@pytest.mark.parametrize("spki", [algorithms.spki_of(OTHER.public_key()), SpkiDer(b"no key")])
+@pytest.mark.parametrize(
+    "spki", [algorithms.spki_of(OTHER.public_key()), SpkiDer(b"no key")], ids=["another", "none"]
+)
 def test_another_identity_is_told_as_such(spki: SpkiDer) -> None:
     with pytest.raises(IdentityChanged) as caught:
         check(replace(signed(OTHER), spki=spki))

@@ -930,6 +930,25 @@ def test_identity_key(trace: Trace) -> None:
     assert {call.buffers["pData"].hex() for call in phase.calls[1:]} == {phase.facts["digest"]}
 
 
+@pytest.mark.parametrize("name", [name for name, _, _ in PEOPLE])
+def test_the_identity_signs_once_in_an_enrolment_and_in_no_signature(trace: Trace, name: str) -> None:
+    (own,) = trace.of("identity")
+    identity = own.calls[0].given["hKey"]
+
+    def signed(what: str) -> list[list[bytes]]:
+        """Of each phase: what the identity key was given to sign."""
+        data = []
+        for phase in trace.of(f"{what} {name}"):
+            inits = [call for call in phase.calls if call.name == "C_SignInit"]
+            numbers = [call.number for call in inits if call.given["hKey"] == identity]
+            data.append([call.buffers["pData"] for call in phase.calls if call.number - 1 in numbers])
+        return data
+
+    ((digest,),) = signed("enrol")
+    assert len(digest) == 32
+    assert not any(signed("sign") + signed("batch") + signed("move"))
+
+
 def test_private_keys_are_never_named_in_public(trace: Trace) -> None:
     """No label and no id on session objects: nothing to find them by."""
     for call in trace.after_init:
