@@ -375,3 +375,14 @@ def test_what_was_refused_as_pending_stays_refused(home_on_each: Home, tmp_path:
         signed = [entry for entry in chain(server, record.credential_id) if entry.signatures]
         assert [entry.event for entry in signed] == [Event.ACTIVATE, Event.SIGN]
         assert not server.audit().findings
+
+
+@pytest.mark.parametrize("scheme", [Scheme.BASIC, Scheme.ROLLING])
+def test_it_stays_refused_in_the_other_schemes_too(server: Server, tmp_path: Path, scheme: Scheme) -> None:
+    carol, request_info = pending(server, tmp_path, scheme)
+    sent = authorise(server, carol, MESSAGE)
+    with pytest.raises(CredentialPending):
+        server.sign(sent)
+    carol.sign(server, request_info)
+    with pytest.raises(RefusedBefore):
+        server.sign(sent)
