@@ -15,7 +15,7 @@ from hsm_signer.errors import AuditFailed, CredentialUnknown, StoreDamaged, Stor
 from hsm_signer.evidence.anchor import decode_anchor, encode_anchor
 from hsm_signer.evidence.audit import AuditReport
 from hsm_signer.evidence.findings import Finding
-from hsm_signer.types import CredentialId, Event, EvidenceEntry
+from hsm_signer.types import INSTALLATION_CHAIN, CredentialId, Event, EvidenceEntry
 
 from . import files, output
 from .context import App, pass_app
@@ -75,7 +75,7 @@ def list_(app: App, user: str | None, limit: int, as_json: bool) -> None:
             (
                 (
                     output.moment(entry.time),
-                    owners.get(entry.credential_id) or entry.credential_id.hex(),
+                    _whose(entry.credential_id, owners),
                     entry.event.value,
                     _outcome(entry),
                     str(len(entry.signatures) or ""),
@@ -104,7 +104,7 @@ def verify(app: App, anchor: Path | None, as_json: bool) -> None:
     held = None
     if anchor is not None:
         held = decode_anchor(files.read_bounded(anchor, MAX_ANCHOR, "anchor").decode("utf-8", "replace"))
-    with app.local_server() as server:
+    with app.local_server(for_audit=True) as server:
         report = server.audit()
         findings = [*report.findings, *(server.check_anchor(held) if held is not None else ())]
     anchored = held is not None
@@ -156,7 +156,7 @@ def head(app: App, out: Path | None, force: bool, as_json: bool) -> None:
 def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialId, str]:
     """Names as the records have them; an enrolment that was given up has none."""
     owners = {}
-    for credential_id in credential_ids:
+    for credential_id in credential_ids - {INSTALLATION_CHAIN}:
         try:
             owners[credential_id] = store.load(credential_id).sealed.record.owner
         except (CredentialUnknown, StoreError):
@@ -168,6 +168,13 @@ def _outcome(entry: EvidenceEntry) -> str:
     """The outcome; with their number where the entry is about several refusals."""
     several = entry.event is Event.REFUSALS
     return f"{entry.outcome} {output.count(entry.x or 0, 'time')}" if several else entry.outcome
+
+
+def _whose(chain: CredentialId, owners: dict[CredentialId, str]) -> str:
+    """Whose chain it is, for people."""
+    if chain == INSTALLATION_CHAIN:
+        return "(installation)"
+    return owners.get(chain) or chain.hex()
 
 
 def _entry(number: int, entry: EvidenceEntry, owners: dict[CredentialId, str]) -> dict[str, Any]:

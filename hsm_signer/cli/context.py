@@ -259,11 +259,13 @@ class App:
             yield remote
 
     @contextmanager
-    def local_server(self, installation: Installation | None = None) -> Iterator[Server]:
+    def local_server(
+        self, installation: Installation | None = None, *, for_audit: bool = False
+    ) -> Iterator[Server]:
         """Open token and store in this process; asks for the token's PIN if need be."""
         installation = installation or self.installation()
         _log.info("server: the installation in %s", installation.home)
-        with installation.server(ask_token_pin) as server:
+        with installation.server(ask_token_pin, for_audit=for_audit) as server:
             yield server
 
     def card_settings(self, installation: Installation | None = None) -> CardConfig:

@@ -25,10 +25,11 @@ def command() -> None:
 )
 @pass_app
 def upgrade(app: App, leave_damaged: bool) -> None:
-    """Bring an installation to this program's version: its store, its keys on the token, config.toml.
+    """Bring an installation to this program's version.
 
-    Does nothing where it is there already. Make a backup first, and stop other processes that use the
-    installation: an older program cannot open it then. Killed half-way, it goes on when it is run again.
+    Its store, its keys on the token, and config.toml. Does nothing where it is there already. Make a backup
+    first, and stop other processes that use the installation: an older program cannot open it then. Killed
+    half-way, it goes on when it is run again.
     """
     from hsm_signer.server.upgrade import upgrade as carry_out
 

@@ -165,13 +165,15 @@ class Installation:
             write_whole(path, profile.to_json())
         return profile
 
-    def environment(self, store: Store, session: TokenSession, profile: TokenProfile) -> SecureEnvironment:
-        """Bring the token together with the record that names its keys.
+    def environment(
+        self, store: Store, session: TokenSession, profile: TokenProfile, *, for_audit: bool = False
+    ) -> SecureEnvironment:
+        """Bring the token together with the record that names its keys; ``for_audit`` whatever its age.
 
         Raises InstallationDamaged, InstallationOutdated, EvidenceMissing, EvidenceDamaged, TokenKeyMissing.
         """
         assert self.config.installation is not None  # load() refuses it otherwise
-        return SecureEnvironment(session, profile, load(store, self.config.installation))
+        return SecureEnvironment(session, profile, load(store, self.config.installation, for_audit=for_audit))
 
     def note_settings(self, server: Server, settings: bytes) -> None:
         """Have evidence say with which settings a service runs, where they are others than before.
@@ -192,10 +194,15 @@ class Installation:
             )
 
     @contextmanager
-    def server(self, ask: AskSecret = no_prompt, observe: Observe = lambda _: None) -> Iterator[Server]:
-        """Open token and store as one server; both are closed when the ``with`` ends."""
+    def server(
+        self, ask: AskSecret = no_prompt, observe: Observe = lambda _: None, *, for_audit: bool = False
+    ) -> Iterator[Server]:
+        """Open token and store as one server; both are closed when the ``with`` ends.
+
+        ``for_audit``: to find out what is wrong with an installation whose own evidence was changed, too.
+        """
         with self.open_store() as store, self.open_token(ask) as session:
-            environment = self.environment(store, session, self.profile(session))
+            environment = self.environment(store, session, self.profile(session), for_audit=for_audit)
             yield Server(
                 environment,
                 store,

@@ -88,11 +88,12 @@ def note_settings(
     return True
 
 
-def load(store: Store, installation_id: str) -> SealedInstallation:
+def load(store: Store, installation_id: str, *, for_audit: bool = False) -> SealedInstallation:
     """Read the record of the installation with this id and hold its age against the evidence.
 
-    Its MAC is for the token to check. Raises InstallationDamaged (another one's, or none),
-    InstallationOutdated, EvidenceMissing, EvidenceDamaged.
+    Its MAC is for the token to check. ``for_audit``: whatever its age; an audit says what is wrong with it.
+    Raises InstallationDamaged (another one's, or none), InstallationOutdated, EvidenceMissing,
+    EvidenceDamaged.
     """
     stored = store.installation()
     if stored is None:
@@ -103,6 +104,8 @@ def load(store: Store, installation_id: str) -> SealedInstallation:
             f"the database is that of installation {record.installation_id.hex()}, not of {installation_id}",
             hint=_RESTORE,
         )
+    if for_audit:
+        return stored.sealed
     if record.version < stored.newest_version:
         raise InstallationOutdated(
             "the installation's row is older than the evidence about it: an old row was put back",

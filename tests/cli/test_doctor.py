@@ -80,7 +80,7 @@ def test_words(run: Cli, home: Home) -> None:
     assert lines[0].startswith("ok            config ")
     assert any(line.startswith("not possible  cycle.rolling.ed25519") for line in lines)
     assert any("alice, active" in line for line in lines)
-    assert "5 credentials (5 active), 10 evidence entries\n" in ran.out
+    assert "5 credentials (5 active), 11 evidence entries\n" in ran.out
 
 
 def test_what_is_wanted_of_a_token_and_what_it_does(run: Cli) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import msgspec
 import pytest
@@ -32,13 +32,17 @@ def _settings(prefix: str, kind: type[msgspec.Struct]) -> Iterator[tuple[str, st
             continue
         written = [getattr(each, "__supertype__", each) for each in (inner, *get_args(inner))]
         bare = next(t for t in names if t.__name__ in re.findall(r"\w+", str(written)))
+        listed = get_origin(inner) is tuple
         if field.required:
             default = "required"
         elif field.default is None:
             default = "none"
         else:
             default = f'"{field.default}"' if isinstance(field.default, str) else str(field.default).lower()
-        yield prefix + field.name, names[bare], default
+        if listed:
+            yield prefix + field.name, f"list of {names[bare]}s", "[]"
+        else:
+            yield prefix + field.name, names[bare], default
 
 
 def test_every_setting_is_in_the_reference() -> None:

@@ -40,7 +40,7 @@ CONTRACT = {
         *("list", "show", "public-key", "request", "certificate"),
         *("suspend", "resume", "unlock", "revoke"),
     ),
-    "card": ("list", "selftest", "new", "info", "reset"),
+    "card": ("list", "selftest", "new", "issue", "info", "reset"),
     "pin": ("change", "unblock", "tries"),
     "audit": ("list", "verify", "head"),
     "store": ("upgrade",),
