@@ -153,6 +153,11 @@ class RemoteServer:
     # --- enrolment -------------------------------------------------------------------------------------
 
     @property
+    def claimed_identity(self) -> Fingerprint:
+        """What the service says of its installation's identity: to be compared with what is known of it."""
+        return self._capabilities().identity
+
+    @property
     def identity(self) -> Fingerprint:
         """The fingerprint that is pinned.
 
@@ -165,7 +170,7 @@ class RemoteServer:
                 hint="--identity FINGERPRINT says it, as hsm-signer identity shows it at the server; or "
                 "identity in [server] of config.toml, which a first enrolment at a terminal asks about",
             )
-        if (claimed := self._capabilities().identity) != self._pinned:
+        if (claimed := self.claimed_identity) != self._pinned:
             raise identity.changed(claimed, self._pinned)
         return self._pinned
 

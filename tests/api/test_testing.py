@@ -41,7 +41,7 @@ PROJECT = {
             with pytest.raises(hsm_signer.errors.CardPinWrong) as wrong:
                 hsm_signer.sign(hsm_signer_server, alice.address, b"x", pin=hsm_signer.CardPin(WRONG_PIN))
             assert wrong.value.tries_left == 2
-            assert len(list(hsm_signer_server.entries())) == 2
+            assert len(list(hsm_signer_server.entries())) == 3
             hsm_signer.sign(hsm_signer_server, alice.address, b"x", pin=alice.pin)
 
         def test_as_before():

@@ -191,7 +191,10 @@ def opened_as(user: User, paths: list[Path], folder: Path) -> list[str]:
 
 def test_enrolment_and_signatures(running: Running, tmp_path: Path) -> None:
     front = running.front
-    with RemoteServer(front.url, token=running.tenants.tokens["app"], ca=front.ca) as server:
+    app = running.tenants.tokens["app"]
+    with RemoteServer(front.url, token=app, ca=front.ca) as server:
+        fingerprint = server.claimed_identity
+    with RemoteServer(front.url, token=app, ca=front.ca, identity=fingerprint) as server:
         for scheme in (Scheme.ROLLING, Scheme.PIN):
             person = make_person(server, tmp_path, f"new-{scheme.value}", scheme=scheme)
             content = digests(b"x", b"y")

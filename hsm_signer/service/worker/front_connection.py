@@ -237,8 +237,10 @@ class Connection:
         try:
             result = await asyncio.wrap_future(worker.token.ask(work))
             if isinstance(result, handlers.ReaderWork):
-                finish = result.finish
-                result = await asyncio.wrap_future(worker.reader.ask(lambda _: finish()))
+                rest = result
+                result = read = await asyncio.wrap_future(worker.reader.ask(lambda _: rest.finish()))
+                if (sign := rest.sign) is not None:
+                    result = await asyncio.wrap_future(worker.token.ask(lambda server: sign(server, read)))
         except TokenSessionLost:
             # To others it is no reason to give up: the worker opens a new session.
             lost = WorkerUnavailable("the worker has lost its token")

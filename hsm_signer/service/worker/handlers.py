@@ -71,6 +71,8 @@ class ReaderWork:
     """The rest of a call that needs no token; the reader's thread carries it out."""
 
     finish: Callable[[], Any]
+    sign: Callable[[Server, Any], Any] | None = None
+    """What the token's thread makes of the result at last; None: nothing."""
 
 
 def carry_out(
@@ -99,6 +101,8 @@ def carry_out(
     result = _HANDLERS[type(operation)](client_call, operation)
     if isinstance(operation, wire.Logout):
         identities.clear()
+    if isinstance(operation, wire.GetAnchor):
+        return ReaderWork(result, Server.sign_anchor)
     return ReaderWork(result) if isinstance(operation, _READER_OPERATIONS) else result
 
 
@@ -336,7 +340,7 @@ def get_evidence(call: ClientCall, operation: wire.GetEvidence) -> Callable[[], 
 def get_anchor(call: ClientCall, _: wire.GetAnchor) -> Callable[[], Any]:
     """Make an anchor over the chains of all credentials."""
     _refuse_bound(call)
-    return call.server.anchor
+    return call.server.unsigned_anchor
 
 
 def check_anchor(call: ClientCall, operation: wire.CheckAnchor) -> Callable[[], tuple[Finding, ...]]:

@@ -284,7 +284,7 @@ def test_evidence(scene: Scene) -> None:
     assert scene.client.post("/v1/evidence/anchor/check", json=older).json() == {"findings": []}
     wrong = {**anchor, "root": "00" * 32, "entries": str(int(anchor["entries"]) + 1)}
     findings = scene.client.post("/v1/evidence/anchor/check", json=wrong).json()["findings"]
-    assert {each["code"] for each in findings} == {"anchor.entries", "anchor.root"}
+    assert {each["code"] for each in findings} == {"anchor.entries", "anchor.root", "anchor.signature"}
 
 
 def test_certificates_are_kept(scene: Scene) -> None:

@@ -175,6 +175,10 @@ ANCHOR = {
     "credentials": "12",
     "entries": "34",
     "root": "fc4f0ed66bc00b5b9912f68053dbeffee07c211cf9e91638937947e8bf2c97cd",
+    "signed": {
+        **ENROLMENT["proof"],
+        "signature": "MEQCIDS5yPbaFZlXvS5vaK0lwzOkeRDkJcnX6l9EaO2cLM2qAiBRAKYIV0HXAvXG5pINSGk5LKpaEdxTNmz6TQ9h6aoTFw==",
+    },
 }
 
 BY_ID = {"credential_id": CREDENTIAL["credential_id"]}
