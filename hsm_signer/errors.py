@@ -6,7 +6,8 @@ line and an ``http_status`` for the service. Messages are written in the user's 
 succeed if sent again, nothing was lost and nothing was signed twice.
 
 Exit statuses: 1 internal, 2 input or configuration, 3 authorisation refused, 4 card, 5 token, 6 store,
-7 a verification that found something wrong, 8 try again, 9 the signing service.
+7 a verification that found something wrong, 8 try again, 9 the signing service, 10 not done before a second
+client asks for it, too.
 
 The tree, where names are indented below their base class:
 
@@ -25,7 +26,7 @@ The tree, where names are indented below their base class:
         Refused
             CredentialUnknown, CredentialExists, CredentialRevoked, CredentialSuspended,
             CredentialLocked, CredentialPending, StatusUnsuitable, AlgorithmNotAllowed, ChallengeStale,
-            AuthorisationMismatch, RefusedBefore, ChannelUnsuitable
+            AuthorisationMismatch, RefusedBefore, ChannelUnsuitable, ApprovalAwaited, ApprovalSameClient
             WrongKey
                 WrongKeyBefore
         TokenError
@@ -306,6 +307,21 @@ class StatusUnsuitable(Refused):
     """The credential's status does not allow this change of status."""
 
     code = "credential.status-unsuitable"
+    http_status = 409
+
+
+class ApprovalAwaited(Refused):
+    """Asked for and written down, not done: the service awaits a second client's word."""
+
+    code = "approval.awaited"
+    exit_status = 10
+    http_status = 202
+
+
+class ApprovalSameClient(Refused):
+    """The client that asked for an act asks again; the second word has to be another client's."""
+
+    code = "approval.same-client"
     http_status = 409
 
 

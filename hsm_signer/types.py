@@ -401,6 +401,8 @@ class Event(ProtocolEnum):
     CLIENT_REMOVED = "client-removed", 31
     SETTINGS = "settings", 34
     """A service runs with other settings than the last one did."""
+    ASKED = "asked", 35
+    """A client asks for an act that needs a second one's word; ``x`` is the number of the act's event."""
 
 
 class TokenKeyKind(ProtocolEnum):

@@ -165,7 +165,10 @@ def _owners(store: Store, credential_ids: set[CredentialId]) -> dict[CredentialI
 
 
 def _outcome(entry: EvidenceEntry) -> str:
-    """The outcome; with their number where the entry is about several refusals."""
+    """The outcome; with their number where the entry is about several refusals, with the act asked for."""
+    if entry.event is Event.ASKED:
+        acts = {event.number: event.value for event in Event}
+        return f"{entry.outcome} {acts.get(entry.x or 0, '?')}"
     several = entry.event is Event.REFUSALS
     return f"{entry.outcome} {output.count(entry.x or 0, 'time')}" if several else entry.outcome
 

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import msgspec
 
+from hsm_signer.errors import ConfigError
+
 from .toml import read_toml
 
 SETTINGS_FILE = "service.toml"
@@ -100,6 +102,19 @@ class EnrolmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Whether cards of others, and cards that were never issued, are refused."""
 
 
+ACTS = ("unlock", "resume", "revoke")
+"""Acts over the network that can be made to need two clients; `suspend` never waits for anybody."""
+
+
+class ApprovalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Section ``[approval]``"""
+
+    acts: tuple[str, ...] = ()
+    """Acts that are carried out once two clients have asked for them: `unlock`, `resume`, `revoke`."""
+    within: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 3600
+    """Seconds for which the first client's word is good."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a service: all of service.toml."""
 
@@ -119,11 +134,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()
     enrolment: EnrolmentSettings = EnrolmentSettings()
+    approval: ApprovalSettings = ApprovalSettings()
 
 
 def load(path: Path) -> Settings:
     """Read a settings file; the defaults where there is none. Raises ConfigError naming the field."""
     try:
-        return read_toml(path, Settings)
+        settings = read_toml(path, Settings)
     except FileNotFoundError:
         return Settings()
+    for act in settings.approval.acts:
+        if act not in ACTS:
+            raise ConfigError(
+                f"{path}: approval.acts: expected some of {', '.join(ACTS)}, got {act!r}",
+                hint="other acts are not done over the network, but at the server only",
+            )
+    return settings

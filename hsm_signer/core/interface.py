@@ -18,8 +18,10 @@ from hsm_signer.types import (
     AnyDigest,
     CardAnswer,
     Combine,
+    CredentialId,
     CredentialView,
     Der,
+    Event,
     EvidenceEntry,
     Fingerprint,
     InstallationSignature,
@@ -27,6 +29,8 @@ from hsm_signer.types import (
     NewCredential,
     Scheme,
     SpkiDer,
+    Text,
+    Time,
 )
 
 MAX_SUBJECT = 2000
@@ -111,6 +115,17 @@ class CertificationRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """PKCS#10 as the first authorisation signed it."""
 
     pem: Pem
+
+
+class PendingApproval(Struct, frozen=True, forbid_unknown_fields=True):
+    """An act that is not carried out before a second client asks for it, too."""
+
+    credential_id: CredentialId
+    act: Event
+    actor: Text
+    """Who asked first, as evidence names them."""
+    until: Time
+    """When it has to be asked for anew."""
 
 
 class CredentialPage(Struct, frozen=True, forbid_unknown_fields=True):

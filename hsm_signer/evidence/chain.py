@@ -20,6 +20,8 @@ from hsm_signer.types import ACCEPTED, CredentialId, Digest, Event, EvidenceEntr
 
 from .findings import CHAIN_FOREIGN, CHAIN_GAP, CHAIN_PREVIOUS, CHAIN_VERSION, ENTRY_TIME, Finding
 
+NO_LIFE = (Event.ENROL, Event.ASKED, Event.EXPIRE)
+"""What may be all there is of a credential that was given up."""
 CLOCKS_DIFFER = 60_000_000
 """Microseconds that the clocks of two nodes may be apart: less is nothing to find."""
 
@@ -127,7 +129,7 @@ class ChainCheck:
             self.version = entry.record_version
             self.head = self.position.hash
         self.last = entry
-        self.lived |= entry.outcome == ACCEPTED and entry.event not in (Event.ENROL, Event.EXPIRE)
+        self.lived |= entry.outcome == ACCEPTED and entry.event not in NO_LIFE
 
     def _versions(self, entry: EvidenceEntry) -> Iterator[Finding]:
         written = self.version + 1

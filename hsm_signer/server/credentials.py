@@ -13,7 +13,15 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from hsm_signer.errors import NotPermitted, StatusUnsuitable, StoreError
-from hsm_signer.types import FAILURES_BEFORE_LOCK, CredentialId, CredentialRecord, Event, Status, SuspendedBy
+from hsm_signer.types import (
+    FAILURES_BEFORE_LOCK,
+    CredentialId,
+    CredentialRecord,
+    Event,
+    SealedEntry,
+    Status,
+    SuspendedBy,
+)
 
 from .base import ServerBase
 
@@ -64,6 +72,22 @@ CHANGES: dict[Event, Callable[[CredentialRecord], CredentialRecord]] = {
 }
 
 
+def changed_by(record: CredentialRecord, event: Event, by: SuspendedBy) -> CredentialRecord:
+    """Make the record as one of :data:`CHANGES`, asked for by ``by``, leaves it.
+
+    Raises NotPermitted, StatusUnsuitable.
+    """
+    changed = CHANGES[event](record)
+    if event is Event.SUSPEND:
+        return replace(changed, suspended_by=by)
+    if (event, record.suspended_by, by) == (Event.RESUME, SuspendedBy.ADMIN, SuspendedBy.REGISTRAR):
+        raise NotPermitted(
+            f"the credential of {record.owner!r} was suspended by an administrator",
+            hint="an administrator can resume it",
+        )
+    return changed
+
+
 class StatusChanges(ServerBase):
     """The part of the server that changes what credentials may do."""
 
@@ -77,24 +101,21 @@ class StatusChanges(ServerBase):
         (try again), and what loading raises.
         """
         record = self.load(credential_id).sealed.record
-        changed = CHANGES[event](record)
-        if event is Event.SUSPEND:
-            changed = replace(changed, suspended_by=by)
-        elif (event, record.suspended_by, by) == (Event.RESUME, SuspendedBy.ADMIN, SuspendedBy.REGISTRAR):
-            raise NotPermitted(
-                f"the credential of {record.owner!r} was suspended by an administrator",
-                hint="an administrator can resume it",
-            )
+        changed = changed_by(record, event, by)
         draft = self.draft(credential_id, event, record.version + 1)
         with self.store.changing(credential_id, record.version) as change:
             written = self.place(draft, change.position)
             sealed = self.seal(changed, written)
             change.write(sealed, written)
+        self.changed(written)
+        return sealed.record
+
+    def changed(self, written: SealedEntry) -> None:
+        """Do what comes after a change of status that is committed."""
         self.remember(written)
-        if event is Event.REVOKE:
+        if written.entry.event is Event.REVOKE:
             with suppress(StoreError):  # it is revoked in any case
                 self.store.forget()
-        return sealed.record
 
 
 def _unsuitable(record: CredentialRecord, what: str) -> StatusUnsuitable:

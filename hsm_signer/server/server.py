@@ -30,7 +30,7 @@ from hsm_signer.types import (
     Status,
 )
 
-from .credentials import StatusChanges
+from .approval import Approvals
 from .enrolment import Enrolment
 from .signing import Signing
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hsm_signer.evidence.audit import AuditReport
 
 
-class Server(Signing, Enrolment, StatusChanges):
+class Server(Signing, Enrolment, Approvals):
     """A signing server in this process, with one method for everything that needs its token or its store."""
 
     @property

@@ -34,6 +34,7 @@ LAST = (
     .order_by(evidence.c.sequence.desc())
     .limit(1)
 )
+NEWEST_FIRST = select(*ENTRY).where(OWN).order_by(evidence.c.sequence.desc()).limit(bindparam("b_limit"))
 NEWEST_VERSION = select(type_coerce(func.max(evidence.c.record_version), NullType())).where(OWN)
 # One statement sees one moment, on both databases.
 LOAD = select(

@@ -18,7 +18,9 @@ import httpx
 import msgspec
 
 from hsm_signer.core import json_codec, tls
+from hsm_signer.core.interface import PendingApproval
 from hsm_signer.errors import (
+    ApprovalAwaited,
     CardError,
     InputError,
     NotAuthenticated,
@@ -85,7 +87,9 @@ class Channel:
 
     def read(self, kind: type[T], method: str, path: str, **how: Any) -> T:
         """Send a request and decode its JSON answer as ``kind``; ``how`` as for :meth:`send`."""
-        body = self.send(method, path, **how)
+        return self._decoded(kind, self.send(method, path, **how))
+
+    def _decoded(self, kind: type[T], body: bytes) -> T:
         try:
             return json_codec.decode(kind, body, what="answer")
         except InputError as error:
@@ -143,6 +147,8 @@ class Channel:
 
     def _answered(self, answer: httpx.Response, body: bytes) -> bytes:
         status = answer.status_code
+        if status == ApprovalAwaited.http_status:
+            self._awaited(self._decoded(PendingApproval, body))
         if 200 <= status <= 299:
             return body
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -160,6 +166,13 @@ class Channel:
         error = self._error(problem)
         error.retry_after = _seconds(answer.headers.get("Retry-After", ""))
         raise error
+
+    def _awaited(self, pending: PendingApproval) -> NoReturn:
+        """Raise ApprovalAwaited: whoever asked takes no answer for the act itself."""
+        raise ApprovalAwaited(
+            f"{pending.act.value} was asked for and is not done: a second client has to ask for it, too",
+            hint=f"until {json_codec.time_to_json(pending.until)}, with the same command as another client",
+        )
 
     def _error(self, problem: dict[str, Any]) -> SignerError:
         """Make the error that a problem document (RFC 9457) describes, of the class that has its code."""

@@ -270,7 +270,11 @@ class RemoteServer:
             self._channel.expect(False, "a public key of no known kind")
 
     def change_status(self, credential_id: CredentialId, event: Event) -> CredentialView:
-        """Suspend, resume, unlock or revoke. Raises StatusUnsuitable, RecordConflict (try again)."""
+        """Suspend, resume, unlock or revoke.
+
+        Raises ApprovalAwaited where a second client has to ask for it, too, ApprovalSameClient,
+        StatusUnsuitable, RecordConflict (try again).
+        """
         return self._credential("POST", credential_id, f"/{event.value}")
 
     def _credential(self, method: str, credential_id: CredentialId, end: str = "") -> CredentialView:

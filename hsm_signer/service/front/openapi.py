@@ -162,10 +162,10 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         media["example"] = _example(endpoint.example.answer)
     responses = {endpoint.status: {"description": title_of(endpoint.status), "content": content}}
     for status, kind in endpoint.other_answers.items():
-        responses[status] = {
-            "description": title_of(status),
-            "content": {JSON: {"schema": _reference(kind)}},
-        }
+        media = {"schema": _reference(kind)}
+        if status in endpoint.example.other_answers:
+            media["example"] = _example(endpoint.example.other_answers[status])
+        responses[status] = {"description": title_of(status), "content": {JSON: media}}
     for status in sorted({*interface.refusals, *endpoint.refusals} - set(responses)):
         problem = {interface.problem_media_type: {"schema": _reference(interface.problem)}}
         responses[status] = {"description": title_of(status), "content": problem}

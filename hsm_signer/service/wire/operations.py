@@ -20,6 +20,7 @@ from hsm_signer.core.interface import (
     Digests,
     EnrolmentRequest,
     EvidencePage,
+    PendingApproval,
     RequestInfo,
 )
 from hsm_signer.errors import (
@@ -53,7 +54,7 @@ from hsm_signer.types import (
     SignOutcome,
 )
 
-VERSION = 3
+VERSION = 4
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 SAID_IN_FULL = (
@@ -193,7 +194,7 @@ class GiveUpEnrolment(Operation, frozen=True, kw_only=True, tag="give-up-enrolme
 
 
 class ChangeStatus(Operation, frozen=True, kw_only=True, tag="change-status"):
-    """Suspend, resume, unlock or revoke. -> CredentialView
+    """Suspend, resume, unlock or revoke. -> StatusChange
 
     Its key in roles.PERMITTED is the event's name.
     """
@@ -340,6 +341,15 @@ class ClientView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether it has been identified by a client certificate."""
 
 
+class StatusChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What came of a change of status: exactly one of the two."""
+
+    credential: CredentialView | None
+    """As it then is."""
+    awaited: PendingApproval | None
+    """What a second client has to ask for before it is done."""
+
+
 class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An authorisation that was examined, and what it is for."""
 
@@ -378,7 +388,7 @@ _RESULTS: dict[type[Operation], Any] = {
     BeginEnrolment: EnrolmentStarted,
     GetRequestInfo: RequestInfo,
     GiveUpEnrolment: None,
-    ChangeStatus: CredentialView,
+    ChangeStatus: StatusChange,
     GetEvidence: EvidencePage,
     GetAnchor: Anchor,
     CheckAnchor: tuple[Finding, ...],

@@ -6,7 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 
-from hsm_signer.config.service import LimitSettings
+from hsm_signer.config.service import ApprovalSettings, LimitSettings
 from hsm_signer.core.owners import canonical_owner
 from hsm_signer.errors import ChannelUnsuitable, CredentialUnknown, InputError, NotPermitted
 from hsm_signer.server.server import Server
@@ -72,6 +72,7 @@ class ClientCall:
     """Its actor is the client."""
     client: clients.Identity
     limits: LimitSettings
+    approval: ApprovalSettings
     message: ByteSource | None
     """What came in CHUNK frames."""
 

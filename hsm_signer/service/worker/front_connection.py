@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from hsm_signer.config.service import LimitSettings
+from hsm_signer.config.service import ApprovalSettings, LimitSettings
 from hsm_signer.errors import FrameMalformed, ServiceError, SignerError, TokenSessionLost, WorkerUnavailable
 from hsm_signer.server.server import Server
 from hsm_signer.service.logs import Log
@@ -37,6 +37,7 @@ class WorkerPort(Protocol):
     token: TokenThread
     reader: ReaderThread
     limits: LimitSettings
+    approval: ApprovalSettings
     identities: Identities
 
     def state(self) -> wire.WorkerState:
@@ -228,7 +229,13 @@ class Connection:
         def work(server: Server) -> Any:
             server = replace(server, observe=pending.start().observe)
             result = handlers.carry_out(
-                server, worker.identities, worker.limits, pending.call, message, pending.is_client
+                server,
+                worker.identities,
+                worker.limits,
+                worker.approval,
+                pending.call,
+                message,
+                pending.is_client,
             )
             if isinstance(result, SignOutcome) and not result.repeated:
                 worker.signed(len(result.signatures))  # here: the front may have gone by then

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hsm_signer.config.service import LimitSettings
+from hsm_signer.config.service import ApprovalSettings, LimitSettings
 from hsm_signer.core.content import digest_list_hash
 from hsm_signer.core.interface import (
     Capabilities,
@@ -20,6 +20,7 @@ from hsm_signer.core.interface import (
     EvidencePage,
     Limits,
     NumberedEntry,
+    PendingApproval,
     RequestInfo,
 )
 from hsm_signer.errors import (
@@ -79,6 +80,7 @@ def carry_out(
     server: Server,
     identities: Identities,
     limits: LimitSettings,
+    approval: ApprovalSettings,
     call: wire.Call,
     message: ByteSource | None,
     is_client: Callable[[str], None],
@@ -97,7 +99,8 @@ def carry_out(
     identity = identities.find(server, caller)
     is_client(identity.name)
     require_role(identity, operation)
-    client_call = ClientCall(replace(server, actor=f"client {identity.name}"), identity, limits, message)
+    server = replace(server, actor=f"client {identity.name}")
+    client_call = ClientCall(server, identity, limits, approval, message)
     result = _HANDLERS[type(operation)](client_call, operation)
     if isinstance(operation, wire.Logout):
         identities.clear()
@@ -203,11 +206,17 @@ def get_certification_request(call: ClientCall, operation: wire.GetCertification
     return call.server.certification_request(call.record(operation.credential_id).credential_id)
 
 
-def change_status(call: ClientCall, operation: wire.ChangeStatus) -> CredentialView:
-    """Suspend, resume, unlock or revoke a credential; return it as it then is."""
+def change_status(call: ClientCall, operation: wire.ChangeStatus) -> wire.StatusChange:
+    """Suspend, resume, unlock or revoke a credential; where two clients have to ask, note the first."""
     record = call.record(operation.credential_id)
     by = SuspendedBy.ADMIN if Role.ADMIN in call.client.roles else SuspendedBy.REGISTRAR
-    return CredentialView.of(call.server.change_status(record.credential_id, operation.event, by))
+    number, event = record.credential_id, operation.event
+    if event.value not in call.approval.acts:
+        return wire.StatusChange(CredentialView.of(call.server.change_status(number, event, by)), None)
+    result = call.server.approve_status(number, event, by, call.approval.within)
+    if isinstance(result, PendingApproval):
+        return wire.StatusChange(None, result)
+    return wire.StatusChange(CredentialView.of(result), None)
 
 
 # --- signing -----------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class Worker:
         self, home: Path, chosen: Settings, policy: OriginPolicy, folder: Path, slot: int, generation: int
     ) -> None:
         self.limits = chosen.limits
+        self.approval = chosen.approval
         self.identities = Identities()
         self._settings = chosen.worker
         self._folder = folder

@@ -353,7 +353,7 @@ def test_no_session_objects_are_left(tenants: Tenants) -> None:
 
 def _count_objects(home: str, token: str) -> None:
     """In a process of its own: the worker's own threads, over the token as they have it."""
-    from hsm_signer.config.service import LimitSettings
+    from hsm_signer.config.service import ApprovalSettings, LimitSettings
     from hsm_signer.errors import Refused
     from hsm_signer.service.worker import access, handlers
     from hsm_signer.service.worker.threads import TokenThread
@@ -375,7 +375,7 @@ def _count_objects(home: str, token: str) -> None:
         asked = wire.Call(caller=wire.Caller(bearer=token), request_id="x", operation=operation)
         return thread.ask(
             lambda server: handlers.carry_out(
-                server, identities, LimitSettings(), asked, None, lambda name: None
+                server, identities, LimitSettings(), ApprovalSettings(), asked, None, lambda name: None
             )
         ).result(60)
 

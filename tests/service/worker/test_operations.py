@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import insert
 
-from hsm_signer.config.service import LimitSettings
+from hsm_signer.config.service import ApprovalSettings, LimitSettings
 from hsm_signer.core.canonical import sequence
 from hsm_signer.core.content import digest_list_hash
 from hsm_signer.core.interface import CredentialPage, EvidencePage, NumberedEntry
@@ -290,7 +290,7 @@ def test_statuses(running: Running, tmp_path: Path) -> None:
         number = client.credential(person.name).credential_id
 
         def change(event: Event) -> Status:
-            view = client.call(wire.ChangeStatus(credential_id=number, event=event))
+            view = client.call(wire.ChangeStatus(credential_id=number, event=event)).credential
             assert isinstance(view, CredentialView)
             return view.status
 
@@ -436,7 +436,11 @@ def _short_pages(server: Any) -> tuple[list[list[int]], list[int], str]:
     """The numbers of the entries, page by page, where a page may have some 2000 bytes; then with less room
     in a frame than the first entry takes."""
     call = access.ClientCall(
-        server, clients.Identity("test", frozenset(Role), None, False), LimitSettings(), None
+        server,
+        clients.Identity("test", frozenset(Role), None, False),
+        LimitSettings(),
+        ApprovalSettings(),
+        None,
     )
 
     def read(after: int) -> EvidencePage:

@@ -130,11 +130,11 @@ def test_a_registrar_does_not_undo_what_an_admin_has_done(running: Running, tmp_
         with pytest.raises(NotPermitted, match="suspended by an administrator"):
             registrar.call(resume)
         assert client.credential_by_id(number).status is Status.SUSPENDED
-        assert admin.call(resume).status is Status.ACTIVE
+        assert admin.call(resume).credential.status is Status.ACTIVE
         registrar.call(suspend)
-        assert registrar.call(resume).status is Status.ACTIVE, "their own they end themselves"
+        assert registrar.call(resume).credential.status is Status.ACTIVE, "their own they end themselves"
         registrar.call(suspend)
-        assert admin.call(resume).status is Status.ACTIVE
+        assert admin.call(resume).credential.status is Status.ACTIVE
 
 
 # --- a registrar is no signer ------------------------------------------------------------------------------

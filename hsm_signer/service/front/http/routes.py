@@ -43,6 +43,8 @@ class Example:
     """Of path and query, by name."""
     body: Any = None
     answer: Any = None
+    other_answers: Mapping[int, Any] = field(default_factory=dict)
+    """By status, as the endpoint has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

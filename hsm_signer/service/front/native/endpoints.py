@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from hsm_signer.config.service import LimitSettings
+from hsm_signer.config.service import ACTS, LimitSettings
 from hsm_signer.core import json_codec
 from hsm_signer.core.interface import (
     Capabilities,
@@ -16,6 +16,7 @@ from hsm_signer.core.interface import (
     CredentialPage,
     EnrolmentRequest,
     EvidencePage,
+    PendingApproval,
     RequestInfo,
     SignatureRequest,
 )
@@ -25,7 +26,7 @@ from hsm_signer.service.front.calls import call, call_before_body, front_of, req
 from hsm_signer.service.front.http.bodies import json_value, message_parts
 from hsm_signer.service.front.http.routes import Interface
 from hsm_signer.service.front.openapi import KNOWN_CLIENT
-from hsm_signer.service.front.problems import problem_of
+from hsm_signer.service.front.problems import json_response, problem_of
 from hsm_signer.service.roles import PERMITTED
 from hsm_signer.service.wire.operations import (
     BeginEnrolment,
@@ -44,6 +45,7 @@ from hsm_signer.service.wire.operations import (
     ListCredentials,
     SetCertificates,
     Sign,
+    StatusChange,
     WhoAmI,
 )
 from hsm_signer.types import (
@@ -142,10 +144,10 @@ async def set_certificates(request: Request, credential_id: CredentialId, body: 
 
 
 def _change_of_status(event: Event, summary: str) -> None:
-    async def change(request: Request, credential_id: CredentialId) -> CredentialView:
+    async def change(request: Request, credential_id: CredentialId) -> CredentialView | Response | None:
         operation = ChangeStatus(credential_id=credential_id, event=event)
-        found: CredentialView = await call(request, operation)
-        return found
+        result: StatusChange = await call(request, operation)
+        return result.credential if result.awaited is None else json_response(result.awaited, 202)
 
     change.__doc__ = summary
     NATIVE.endpoint(
@@ -154,13 +156,16 @@ def _change_of_status(event: Event, summary: str) -> None:
         id=f"{event.value}Credential",
         tag="credentials",
         refusals=(404, 409),
+        answer=CredentialView,
+        other_answers={202: PendingApproval} if event.value in ACTS else {},
     )(change)
 
 
 _change_of_status(Event.SUSPEND, "No signatures until resumed.")
-_change_of_status(Event.RESUME, "End a suspension.")
-_change_of_status(Event.UNLOCK, "End a lock by wrong PINs.")
-_change_of_status(Event.REVOKE, "For ever: the wrapped private key is deleted.")
+APPROVAL = "202 where the service wants a second client to ask for the same: nothing is done yet."
+_change_of_status(Event.RESUME, f"End a suspension.\n\n{APPROVAL}")
+_change_of_status(Event.UNLOCK, f"End a lock by wrong PINs.\n\n{APPROVAL}")
+_change_of_status(Event.REVOKE, f"For ever: the wrapped private key is deleted.\n\n{APPROVAL}")
 
 
 # --- signing -------------------------------------------------------------------------------------------

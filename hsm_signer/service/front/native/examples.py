@@ -184,6 +184,12 @@ ANCHOR = {
 BY_ID = {"credential_id": CREDENTIAL["credential_id"]}
 OF_ENROLMENT = {"credential_id": ENROLMENT["credential"]["credential_id"]}
 
+
+def _awaited(act: str) -> dict[int, Any]:
+    """The answer to the first of two clients."""
+    return {202: {**BY_ID, "act": act, "actor": "client desk", "until": "2026-11-25T11:07:40.022104Z"}}
+
+
 EXAMPLES: dict[str, Example] = {
     "getCapabilities": Example(
         answer={
@@ -208,9 +214,17 @@ EXAMPLES: dict[str, Example] = {
     "suspendCredential": Example(
         parameters=BY_ID, answer={**CREDENTIAL, "status": "suspended", "version": "3"}
     ),
-    "resumeCredential": Example(parameters=BY_ID, answer={**CREDENTIAL, "version": "4"}),
-    "unlockCredential": Example(parameters=BY_ID, answer={**CREDENTIAL, "version": "8"}),
-    "revokeCredential": Example(parameters=BY_ID, answer={**CREDENTIAL, "status": "revoked", "version": "3"}),
+    "resumeCredential": Example(
+        parameters=BY_ID, answer={**CREDENTIAL, "version": "4"}, other_answers=_awaited("resume")
+    ),
+    "unlockCredential": Example(
+        parameters=BY_ID, answer={**CREDENTIAL, "version": "8"}, other_answers=_awaited("unlock")
+    ),
+    "revokeCredential": Example(
+        parameters=BY_ID,
+        answer={**CREDENTIAL, "status": "revoked", "version": "3"},
+        other_answers=_awaited("revoke"),
+    ),
     "getChallenge": Example(parameters=BY_ID, answer=CHALLENGE),
     "createSignatures": Example(
         parameters=BY_ID,
