@@ -6,17 +6,19 @@ the record, so that whatever protects evidence protects it, and nothing else has
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.interface import PendingApproval
 from hsm_signer.core.json_codec import time_to_json
 from hsm_signer.errors import ApprovalSameClient, EvidenceDamaged
-from hsm_signer.store.change import Change
+from hsm_signer.store.change import conflict
 from hsm_signer.types import (
     ACCEPTED,
     CredentialId,
     CredentialRecord,
+    Digest,
     Event,
     EvidenceEntry,
     SuspendedBy,
@@ -25,7 +27,7 @@ from hsm_signer.types import (
 from .credentials import CHANGES, StatusChanges, changed_by
 
 MAX_BETWEEN = 1000
-"""Entries between two clients' words: all of them are hashed while the record is locked."""
+"""Entries between two clients' words: all of them are hashed."""
 SECOND = 1_000_000
 """Microseconds."""
 
@@ -34,19 +36,29 @@ class Approvals(StatusChanges):
     """The part of the server that carries out what two clients ask for."""
 
     def approve_status(
-        self, credential_id: CredentialId, event: Event, by: SuspendedBy, within: int
+        self,
+        credential_id: CredentialId,
+        event: Event,
+        by: SuspendedBy,
+        within: int,
+        may_ask: Callable[[str], bool],
     ) -> CredentialRecord | PendingApproval:
         """Carry out one of :data:`CHANGES` that another client asked for, or write down that it is asked for.
 
-        ``within``: seconds for which a first word is good. Raises ApprovalSameClient, EvidenceDamaged where
-        an entry since the first word was changed, and what :meth:`change_status` raises, at the first word,
-        too.
+        ``within``: seconds for which a first word is good; ``may_ask`` says whether an actor, as evidence
+        names it, may ask for this now: the first word of one who may not any more counts for nothing. Raises
+        ApprovalSameClient, EvidenceDamaged where an entry since the first word was changed, and what
+        :meth:`change_status` raises, at the first word, too.
         """
         record = self.load(credential_id).sealed.record
         changed = changed_by(record, event, by)
         version = record.version + 1
+        end, first = self._first_word(record, event, within)
+        if first is not None and not may_ask(first.actor):
+            first = None
         with self.store.changing(credential_id, record.version) as change:
-            first = self._first_word(change, record, event, within)
+            if change.position.hash != end:
+                raise conflict(credential_id)
             if first is None:
                 draft = self.draft(credential_id, Event.ASKED, version)
                 # x and not a field of its own: the hash covers it, and entries stay what they are.
@@ -61,17 +73,21 @@ class Approvals(StatusChanges):
         return sealed.record if first is not None else _pending(written.entry, event, within)
 
     def _first_word(
-        self, change: Change, record: CredentialRecord, event: Event, within: int
-    ) -> EvidenceEntry | None:
-        """Find the entry in which another client asks for this act; None if nobody does.
+        self, record: CredentialRecord, event: Event, within: int
+    ) -> tuple[Digest | None, EvidenceEntry | None]:
+        """Find the hash of the chain's end, and the entry in which another client asks for this act, if any.
 
-        Backwards from the end of the chain, whose MAC :meth:`place` checks before anything is written: each
-        entry has the hash that the next one names. A change of status ends every first word.
+        Backwards from that end, whose MAC has to hold: each entry has the hash that the next one names. A
+        change of status ends every first word.
         """
         oldest = self.clock() - within * SECOND
-        expected = change.position.hash
-        with closing(change.newest_first(MAX_BETWEEN)) as entries:
-            for entry in entries:
+        end = expected = None
+        with closing(self.store.newest_first(record.credential_id, MAX_BETWEEN)) as entries:
+            for sealed in entries:
+                entry = sealed.entry
+                if end is None:
+                    self.environment.check_entry(sealed)
+                    end = expected = entry_hash(entry)
                 if entry_hash(entry) != expected:
                     raise EvidenceDamaged(
                         f"evidence about {record.owner!r} was changed: entry {entry.sequence} is not the one "
@@ -79,12 +95,12 @@ class Approvals(StatusChanges):
                         hint="restore the newest backup; `hsm-signer audit verify` shows what was changed",
                     )
                 if entry.time < oldest or (entry.event in CHANGES and entry.outcome == ACCEPTED):
-                    return None
+                    break
                 if entry.event is Event.ASKED and entry.x == event.number:
                     self._refuse_first(entry, record, event, within)
-                    return entry
+                    return end, entry
                 expected = entry.previous
-        return None
+        return end, None
 
     def _refuse_first(
         self, first: EvidenceEntry, record: CredentialRecord, event: Event, within: int

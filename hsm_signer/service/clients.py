@@ -163,6 +163,15 @@ def list_clients(environment: SecureEnvironment, store: Store) -> list[Client]:
     return [_client(row) for row in rows]
 
 
+def find(environment: SecureEnvironment, store: Store, name: str) -> Client | None:
+    """The client of this name; None without one. Raises StoreDamaged as :func:`list_clients` does."""
+    row = store.client_by_name(name)
+    if row is None:
+        return None
+    _check(environment, store, row)
+    return _client(row)
+
+
 def certificate_hash(certificate: bytes) -> Digest:
     """Hash a certificate, DER or PEM: SHA-256 of its DER, 32 bytes. Raises CertificateUnsuitable."""
     try:

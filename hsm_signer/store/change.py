@@ -5,7 +5,6 @@ Nobody else can write in between, so that record and entry are made for exactly 
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert
@@ -29,7 +28,7 @@ from hsm_signer.types import (
 )
 
 from .columns import checked
-from .rows import CHAIN, ChainColumn, entry_from_row, entry_row, installation_row, record_row, who
+from .rows import CHAIN, ChainColumn, entry_row, installation_row, record_row, who
 from .schema import certificate
 from .statements import (
     COUNT_REFUSAL,
@@ -38,15 +37,12 @@ from .statements import (
     LAST,
     LOCK,
     LOCK_INSTALLATION,
-    NEWEST_FIRST,
     NEWEST_VERSION,
     REFUSAL_TIMES,
     UPDATE,
     UPDATE_INSTALLATION,
 )
 
-BATCH = 10
-"""Rows fetched at a time: an entry may have a megabyte, and mostly the first few will do."""
 MAX_COUNTED = 2**63 - 1
 """The largest integer that every database holds."""
 
@@ -105,13 +101,6 @@ class LockedChain:
         times = self._connection.execute(REFUSAL_TIMES, asked).scalars()
         name = f"the time of an entry of {who(self._credential_id)}"
         return [checked(U64, time, name) for time in times]
-
-    def newest_first(self, limit: int) -> Generator[EvidenceEntry, None, None]:
-        """Read the newest entries backwards, at most ``limit``: as their rows say. Raises StoreDamaged."""
-        asked = {"b_id": self._credential_id, "b_limit": limit}
-        with self._connection.execute(NEWEST_FIRST, asked, execution_options={"yield_per": BATCH}) as result:
-            for row in result:
-                yield entry_from_row(row).entry
 
     def count_refusal(self) -> None:
         """Count a refusal instead of writing it: an entry of event refusals tells the number later."""

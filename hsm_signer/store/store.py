@@ -7,7 +7,7 @@ and if anything fails nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,7 @@ from .statements import (
     INSERT_INSTALLATION,
     INSERT_RECORD,
     LOAD,
+    NEWEST_FIRST,
     NEWEST_VERSION,
     RECORD,
     SEAL_ENTRY,
@@ -349,6 +350,18 @@ class Store(Pages, ClientRows, CertificateRows):
         """
         with self.snapshot() as snapshot:
             yield from snapshot.entries(credential_id, limit=limit, damaged=damaged)
+
+    def newest_first(self, credential_id: CredentialId, limit: int) -> Generator[SealedEntry, None, None]:
+        """Read at most ``limit`` entries of a chain, backwards from its end. Raises StoreDamaged."""
+        asked = {"b_id": credential_id, "b_limit": limit}
+        # A few at a time: an entry may have a megabyte, and mostly the first ones will do.
+        options = {"yield_per": 10}
+        with (
+            self._reading() as connection,
+            connection.execute(NEWEST_FIRST, asked, execution_options=options) as result,
+        ):
+            for row in result:
+                yield entry_from_row(row)
 
     def heads(self, upto: int | None = None) -> Iterator[Head]:
         """Read the last entry of every chain, ascending by credential id, of the entries up to ``upto``.

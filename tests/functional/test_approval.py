@@ -5,32 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace as struct_replace
 
 from hsm_signer.core.interface import PendingApproval
 from hsm_signer.errors import (
     ApprovalSameClient,
+    ChallengeStale,
     CredentialRevoked,
+    CredentialSuspended,
     EvidenceDamaged,
     NotPermitted,
+    RecordConflict,
     StatusUnsuitable,
 )
 from hsm_signer.server import approval
+from hsm_signer.server.approval import Approvals
 from hsm_signer.server.server import Server
 from hsm_signer.testing import Home
 from hsm_signer.types import ACCEPTED, CredentialId, CredentialRecord, Event, Scheme, Status, SuspendedBy
 from tests.support.enrolments import pending
-from tests.support.scenes import chain, entries_of, put_chain, sql, still_signs
+from tests.support.scenes import authorise, chain, entries_of, put_chain, sql, still_signs
+
+from .test_forged_evidence import columns_of, overwrite
 
 HOUR = 3600
+KNOWN = {"client a", "client b", "client c"}
+"""Who may ask, but for client removed."""
 
 
 def ask(
     server: Server, name: str, credential_id: CredentialId, event: Event, by: SuspendedBy = SuspendedBy.ADMIN
 ) -> CredentialRecord | PendingApproval:
     """A client of this name asks for an act that needs two."""
-    return replace(server, actor=f"client {name}").approve_status(credential_id, event, by, HOUR)
+    asking = replace(server, actor=f"client {name}")
+    return asking.approve_status(credential_id, event, by, HOUR, lambda actor: actor in KNOWN)
 
 
 def done(answer: CredentialRecord | PendingApproval) -> CredentialRecord:
@@ -95,6 +106,48 @@ def test_a_change_of_status_ends_every_word(home: Home, server: Server) -> None:
     # Suspended a second time: nobody has said a word about that.
     assert awaited(ask(server, "b", number, Event.RESUME)).actor == "client b"
     assert server.credential_by_id(number).status is Status.SUSPENDED
+
+
+def test_a_word_of_who_may_not_ask_any_more_counts_for_nothing(home: Home, server: Server) -> None:
+    number = home["alice"].record(server).credential_id
+    awaited(ask(server, "removed", number, Event.REVOKE))
+    assert awaited(ask(server, "b", number, Event.REVOKE)).actor == "client b"
+    assert done(ask(server, "a", number, Event.REVOKE)).status is Status.REVOKED
+
+
+@pytest.mark.parametrize("event", [None, Event.SUSPEND], ids=["a refusal", "a suspension"])
+def test_an_entry_in_between_is_a_conflict(
+    home_on_each: Home, monkeypatch: pytest.MonkeyPatch, event: Event | None
+) -> None:
+    """Between the look back and the write: nothing is carried out by what was seen before."""
+    with home_on_each.server() as server:
+        alice = home_on_each["alice"]
+        number = alice.record(server).credential_id
+        stale = authorise(server, alice, b"stale")
+        alice.sign(server, b"newer")
+        awaited(ask(server, "a", number, Event.REVOKE))
+        find = Approvals._first_word
+
+        def interrupted(self: Approvals, *arguments: Any) -> Any:
+            found = find(self, *arguments)
+            if event is None:
+                with pytest.raises(ChallengeStale):
+                    server.sign(stale)
+            else:
+                server.change_status(number, event)
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Approvals, "_first_word", interrupted)
+            with pytest.raises(RecordConflict):
+                ask(server, "b", number, Event.REVOKE)
+        assert server.credential_by_id(number).status is not Status.REVOKED
+        again = ask(server, "b", number, Event.REVOKE)
+        if event is None:
+            assert done(again).status is Status.REVOKED
+        else:
+            assert awaited(again).actor == "client b"
+        assert server.audit().good
 
 
 def test_a_word_is_for_one_act(home: Home, server: Server) -> None:
@@ -189,6 +242,23 @@ def test_a_changed_word_is_nobodys(
     assert entries_of(home, number) == forged
     put_chain(home, number, good)
     assert done(ask(server, "b", number, Event.REVOKE)).status is Status.REVOKED
+
+
+def test_a_refusal_is_not_made_a_word(home: Home, server: Server) -> None:
+    """It comes after the entry that the record names, and nothing follows it yet."""
+    alice = home["alice"]
+    number = alice.record(server).credential_id
+    request = authorise(server, alice, b"refused")
+    server.change_status(number, Event.SUSPEND)
+    with pytest.raises(CredentialSuspended):
+        server.sign(request)
+    last = chain(server, number)[-1]
+    assert last.outcome == CredentialSuspended.code
+    overwrite(server, last, columns_of(struct_replace(last, event=Event.ASKED, outcome=ACCEPTED, x=7)))
+    assert chain(server, number)[-1].event is Event.ASKED
+    with pytest.raises(EvidenceDamaged, match="MAC of entry"):
+        ask(server, "b", number, Event.REVOKE)
+    assert server.credential_by_id(number).status is Status.SUSPENDED
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed"])

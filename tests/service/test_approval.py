@@ -12,10 +12,12 @@ import pytest
 
 from hsm_signer.config import service as settings
 from hsm_signer.errors import ApprovalAwaited, ConfigError
+from hsm_signer.service import clients
+from hsm_signer.service.roles import Role
 from hsm_signer.types import Event
 from tests.support.commandline import Cli, Ran
 from tests.support.front import api, problem
-from tests.support.service import Service, serving
+from tests.support.service import Service, in_process, serving
 from tests.support.tenants import Tenants
 
 from .front.test_examples import OPERATIONS, answered
@@ -92,6 +94,21 @@ def test_one_asks_another_carries_out_and_evidence_has_both(guarded: tuple[Servi
         assert post(admin, "bob", "revoke").status_code == 202
         problem(post(registrar, "bob", "revoke"), 403, "client.not-permitted")
         assert credential(app, "bob")["status"] == "active"
+
+
+def test_a_removed_client_has_no_word(guarded: tuple[Service, Tenants]) -> None:
+    service, tenants = guarded
+    token = service.add_client("passing", Role.ADMIN)
+    with api(service, token) as passing, api(service, tenants.tokens["admin"]) as admin:
+        assert post(passing, "basil", "revoke").status_code == 202
+        in_process(tenants.home, _remove, "passing")
+        answer = post(admin, "basil", "revoke")
+        assert (answer.status_code, answer.json()["actor"]) == (202, "client admin")
+        assert credential(admin, "basil")["status"] == "active"
+
+
+def _remove(server: Any, name: str) -> None:
+    clients.remove(server.environment, server.store, name, actor="test", clock=server.clock)
 
 
 def test_the_command_line_says_what_is_awaited(

@@ -35,7 +35,7 @@ from hsm_signer.errors import (
 from hsm_signer.evidence.findings import Finding
 from hsm_signer.server.server import Server
 from hsm_signer.service import clients
-from hsm_signer.service.roles import Role
+from hsm_signer.service.roles import PERMITTED, Role
 from hsm_signer.service.wire import operations as wire
 from hsm_signer.service.wire.frames import MAX_FRAME
 from hsm_signer.types import (
@@ -44,9 +44,11 @@ from hsm_signer.types import (
     Challenge,
     Combine,
     Content,
+    CredentialRecord,
     CredentialView,
     DigestList,
     EnrolmentStarted,
+    Event,
     KeySpec,
     Message,
     NewCredential,
@@ -63,6 +65,8 @@ from .access import ClientCall, Identities, require_role
 
 MAX_ENTRY = MAX_FRAME - 1024
 """Bytes of an entry, encoded: one made at the server itself may be longer."""
+CLIENT = "client "
+"""What comes before its name where evidence names a client."""
 PAGE_BYTES = MAX_FRAME // 2
 """A page ends before its entries take more, encoded."""
 
@@ -99,7 +103,7 @@ def carry_out(
     identity = identities.find(server, caller)
     is_client(identity.name)
     require_role(identity, operation)
-    server = replace(server, actor=f"client {identity.name}")
+    server = replace(server, actor=CLIENT + identity.name)
     client_call = ClientCall(server, identity, limits, approval, message)
     result = _HANDLERS[type(operation)](client_call, operation)
     if isinstance(operation, wire.Logout):
@@ -213,10 +217,22 @@ def change_status(call: ClientCall, operation: wire.ChangeStatus) -> wire.Status
     number, event = record.credential_id, operation.event
     if event.value not in call.approval.acts:
         return wire.StatusChange(CredentialView.of(call.server.change_status(number, event, by)), None)
-    result = call.server.approve_status(number, event, by, call.approval.within)
+    result = call.server.approve_status(
+        number, event, by, call.approval.within, lambda actor: may_change_status(call, record, event, actor)
+    )
     if isinstance(result, PendingApproval):
         return wire.StatusChange(None, result)
     return wire.StatusChange(CredentialView.of(result), None)
+
+
+def may_change_status(call: ClientCall, record: CredentialRecord, event: Event, actor: str) -> bool:
+    """Tell whether an actor of the evidence is a client that may change this record's status now."""
+    client = clients.find(call.server.environment, call.server.store, actor.removeprefix(CLIENT))
+    return (
+        client is not None
+        and bool(PERMITTED[event.value] & client.roles)
+        and client.owner in (None, record.owner)
+    )
 
 
 # --- signing -----------------------------------------------------------------------------------------------
