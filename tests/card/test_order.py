@@ -85,8 +85,8 @@ def test_state_before_length_and_content(command: str, state: str, make_card: Ma
     code = {"blank": 1, "active": 3, "blocked": 4, "basic": 3}[state]
     for data in (good_data(command), b"\xff" * 255, b""):
         word = card.raw(short(row.header, data))[1]
-        if code not in row.states or command == "INSTALL":
-            # INSTALL: there was no BEGIN PERSONALISATION.
+        if code not in row.states or command in ("INSTALL", "ISSUE"):
+            # There was no BEGIN PERSONALISATION, no BEGIN ISSUE.
             assert word == 0x6985
         elif state == "basic" and command in ("VERIFY", "CHANGE REFERENCE DATA", "RESET RETRY COUNTER"):
             assert word == 0x6A88
@@ -102,11 +102,14 @@ def test_state_before_length_and_content(command: str, state: str, make_card: Ma
 
 @EVERY
 def test_length(command: str, make_card: MakeCard) -> None:
-    card = make_card(None if command in ("BEGIN PERSONALISATION", "INSTALL") else Profile())
+    blank = command in ("BEGIN PERSONALISATION", "INSTALL", "BEGIN ISSUE", "ISSUE")
+    card = make_card(None if blank else Profile())
     row = ROWS[command]
     for length in {row.nc_min - 1, row.nc_max + 1} - {-1}:
         if command == "INSTALL":
             card.begin()
+        if command == "ISSUE":
+            card.send("BEGIN ISSUE")
         assert card.send(command, bytes(length)) == (b"", 0x6700)
 
 

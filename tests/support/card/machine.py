@@ -109,6 +109,10 @@ class CardMachine(RuleBasedStateMachine):
             self.model.waiting = word & 0xFF
             if parsed.header == COMMANDS["BEGIN ISSUE"].header and not issuing:
                 self.origin_point = b""
+            if parsed.header == COMMANDS["BEGIN PERSONALISATION"].header:
+                # The card has its key, which nobody has seen whole: nothing can be made for it.
+                self.model.point = b""
+                self.model.offered.clear()
         else:
             assert word == expected, f"{word:04X}, expected {expected:04X}, to {apdu.hex()}"
             assert not data or word == OK
