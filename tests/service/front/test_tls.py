@@ -40,7 +40,7 @@ def authority() -> Authority:
 def front(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("t")
     (folder / "clients.pem").write_text(pem(authority.certificate))
-    settings = '[tls]\nclient_ca = "clients.pem"\n[limits]\nrequest_timeout = 0.3\n'
+    settings = '[tls]\nclient_ca = "clients.pem"\n[limits]\nrequest_timeout = 0.3\nhandshake_timeout = 3.0\n'
     with serving(Home(folder, {}), part="front", settings=settings, ready=False) as service:
         service.wait_for("listening", part="front")
         yield service
