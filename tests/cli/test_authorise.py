@@ -10,13 +10,14 @@ import pytest
 
 from hsm_signer.server.installation import Installation
 from hsm_signer.testing import PIN, WRONG_PIN, Home, Person, make_person
-from hsm_signer.types import KeySpec, Scheme
+from hsm_signer.types import Algorithm, KeySpec, Scheme
 from tests.support.commandline import Cli
 
 
 def person(home: Home, scheme: Scheme, key: KeySpec = KeySpec.P256) -> Person:
     with home.server() as server:
-        return make_person(server, home.path / "cards", "olga", scheme=scheme, key=key)
+        more = (Algorithm.ECDSA_SHA384,) if key is KeySpec.P256 else ()
+        return make_person(server, home.path / "cards", "olga", scheme=scheme, key=key, more_algorithms=more)
 
 
 @pytest.fixture

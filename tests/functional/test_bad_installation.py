@@ -213,8 +213,8 @@ def test_configuration_missing(home: Home) -> None:
     ("old", "new", "match"),
     [
         ("[token]", '[token]\ncolour = "red"', "unknown key 'token.colour'"),
-        ("format = 1", "format = 2", "format: expected int <= 1"),
-        ("format = 1", 'format = "1"', "format: expected int, got str"),
+        ("format = 2", "format = 3", "format: expected int <= 2"),
+        ("format = 2", 'format = "2"', "format: expected int, got str"),
         ("busy_timeout = 10.0", "busy_timeout = -1.0", "store.busy_timeout: expected float > 0"),
         ("busy_timeout = 10.0", 'busy_timeout = "10"', "store.busy_timeout: expected float, got str"),
         ("pin_tries = 3", "pin_tries = 16", "card.pin_tries: expected int <= 15"),

@@ -192,6 +192,7 @@ def _use_everything(opened: Store) -> None:
     alice.sign(opened, "a")
     alice.refused(opened)
     opened.carried_out(alice.id, sha("D", "a"), sha("Q", "a"))
+    assert list(opened.newest_first(alice.id, 2))
     opened.find("user1")
     assert opened.pending_before(TIME + 1) == [bob.id]
     alice.certify(opened, b"leaf")
@@ -251,10 +252,12 @@ def test_values_are_bound_and_never_written_out(sent: list[str]) -> None:
 def test_a_writer_locks_the_row_it_has_read(sent: list[str]) -> None:
     """What BEGIN IMMEDIATE is on SQLite: two writers never start from the same version."""
     locking = [each for each in sent if "FOR UPDATE" in each]
-    lock = str(statements.LOCK.compile(dialect=dialects.dialect()))  # type: ignore[no-untyped-call]
-    assert set(locking) == {lock}
+    dialect = dialects.dialect()  # type: ignore[no-untyped-call]
+    locks = (statements.LOCK, statements.LOCK_INSTALLATION)
+    assert set(locking) == {str(lock.compile(dialect=dialect)) for lock in locks}
     # insert has no row to lock yet; there the keys decide.
-    assert len(locking) == 6, "activate, sign, the refusal, the counted one, expire, certificates"
+    said = "the installation, activate, sign, the refusal, the counted one, expire, certificates"
+    assert len(locking) == 7, said
 
 
 # --- settings of a connection ------------------------------------------------------------------------------

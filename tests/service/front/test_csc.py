@@ -516,7 +516,7 @@ RSA_ALGO = [
     [
         ("alice", {"algo": EC_ALGO, "len": 256, "curve": "1.2.840.10045.3.1.7"}),
         ("paula", {"algo": EC_ALGO, "len": 256, "curve": "1.2.840.10045.3.1.7"}),
-        ("dora", {"algo": EC_ALGO, "len": 384, "curve": "1.3.132.0.34"}),
+        ("dora", {"algo": EC_ALGO[:-1], "len": 384, "curve": "1.3.132.0.34"}),
         ("erik", {"algo": EC_ALGO, "len": 521, "curve": "1.3.132.0.35"}),
         ("bob", {"algo": RSA_ALGO, "len": 2048}),
     ],
