@@ -1,4 +1,4 @@
-"""Two nodes, four workers, one PostgreSQL, a thousand credentials, and processes that are killed at random.
+"""Two nodes, four workers, one PostgreSQL, hundreds of credentials, and processes that are killed at random.
 
 What was acknowledged is in evidence exactly once and verifies; every credential signs at the end; the audit
 finds nothing.
@@ -58,13 +58,17 @@ def _collected() -> Iterator[None]:
     gc.collect()
 
 
-CREDENTIALS = 1000
+CREDENTIALS = 240
 CLIENTS = 8
 WORKERS = 2
-SECONDS = 25.0
-"""How long processes are killed."""
-BETWEEN_KILLS = (0.5, 3.0)
+KILLED = {"node": 2, "worker": 8}
+"""So many of each at least."""
+SIGNED = 80
+"""So many authorisations acknowledged meanwhile, at least."""
+BETWEEN_KILLS = (0.4, 1.6)
 """Seconds."""
+PATIENCE = 120.0
+"""Seconds for all of that."""
 SEED = 19950418
 """Of what is killed when: a run that fails can be had again, as far as the machine allows."""
 RATES = "[limits]\nrate = 1000000.0\nburst = 1000000\ncredential_requests = 1000000\n"
@@ -238,8 +242,11 @@ def test_nothing_acknowledged_is_lost(
     with both(nodes) as running:
         load = Load(running, people, token)
         signing = threads(load, [partial(anybody, share) for share in shares])
-        until = time.monotonic() + SECONDS
-        while time.monotonic() < until and not load.failures:
+        until = time.monotonic() + PATIENCE
+        while len(load.acknowledged) < SIGNED or any(killed[kind] < n for kind, n in KILLED.items()):
+            assert time.monotonic() < until, (killed, len(load.acknowledged), load.refused)
+            if load.failures:
+                break
             time.sleep(dice.uniform(*BETWEEN_KILLS))
             node = dice.choice(running)
             if dice.random() < 0.2:
@@ -253,9 +260,6 @@ def test_nothing_acknowledged_is_lost(
         for each in signing:
             each.join(120)
         assert load.failures == []
-        assert killed["node"] >= 1
-        assert killed["worker"] >= 5
-        assert len(load.acknowledged) >= 50
 
         # Every credential still signs.
         for node in running:
