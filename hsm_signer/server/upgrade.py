@@ -105,7 +105,9 @@ def _seal_evidence(store: Store, seal: TokenSeal, report: Report, *, leave_damag
 
 def _chain_clients(store: Store, seal: TokenSeal) -> None:
     """Give every client of the service a chain; what is damaged is left for the audit to find."""
-    for row in store.clients():
+    with store.snapshot() as snapshot:
+        rows = list(snapshot.clients(lambda _: None))
+    for row in rows:
         if row.version or not client_holds(seal, row):
             continue
         with store.changing_client(row.name) as change:
