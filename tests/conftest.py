@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hsm_signer.cli import doctor_checks
 from hsm_signer.server.server import Server
 from hsm_signer.store.database import sqlite_url
 from hsm_signer.store.store import Store
@@ -213,6 +214,14 @@ def run(
 ) -> Cli:
     """`hsm-signer` on a fresh copy of the home, in tmp_path."""
     return Cli(home.path, tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def fewer_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`doctor` in this process makes no RSA keys, which is what takes it long."""
+    slow = {key: tuple(Scheme) for key in KeySpec if key is not KeySpec.ED25519}
+    slow[KeySpec.P256] = (Scheme.PIN, Scheme.BASIC)
+    monkeypatch.setattr(doctor_checks, "SLOW_KEYS", slow)
 
 
 @pytest.fixture

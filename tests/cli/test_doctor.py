@@ -19,7 +19,7 @@ from hsm_signer.store.store import Store
 from hsm_signer.testing import PIN, Home
 from hsm_signer.token.profile import CONFINEMENTS, Confinement
 from hsm_signer.token.session import MASTER_KEY_LABEL, RECORD_KEY_LABEL
-from hsm_signer.types import Event, KeySpec, Scheme, TokenKeyKind
+from hsm_signer.types import Event, KeySpec, TokenKeyKind
 from tests.support.commandline import Cli, as_nobody, changed, tree
 from tests.support.installation_rows import name_key
 from tests.support.older import as_older_versions_made_it
@@ -29,12 +29,10 @@ CYCLE = frozenset({"ok", "not-possible"})
 
 
 @pytest.fixture(autouse=True)
-def _fewer_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generating RSA keys is what takes long; one test does it all."""
+def _fewer_cycles(request: pytest.FixtureRequest) -> None:
+    """One test does them all."""
     if "every_key" not in request.fixturenames:
-        slow = {key: tuple(Scheme) for key in KeySpec if key is not KeySpec.ED25519}
-        slow[KeySpec.P256] = (Scheme.PIN, Scheme.BASIC)
-        monkeypatch.setattr(doctor_checks, "SLOW_KEYS", slow)
+        request.getfixturevalue("fewer_cycles")
 
 
 @pytest.fixture

@@ -84,6 +84,8 @@ class Cli:
     capfd: pytest.CaptureFixture[str]
     asked: list[str] = field(default_factory=list)
     """The prompts of the last command."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """The environment's, besides the home."""
 
     def __call__(
         self,
@@ -111,7 +113,7 @@ class Cli:
                 patch.setenv(config.HOME_VARIABLE, str(self.home))
             if pin is not None:
                 patch.setenv(config.CARD_PIN_VARIABLE, pin)
-            for name, value in (env or {}).items():
+            for name, value in {**self.variables, **(env or {})}.items():
                 patch.setenv(name, value)
             patch.setattr(secret_input, "has_terminal", lambda: answers is not None)
             patch.setattr(secret_input, "_hidden", hidden)
