@@ -501,12 +501,12 @@ def test_nobody_notices_that_workers_are_started_anew(tenants: Tenants) -> None:
     settings = limits() + "[worker]\nrecycle_after = 20\n"
     with serving(tenants.home, workers=WORKERS, settings=settings) as service:
         with signing(service, tenants) as load:
-            load.until(lambda: load.signatures >= 200, "200 signatures")
+            load.until(lambda: load.signatures >= 100, "100 signatures")
         assert load.errors == [], service.story
         service.wait_until_ready()
         with api(service) as client:
             counters = metrics(client)
-        assert counters["hsm_signer_worker_restarts_total"] >= 200 / 20 - WORKERS
+        assert counters["hsm_signer_worker_restarts_total"] >= 100 / 20 - WORKERS
         assert counters["hsm_signer_worker_lost_total"] == 0
         assert {each["status"] for each in service.find("ended") if "child" in each} == {0}
     check(tenants.home, load)
