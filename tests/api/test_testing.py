@@ -79,6 +79,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("project")
     environment = {**os.environ, "HSM_SIGNER_HOME": "/nowhere", "HSM_SIGNER_TOKEN_PIN": "not this one's"}
     environment.pop("SOFTHSM2_CONF", None)
+    # Of other packages: they take seconds to load, and the project knows none.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name, text in PROJECT.items():
         (folder / name).write_text(textwrap.dedent(text))
     ran = subprocess.run(
