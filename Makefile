@@ -24,11 +24,13 @@ test-fast: setup
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -q \
 	    -m "not database and not reader and not service and not applet and not users and not slow"
 
-# LEAVE_OUT=marker leaves those tests out, which somebody else then has to run.
+# LEAVE_OUT=marker leaves those tests out, which somebody else then has to run. One process more than there are
+# cores: many tests wait for something.
 LEAVE_OUT =
+PROCESSES = $(shell expr $$(nproc) + 1)
 
 test: readers $(BRIDGE)
-	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(if $(LEAVE_OUT),-m 'not $(LEAVE_OUT)')
+	@$(PY) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(if $(LEAVE_OUT),-m 'not $(LEAVE_OUT)')
 
 check: setup
 	@$(PY) -m ruff check
