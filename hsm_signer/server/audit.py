@@ -11,10 +11,11 @@ from hsm_signer.core.chain_position import client_chain
 from hsm_signer.errors import EvidenceDamaged, InstallationDamaged, RecordDamaged, SignerError
 from hsm_signer.evidence.audit import AuditReport, ChainRow, audit
 from hsm_signer.evidence.findings import RECORD_DAMAGED, Finding
-from hsm_signer.server.client_seal import client_holds
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.token.seal import TokenSeal
 from hsm_signer.types import INSTALLATION_CHAIN, Algorithm, SealedEntry, SealedRecord, SpkiDer
+
+from .client_seal import client_holds
 
 _Sealed = TypeVar("_Sealed")
 

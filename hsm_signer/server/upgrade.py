@@ -22,8 +22,7 @@ from hsm_signer.config.installation import CONFIG_FILE, FORMAT, Config
 from hsm_signer.core.chain_position import client_chain
 from hsm_signer.errors import AuditFailed, FileError, os_words
 from hsm_signer.evidence.chain import draft_entry, next_entry
-from hsm_signer.evidence.findings import ENTRY_TIME, Finding
-from hsm_signer.server.client_seal import client_holds, sealed_client
+from hsm_signer.evidence.findings import ENTRY_TIME, RECORD_WITHOUT_EVIDENCE, Finding
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.store.store import Store
 from hsm_signer.token.seal import TokenSeal
@@ -31,6 +30,7 @@ from hsm_signer.types import CredentialId, Event, SealedEntry
 
 from .audit import audit_store
 from .base import system_clock
+from .client_seal import client_holds, sealed_client
 from .installation import AskSecret, Installation, absolute_url
 from .installation_record import begin
 
@@ -67,9 +67,9 @@ def upgrade(
             sealed = stored.sealed
             seal.check_installation(sealed)
         else:
-            _chain_clients(store, seal)
             tell("checking all evidence and sealing it")
             _seal_evidence(store, seal, report, leave_damaged=leave_damaged)
+            _chain_clients(store, seal)
             tell("making the identity key")
             sealed = begin(
                 session,
@@ -89,8 +89,14 @@ def _seal_evidence(store: Store, seal: TokenSeal, report: Report, *, leave_damag
     # One moment for the check and for what is sealed: nothing can come in between.
     with store.snapshot() as snapshot:
         found = audit_store(snapshot, seal, entry_holds=lambda entry: _unsealed_or_ours(seal, entry))
-        # A clock that was set back is no damage.
-        findings = [finding for finding in found.findings if finding.code != ENTRY_TIME]
+        chainless = {client_chain(row.name) for row in snapshot.clients(lambda _: None) if not row.version}
+        # A clock that was set back is no damage, nor is a client that gets its chain only now.
+        findings = [
+            finding
+            for finding in found.findings
+            if finding.code != ENTRY_TIME
+            and not (finding.code == RECORD_WITHOUT_EVIDENCE and finding.credential_id in chainless)
+        ]
         for finding in findings:
             report(finding)
         if findings and not leave_damaged:

@@ -29,7 +29,6 @@ from hsm_signer.errors import (
     StoreTooOld,
 )
 from hsm_signer.evidence.chain import Head
-from hsm_signer.store.change import InstallationChange
 from hsm_signer.types import (
     INSTALLATION_CHAIN,
     CredentialId,
@@ -43,7 +42,7 @@ from hsm_signer.types import (
 
 from . import schema
 from .certificate_rows import CertificateRows
-from .change import Change, LockedChain, check_place, newest_version, rows_of, unknown
+from .change import Change, InstallationChange, LockedChain, check_place, newest_version, rows_of, unknown
 from .client_rows import ClientRows
 from .database import (
     CONNECTIONS,
