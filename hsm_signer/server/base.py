@@ -13,7 +13,7 @@ from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.card_origin import OriginPolicy
 from hsm_signer.core.chain_position import ChainPosition
 from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, RecordOutdated
-from hsm_signer.evidence.chain import draft_entry, next_entry
+from hsm_signer.evidence.chain import draft_entry
 from hsm_signer.store.store import Store, StoredCredential
 from hsm_signer.token.environment import Observe, SecureEnvironment
 from hsm_signer.types import (
@@ -25,6 +25,7 @@ from hsm_signer.types import (
     SealedRecord,
 )
 
+from .place import place
 from .version_memory import VersionMemory
 
 Clock = Callable[[], int]
@@ -96,14 +97,11 @@ class ServerBase:
         return draft_entry(credential_id, event, actor=self.actor, record_version=record_version)
 
     def place(self, draft: EvidenceEntry, position: ChainPosition, **fields: Any) -> SealedEntry:
-        """Put an entry at the end of a chain, sealed, with the time it is.
+        """Put an entry at the end of its chain and seal it there, with the time it is.
 
-        ``fields`` stand in place of the draft's. To be called inside the transaction that found ``position``.
-        Raises EvidenceDamaged where the chain's end is not what was written there: nothing is ever chained to
-        what somebody else put into the database.
+        As :func:`hsm_signer.server.place.place` does, and raises.
         """
-        self.environment.check_end(draft.credential_id, position)
-        return self.environment.seal_entry(next_entry(position, draft, time=self.clock(), **fields))
+        return place(self.environment, draft, position, time=self.clock(), **fields)
 
     def seal(self, record: CredentialRecord, written: SealedEntry, **changes: Any) -> SealedRecord:
         """Seal ``record`` with its ``changes`` as the version that the entry ``written`` is about.

@@ -79,7 +79,10 @@ def initialise(wanted: NewInstallation, ask: AskSecret, tell: Tell = lambda _: N
     try:
         existed = home.exists()
         if (home / CONFIG_FILE).exists():
-            raise AlreadyInitialised(f"{home} holds an installation already")
+            raise AlreadyInitialised(
+                f"{home} holds an installation already",
+                hint="hsm-signer doctor looks at it; --home names another folder",
+            )
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_open_to_others(home)
         _claim(home)

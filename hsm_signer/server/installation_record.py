@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from hsm_signer.core.canonical import entry_hash
 from hsm_signer.core.chain_position import START
 from hsm_signer.errors import EvidenceDamaged, EvidenceMissing, InstallationDamaged, InstallationOutdated
-from hsm_signer.evidence.chain import draft_entry, next_entry
+from hsm_signer.evidence.chain import draft_entry
 from hsm_signer.store.store import Store
 from hsm_signer.token.profile import TokenProfile
 from hsm_signer.token.seal import TokenSeal
@@ -23,6 +23,8 @@ from hsm_signer.types import (
     TokenKeyKind,
     TokenKeyState,
 )
+
+from .place import place
 
 _RESTORE = "restore the newest backup of the database, or correct store.url"
 
@@ -45,7 +47,7 @@ def begin(
     identity_id = session.find_identity_id() or session.create_identity_key(profile)
     seal = TokenSeal(session, record_key_id)
     draft = draft_entry(INSTALLATION_CHAIN, Event.BEGIN, actor=actor, record_version=1)
-    entry = seal.seal_entry(next_entry(START, draft, time=time))
+    entry = place(seal, draft, START, time=time)
     ids = {
         TokenKeyKind.MASTER: mk_id,
         TokenKeyKind.RECORD_MAC: record_key_id,
@@ -81,8 +83,7 @@ def note_settings(
         return False
     draft = draft_entry(INSTALLATION_CHAIN, Event.SETTINGS, actor=actor, record_version=record.version + 1)
     with store.changing_installation(record.version) as change:
-        seal.check_end(INSTALLATION_CHAIN, change.position)
-        entry = seal.seal_entry(next_entry(change.position, draft, time=time, digests=(digest,)))
+        entry = place(seal, draft, change.position, time=time, digests=(digest,))
         changed = replace(record, version=record.version + 1, evidence_head=entry_hash(entry.entry))
         change.write(seal.seal_installation(changed), entry)
     return True

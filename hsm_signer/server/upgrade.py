@@ -21,7 +21,7 @@ from hsm_signer.config.home import current_actor
 from hsm_signer.config.installation import CONFIG_FILE, FORMAT, Config
 from hsm_signer.core.chain_position import client_chain
 from hsm_signer.errors import AuditFailed, FileError, os_words
-from hsm_signer.evidence.chain import draft_entry, next_entry
+from hsm_signer.evidence.chain import draft_entry
 from hsm_signer.evidence.findings import ENTRY_TIME, RECORD_WITHOUT_EVIDENCE, Finding
 from hsm_signer.store.snapshot import Snapshot
 from hsm_signer.store.store import Store
@@ -33,6 +33,7 @@ from .base import system_clock
 from .client_seal import client_holds, sealed_client
 from .installation import AskSecret, Installation, absolute_url
 from .installation_record import begin
+from .place import place
 
 SEALED_AT_A_TIME = 500
 Tell = Callable[[str], None]
@@ -118,8 +119,9 @@ def _chain_clients(store: Store, seal: TokenSeal) -> None:
             continue
         with store.changing_client(row.name) as change:
             chain = client_chain(row.name)
-            draft = draft_entry(chain, Event.CLIENT_ADDED, actor=current_actor(), record_version=1)
-            entry = seal.seal_entry(next_entry(change.position, draft, time=system_clock()))
+            version = change.version + 1
+            draft = draft_entry(chain, Event.CLIENT_ADDED, actor=current_actor(), record_version=version)
+            entry = place(seal, draft, change.position, time=system_clock())
             change.replace(sealed_client(seal, row, entry), entry)
 
 

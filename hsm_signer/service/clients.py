@@ -29,8 +29,9 @@ from hsm_signer.errors import (
     NotAuthenticated,
     StoreDamaged,
 )
-from hsm_signer.evidence.chain import draft_entry, next_entry
+from hsm_signer.evidence.chain import draft_entry
 from hsm_signer.server.client_seal import client_holds, sealed_client
+from hsm_signer.server.place import place
 from hsm_signer.store.client_rows import ClientChange, ClientRow
 from hsm_signer.store.store import Store
 from hsm_signer.token.environment import SecureEnvironment
@@ -95,9 +96,8 @@ def _entry(
 ) -> SealedEntry:
     """Make the entry that says what is done with a client, at the end of its chain."""
     chain = client_chain(name)
-    environment.check_end(chain, change.position)
     draft = draft_entry(chain, event, actor=actor, record_version=change.version + 1)
-    return environment.seal_entry(next_entry(change.position, draft, time=clock()))
+    return place(environment, draft, change.position, time=clock())
 
 
 # --- keeping them ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from hsm_signer.server.version_memory import VersionMemory
 from hsm_signer.store.rows import entry_row
 from hsm_signer.testing import Home
 from hsm_signer.types import ACCEPTED, CredentialRecord, Event, EvidenceEntry, SealedEntry, Status
+from tests.support.factories import NO_AUTHORISATION
 from tests.support.scenes import (
     authorise,
     chain,
@@ -536,19 +537,7 @@ def _forge(home: Home, entries: list[EvidenceEntry], index: int, **changes: Any)
     return forged
 
 
-UNLOCKED_BY_ROOT: dict[str, Any] = {
-    "event": Event.UNLOCK,
-    "actor": "root",
-    "d": None,
-    "nonce": None,
-    "x": None,
-    "algorithm": None,
-    "mode": None,
-    "h": None,
-    "quantities_hash": None,
-    "digests": (),
-    "signatures": (),
-}
+UNLOCKED_BY_ROOT: dict[str, Any] = {"event": Event.UNLOCK, "actor": "root", **NO_AUTHORISATION}
 
 
 @pytest.mark.parametrize("name", ["alice", "paula", "basil"])

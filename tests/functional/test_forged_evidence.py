@@ -30,24 +30,14 @@ from hsm_signer.store.schema import evidence
 from hsm_signer.testing import Home
 from hsm_signer.token.seal import TokenSeal
 from hsm_signer.types import ACCEPTED, CredentialId, Event, EvidenceEntry, SealedEntry, SpkiDer
+from tests.support.factories import NO_AUTHORISATION
 from tests.support.scenes import authorise, chain, still_signs, verifies
 
-NOTHING: dict[str, Any] = {
-    "d": None,
-    "nonce": None,
-    "x": None,
-    "algorithm": None,
-    "mode": None,
-    "h": None,
-    "quantities_hash": None,
-    "digests": (),
-    "signatures": (),
-}
 FORGERIES: dict[str, Callable[[EvidenceEntry], EvidenceEntry]] = {
     "a signature that was refused": lambda entry: replace(
         entry, outcome=WrongKey.code, signatures=(), digests=()
     ),
-    "a suspension": lambda entry: replace(entry, event=Event.SUSPEND, actor="root", **NOTHING),
+    "a suspension": lambda entry: replace(entry, event=Event.SUSPEND, actor="root", **NO_AUTHORISATION),
     "another actor": lambda entry: replace(entry, actor="somebody else"),
     "another time": lambda entry: replace(entry, time=entry.time - 1_000_000),
 }

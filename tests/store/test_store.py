@@ -35,6 +35,7 @@ from hsm_signer.types import (
     Status,
 )
 from tests.support.factories import (
+    NO_AUTHORISATION,
     TIME,
     Person,
     check_mac,
@@ -113,17 +114,7 @@ def test_every_field_of_a_record_comes_back(store: Store, changes: dict[str, Any
     "changes",
     [
         {},
-        {
-            "d": None,
-            "nonce": None,
-            "x": None,
-            "algorithm": None,
-            "mode": None,
-            "h": None,
-            "quantities_hash": None,
-            "digests": (),
-            "signatures": (),
-        },
+        NO_AUTHORISATION,
         {"event": Event.ENROL, "outcome": "authorisation.wrong-key", "actor": "", "time": MAX_TIME},
         {"digests": (bytes(32), bytes(48), bytes(64)), "signatures": (b"x", bytes(8192))},
         {"digests": tuple(bytes([i % 256]) * 32 for i in range(65535))},

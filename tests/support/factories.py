@@ -81,6 +81,20 @@ def check_mac(sealed: SealedRecord) -> bool:
     return hmac.compare_digest(seal(sealed.record).mac, sealed.mac)
 
 
+NO_AUTHORISATION: dict[str, Any] = {
+    "d": None,
+    "nonce": None,
+    "x": None,
+    "algorithm": None,
+    "mode": None,
+    "h": None,
+    "quantities_hash": None,
+    "digests": (),
+    "signatures": (),
+}
+"""The fields of an entry that is about no authorisation."""
+
+
 def seal_entry(entry: EvidenceEntry) -> SealedEntry:
     link = link_bytes(entry.credential_id, position_of(entry))
     return SealedEntry(entry, hmac.digest(MAC_KEY, link, "sha256"))
