@@ -326,6 +326,22 @@ def write_anew(service: Service, row: ClientRow) -> None:
         change.add(sealed_client(service.environment, row, entry), entry)
 
 
+def test_a_token_that_was_given_back_has_a_row_under_a_mac(service: Service, store: Store) -> None:
+    access = service.login("portal", service.token("portal"))
+    service.logout(access)
+    with pytest.raises(NotAuthenticated, match=UNKNOWN):
+        service.identify(access)
+    with store._engine.begin() as connection:
+        connection.execute(text("UPDATE revoked_access SET mac = :mac"), {"mac": bytes(32)})
+    with pytest.raises(StoreDamaged, match="the row's MAC does not hold"):
+        service.identify(access)
+    # As version 0.1 wrote it: given back all the same.
+    with store._engine.begin() as connection:
+        connection.execute(text("UPDATE revoked_access SET mac = NULL"))
+    with pytest.raises(NotAuthenticated, match=UNKNOWN):
+        service.identify(access)
+
+
 # --- rows that somebody changed ----------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import secrets
@@ -19,6 +20,7 @@ from cryptography import x509
 from hsm_signer.card.address import create_card
 from hsm_signer.card.pins import CardPin, CardPuk
 from hsm_signer.core import json_codec
+from hsm_signer.core.canonical import sequence
 from hsm_signer.core.identity import check_signature, fingerprint, request_digest
 from hsm_signer.core.interface import (
     Capabilities,
@@ -297,6 +299,13 @@ def test_certificates_are_kept(scene: Scene) -> None:
     elsewhere = f"/v1/credentials/{scene.id_of('peter')}/certificates"
     problem(scene.client.put(elsewhere, json={"certificates": chain}), 422, "certificate.unsuitable")
     assert scene.client.put(f"{path}/certificates", json={"certificates": []}).status_code == 204
+    # Who kept which is in evidence.
+    page = scene.client.get("/v1/evidence", params={"credential_id": scene.id_of("paula"), "limit": 1000})
+    kept, removed = page.json()["entries"][-2:]
+    assert kept["event"] == removed["event"] == "certificates"
+    for entry, certificates in ((kept, chain), (removed, [])):
+        listed = sequence(base64.b64decode(each) for each in certificates)
+        assert entry["digests"] == [hashlib.sha256(listed).hexdigest()]
 
 
 def test_enrolment_begun_and_given_up(scene: Scene) -> None:
